@@ -16,7 +16,7 @@ from mixpanel._version import __version__
 if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel._delivery.stats import FlushResult, Stats
     from mixpanel._records.context import context
-    from mixpanel._records.encoding import DatetimeSerializer, json_dumps
+    from mixpanel._records.json_encoding import DatetimeSerializer, json_dumps
     from mixpanel.bulk import ImportInterrupted, ImportResult
     from mixpanel.client import AsyncMixpanel, Mixpanel
     from mixpanel.consumers import (

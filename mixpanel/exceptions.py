@@ -112,9 +112,12 @@ class DeliveryError(MixpanelException):
 
     `endpoint` is `events`, `people`, `groups`, `imports` or `lookup-tables`; `status` is the HTTP
     status if there was a response; `retry_after` the seconds in its `Retry-After` header;
-    `rejected_records` the records that the server rejected. The message never contains a payload or
-    a secret.
+    `rejected_records` the records that the server rejected. `needs_attention` is True for a failure
+    that will hardly end by itself: wrong credentials, an unknown host, a certificate that is not
+    trusted, a plan without this feature. The message never contains a payload or a secret.
     """
+
+    needs_attention: bool = False
 
     def __init__(
         self,

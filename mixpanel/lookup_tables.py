@@ -19,7 +19,7 @@ from mixpanel._http.responses import (
     ResponseOutcome,
     classify_status,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,

@@ -247,7 +247,7 @@ def _matching(
 
 
 def _as_json_value(value: Any) -> Any:
-    from mixpanel._records.encoding import dumps
+    from mixpanel._records.json_encoding import dumps
 
     body, notes = dumps({"value": value})
     # A value without a JSON form may still compare equal, such as unittest.mock.ANY.

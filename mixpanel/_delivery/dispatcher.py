@@ -359,6 +359,7 @@ class _BatchDelivery:
         batch, raised = self._batch, self._raised
         settled = self._buffer.settle(batch, step.records, step.fate, step.reason)
         if step.fate == "delivered":
+            self._stats.last_error = None
             if batch.queue.paused_by is not None:  # the settings were mended
                 batch.queue.paused_by, batch.queue.paused_until = None, 0.0
             if batch.queue.gzip is None and self._dispatcher.is_worth_gzip(batch):

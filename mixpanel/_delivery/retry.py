@@ -170,6 +170,7 @@ def delivery_steps(  # noqa: C901
                 break
             assert error is not None
             if found.outcome is ResponseOutcome.FATAL:
+                error.needs_attention = True
                 if not (found.not_processed or repeat_ambiguous):
                     yield from _without_unrepeatable(part, error)
                 yield Stop(error)  # what is repeatable stays queued, until the settings are mended
@@ -293,16 +294,16 @@ def _without_expired(
 
 def _resolve_listed(part: list[Record], found: Classification) -> Steps:
     """Resolve a delivered batch: as delivered, but for the records that the response rejects."""
-    if not found.failed:
+    if not found.rejected:
         yield Resolve(part, "delivered")
         return
-    delivered = [record for index, record in enumerate(part) if index not in found.failed]
-    rejected = [record for index, record in enumerate(part) if index in found.failed]
+    delivered = [record for index, record in enumerate(part) if index not in found.rejected]
+    rejected = [record for index, record in enumerate(part) if index in found.rejected]
     if delivered:
         yield Resolve(delivered, "delivered")
     listed = tuple(
         RejectedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
-        for at, one in sorted(found.failed.items())
+        for at, one in sorted(found.rejected.items())
     )
     endpoint = part[0].endpoint
     reasons = "; ".join(sorted({one.message for one in listed})[:3])

@@ -117,6 +117,7 @@ class DeliveryStats:
         self.on_error = on_error
         self.on_drop = on_drop
         self.recent_errors: list[DeliveryError] = []
+        self.last_error: DeliveryError | None = None  # None after a delivery
         self._logged: dict[str, tuple[float, int]] = {}
         self._in_on_drop: set[int] = set()  # threads, or greenlets where gevent has patched them
         self.clear()
@@ -186,13 +187,20 @@ class DeliveryStats:
         self.log_limited(logging.WARNING, f"{kind} message: {text}", key=kind)
 
     def report(self, error: DeliveryError, records: Sequence[Record]) -> None:
-        """Call `on_error` with an error and the messages it is about; without one, log it."""
+        """Call `on_error` with an error and the messages it is about; without one, log it.
+
+        An error that a person has to mend is always logged: not every callback does that.
+        """
         with self.lock:
             self.recent_errors = [*self.recent_errors[-9:], error]
-        if self.on_error is None:
-            level = logging.ERROR if records else logging.WARNING
-            self.log_limited(level, f"{type(error).__name__}: {error}", key=type(error).__name__)
-        else:
+            self.last_error = error
+        name, attention = type(error).__name__, error.needs_attention
+        if self.on_error is None or attention:
+            level = logging.ERROR if records or attention else logging.WARNING
+            # One that a person has to mend must not be left out because of a passing one.
+            key = f"{name} {error.status}" if attention else name
+            self.log_limited(level, f"{name}: {error}", key=key)
+        if self.on_error is not None:
             self._call(self.on_error, error, records)
 
     def report_drop(self, reason: str, records: Sequence[Record]) -> None:
@@ -207,9 +215,14 @@ class DeliveryStats:
             finally:
                 self._in_on_drop.discard(thread)
         elif nested or self.on_error is None or reason not in ("ambiguous", "expired"):
-            self.log_limited(
-                logging.ERROR, f"{len(records)} message(s) dropped: {reason}", key=reason
-            )
+            self.log_limited(logging.ERROR, self.drop_text(reason, len(records)), key=reason)
+
+    def drop_text(self, reason: str, count: int) -> str:
+        """Return a line about dropped messages, with the error that kept them from being sent."""
+        text, error = f"{count} message(s) dropped: {reason}", self.last_error
+        if error is None or reason not in ("closed", "exit", "expired"):
+            return text
+        return f"{text}; last error: {type(error).__name__}: {error}"
 
     def log_limited(self, level: int, text: str, *, key: str) -> None:
         """Log at most once a minute per `key`, with the number of lines left out in between."""

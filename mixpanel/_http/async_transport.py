@@ -21,6 +21,7 @@ from mixpanel._http.failures import (
     as_cause,
     describe,
     is_permanent,
+    needs_attention,
 )
 from mixpanel._http.response_pairing import (
     CLOSE_TIMEOUT,
@@ -174,6 +175,7 @@ class AsyncTransport:
                 permanent = is_permanent(failure)
                 may_have_been_sent = self._may_have_been_sent(trace, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
+                error.needs_attention = needs_attention(failure)
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._owns_client)
                 return TransportFailure(error, may_have_been_sent, permanent)
         assert scope.cancelled_caught

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from contextlib import suppress
 
@@ -10,7 +11,12 @@ import httpx
 
 from mixpanel._runtime.redaction import strip_tracebacks
 
-__all__ = ["NOT_SENT", "as_cause", "describe", "is_permanent"]
+__all__ = ["NOT_SENT", "as_cause", "describe", "is_permanent", "needs_attention"]
+
+# What a resolver answers about a name that does not exist, or has no address.
+UNKNOWN_NAMES = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
+)
 
 NOT_SENT = (
     httpx.ConnectError,
@@ -54,6 +60,8 @@ def describe(failure: Exception) -> str:
     text = names.get(type(failure).__name__, type(failure).__name__)
     if _is_refused_by_proxy(failure):
         return "the proxy requires a user name and password, or rejected those given (407)"
+    if _is_unknown_host(failure):
+        return f"{text}: DNS does not know the host name"
     return f"{text}: {_certificate_problem(failure)}" if _is_certificate(failure) else text
 
 
@@ -78,6 +86,25 @@ def is_permanent(failure: BaseException) -> bool:
     if isinstance(failure, (UnicodeError, httpx.InvalidURL)):
         return True
     return _is_certificate(failure) or _is_refused_by_proxy(failure)
+
+
+def needs_attention(failure: BaseException) -> bool:
+    """Return True if a failure will hardly end by itself: a permanent one, or an unknown host.
+
+    An unknown host is tried again nevertheless: a machine without a network knows no names either.
+    """
+    return is_permanent(failure) or _is_unknown_host(failure)
+
+
+def _is_unknown_host(failure: BaseException) -> bool:
+    seen: BaseException | None = failure
+    for _ in range(8):
+        if seen is None:
+            return False
+        if isinstance(seen, socket.gaierror) and seen.errno in UNKNOWN_NAMES:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _is_refused_by_proxy(failure: BaseException) -> bool:

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.exceptions import (
     AuthenticationError,
     DeliveryError,
@@ -78,14 +78,14 @@ class ResponseOutcome(Enum):
 class Classification:
     """The outcome of a request, and the reasons for it.
 
-    `failed` holds the rejected records by index, when the server lists them. `not_processed` is
+    `rejected` holds the rejected records by index, if the server lists them. `not_processed` is
     True when the server provably applied nothing; `unexpected` when the body had an unknown shape
     or contradicted what was sent.
     """
 
     outcome: ResponseOutcome
     error: DeliveryError | None = None
-    failed: dict[int, RejectedRecord] = field(default_factory=dict)
+    rejected: dict[int, RejectedRecord] = field(default_factory=dict)
     not_processed: bool = False
     too_large: bool = False
     unexpected: bool = False

@@ -25,6 +25,7 @@ from mixpanel._http.failures import (
     as_cause,
     describe,
     is_permanent,
+    needs_attention,
 )
 from mixpanel._http.proxies import (
     proxy_from_environment,
@@ -294,6 +295,7 @@ class SyncTransport:
                 error_type = RequestTimeoutError
             permanent = is_permanent(failure)
             error = error_type(f"{describe(failure)} ({request.url.partition('?')[0]})")
+            error.needs_attention = needs_attention(failure)
             error.__cause__ = as_cause(failure, outer)
             return TransportFailure(error, attempt.sent, permanent)
         except BaseException as error:  # also Ctrl-C

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records import context
-from mixpanel._records.encoding import DatetimeSerializer, dumps, dumps_plain, plain_depth
+from mixpanel._records.json_encoding import DatetimeSerializer, dumps, dumps_plain, plain_depth
 from mixpanel._records.record import (
     BeforeSend,
     Note,
@@ -17,10 +17,10 @@ from mixpanel._records.record import (
     Record,
     Time,
     Validation,
-    as_text,
+    checked_mapping,
+    checked_text,
     deterministic_id,
     is_repeatable,
-    mapping,
     sample_position,
     to_api_time,
 )
@@ -116,11 +116,11 @@ class Composer:
             device_id = scope.device_id if device_id is None else device_id
             user_id = scope.user_id if user_id is None else user_id
         now = self._now()
-        new_id = as_text(insert_id, "insert_id") if insert_id else self._new_id()
+        new_id = checked_text(insert_id, "insert_id") if insert_id else self._new_id()
         if type(properties) is dict:  # nearly always: the check of a mapping takes longer
             given = properties.copy()
         else:
-            given = {} if properties is None else dict(mapping(properties))
+            given = {} if properties is None else dict(checked_mapping(properties))
         explicit: dict[str, Any] = {}
         if device_id is not None:
             explicit["$device_id"] = device_id
@@ -143,8 +143,8 @@ class Composer:
         if "token" in given:
             self._note("token", "properties override the client's token")
         if dedupe_key is not None:
-            key = as_text(dedupe_key, "dedupe_key")
-            user = as_text(merged["distinct_id"], "distinct_id")
+            key = checked_text(dedupe_key, "dedupe_key")
+            user = checked_text(merged["distinct_id"], "distinct_id")
             merged["$insert_id"] = deterministic_id(event_name, user, key)
             if time is None and "time" not in given:
                 self._report([], [DEDUPE_KEY_NEEDS_TIME])
@@ -154,7 +154,7 @@ class Composer:
             return None
         record = {"event": event_name, "properties": merged}
         if meta is not None:
-            record.update(mapping(meta, "meta"))
+            record.update(checked_mapping(meta, "meta"))
         if merged["time"] is now and merged["$insert_id"] is new_id and insert_id is None:
             # The common case: time and id are our own, so only the caller's properties are checked.
             only_given = scope is None and not explicit and not self.super_properties
@@ -177,21 +177,22 @@ class Composer:
     ) -> Record | None:
         """Compose an event for `/import`, as the official `import_data` does."""
         if dedupe_key is not None:
-            key, user = as_text(dedupe_key, "dedupe_key"), as_text(distinct_id, "distinct_id")
+            key, user = (
+                checked_text(dedupe_key, "dedupe_key"),
+                checked_text(distinct_id, "distinct_id"),
+            )
             insert_id = deterministic_id(event_name, user, key)
-        record = {
-            "event": event_name,
-            "properties": {
-                "token": self.token,
-                "distinct_id": distinct_id,
-                "time": to_api_time(timestamp),
-                "$insert_id": as_text(insert_id, "insert_id") if insert_id else self._new_id(),
-                **self._library,
-                **mapping(properties or {}),
-            },
-            **mapping(meta or {}, "meta"),
+        merged = {
+            "token": self.token,
+            "distinct_id": distinct_id,
+            "time": to_api_time(timestamp),
+            "$insert_id": checked_text(insert_id, "insert_id") if insert_id else self._new_id(),
+            **self._library,
+            **checked_mapping(properties or {}),
         }
-        self._normalize_distinct_id(record["properties"])
+        self._normalize_distinct_id(merged)
+        # `meta` may replace the properties as a whole, as in the official client.
+        record = {"event": event_name, "properties": merged, **checked_mapping(meta or {}, "meta")}
         return self._finish_event("imports", record, auth)
 
     def complete_event(
@@ -233,7 +234,7 @@ class Composer:
     ) -> Record | None:  # fmt: skip
         """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
         record = {"event": event_name, "properties": {**properties, "token": self.token}}
-        record.update(mapping(meta or {}, "meta"))
+        record.update(checked_mapping(meta or {}, "meta"))
         return self._finish_event(endpoint, record, auth)
 
     # ---- profiles and groups ----------------------------------------------------------------
@@ -251,7 +252,7 @@ class Composer:
     ) -> Record | None:
         """Compose a profile or group update."""
         record: dict[str, Any] = {"$token": self.token, "$time": self._now()}
-        record.update(mapping(message, "an update"))
+        record.update(checked_mapping(message, "an update"))
         if ip is not None:
             record["$ip"] = ip
         if time is not None:
@@ -261,7 +262,7 @@ class Composer:
         if ignore_alias is not None:
             record["$ignore_alias"] = ignore_alias
         if meta is not None:
-            record.update(mapping(meta, "meta"))
+            record.update(checked_mapping(meta, "meta"))
         changed = self._apply_before_send(endpoint, record)
         if changed is None:
             return None
@@ -281,7 +282,7 @@ class Composer:
             else:
                 properties["distinct_id"] = ""
         else:
-            properties["distinct_id"] = as_text(distinct_id, "distinct_id")
+            properties["distinct_id"] = checked_text(distinct_id, "distinct_id")
 
     def _is_sampled(self, properties: dict[str, Any]) -> bool:
         # By user, not by event, so that the funnels of sampled users are complete.
@@ -311,7 +312,7 @@ class Composer:
         if type(name) is not str or type(properties) is not dict:
             if not isinstance(name, str):
                 raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
-            record["properties"] = properties = dict(mapping(properties))
+            record["properties"] = properties = dict(checked_mapping(properties))
         checked = properties if unchecked is None else unchecked
         # Nearly every event is plain JSON data, which one pass over its values shows.
         depth = plain_depth(checked) if self._uses_default_serializer and len(record) == 2 else 0

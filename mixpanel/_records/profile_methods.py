@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
-from mixpanel._records.record import mapping
+from mixpanel._records.record import checked_mapping
 from mixpanel.exceptions import ValidationError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Add a charge to `$transactions` of a profile. Not retried if it may have been applied."""
-        charge = {"$transactions": {**mapping(properties or {}), "$amount": amount}}
+        charge = {"$transactions": {**checked_mapping(properties or {}), "$amount": amount}}
         return self._person(distinct_id, "$append", charge, meta, options)
 
     def people_clear_charges(
@@ -188,7 +188,7 @@ class ProfileMethods(Generic[Outcome]):
     ) -> Outcome:
         """Set properties that the group profile does not have yet."""
         return self._group(
-            group_key, group_id, "$set_once", dict(mapping(properties)), meta, options
+            group_key, group_id, "$set_once", dict(checked_mapping(properties)), meta, options
         )
 
     def group_union(
@@ -281,7 +281,7 @@ class ProfileMethods(Generic[Outcome]):
 
 def _copied(properties: Properties) -> dict[str, Any]:
     # A copy, because `before_send` may modify it.
-    return dict(mapping(properties))
+    return dict(checked_mapping(properties))
 
 
 def _names(names: Iterable[str]) -> list[str]:

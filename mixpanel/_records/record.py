@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.exceptions import ValidationError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def to_api_time(time: Time) -> float:
     return time
 
 
-def as_text(value: object, name: str) -> str:
+def checked_text(value: object, name: str) -> str:
     """Return `str(value)`.
 
     :raises ValidationError: when `str` fails, as for an integer of 5,000 digits.
@@ -120,7 +120,7 @@ def as_text(value: object, name: str) -> str:
         raise ValidationError([f"{name} cannot be converted to text: {error}"]) from error
 
 
-def mapping(value: Any, name: str = "properties") -> Properties:
+def checked_mapping(value: Any, name: str = "properties") -> Properties:
     """Return a mapping unchanged.
 
     :raises ValidationError: for anything else.

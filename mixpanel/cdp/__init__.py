@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mixpanel._lazy import load_lazily
 
 if TYPE_CHECKING or not load_lazily(__name__):
-    from mixpanel.cdp import htevents, semantic, webhooks
+    from mixpanel.cdp import analytics, htevents, semantic, webhooks
     from mixpanel.cdp._customerio.composer import CustomerIOComposer
     from mixpanel.cdp._customerio.dialect import CUSTOMERIO
     from mixpanel.cdp._customerio.name_advice import did_you_mean
@@ -52,6 +52,7 @@ __all__ = [
     "Sink",
     "SinkStats",
     "WriteKey",
+    "analytics",
     "did_you_mean",
     "htevents",
     "semantic",

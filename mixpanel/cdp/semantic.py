@@ -31,6 +31,7 @@ from mixpanel.cdp._segment.typed_events import (
     Text,
     Texts,
     TypedModel,
+    WholeNumber,
     list_of,
 )
 
@@ -113,7 +114,7 @@ __all__ = [
 
 # ---- actions of Customer.io (9) -----------------------------------------------------------------
 
-_ObjectType = Annotated[Id, At("properties.objectTypeId")]
+_ObjectType = Annotated[WholeNumber, At("properties.objectTypeId")]
 _Platform = Literal["ios", "android"]
 _Metric = Literal[
     "delivered", "opened", "clicked", "converted", "bounced", "dropped", "deferred", "spammed"

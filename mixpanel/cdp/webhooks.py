@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, MixpanelException
@@ -305,14 +305,25 @@ def _digest(body: bytes, key: bytes, timestamp: str) -> str:
 
 def _header(headers: Headers, name: str) -> str:
     pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
-    for header, value in pairs:
-        if _decode(header).lower() == name:
-            return _decode(value).strip()
+    try:
+        for header, value in pairs:
+            if _decode(header).lower() != name:
+                continue
+            text = _decode(value).strip()
+            if not text and not isinstance(value, (str, bytes)):
+                kind = type(value).__name__
+                raise SignatureError(f"the header {name} must be text, not {kind}: pass one value")
+            return text
+    except (TypeError, ValueError):
+        raise SignatureError("headers must be a mapping, or pairs of a name and a value") from None
     raise SignatureError(f"the request has no header {name}")
 
 
-def _decode(text: str | bytes) -> str:
-    return text.decode("latin-1") if isinstance(text, bytes) else text
+def _decode(text: Any) -> str:
+    """Return text; that of anything but text and bytes is empty."""
+    if isinstance(text, bytes):
+        return text.decode("latin-1")
+    return text if isinstance(text, str) else ""
 
 
 def _text(data: Mapping[str, Any], name: str) -> str | None:

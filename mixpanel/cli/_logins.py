@@ -163,5 +163,5 @@ def login_row(config: "Config", name: str, project_id: str | None, region: str) 
     else:
         row["state"] = "logged in until it expires" if tokens.is_valid(time.time()) else "expired"
     if tokens.expires_at is not None:
-        row["expires_at"] = f"{datetime.fromtimestamp(tokens.expires_at, UTC):%Y-%m-%d %H:%M:%S}"
+        row["expires_at"] = f"{datetime.fromtimestamp(tokens.expires_at, UTC):%Y-%m-%d %H:%M}"
     return {**row, "email": tokens.email, "server": tokens.server}

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -44,6 +44,16 @@ from mixpanel.exceptions import MixpanelException
 
 Command = tuple[str, Callable[..., None], str]  # its name, its function, its examples
 
+
+class Subgroup(NamedTuple):
+    """A group inside a group: its name, its help, an example, and its commands."""
+
+    name: str
+    help: str
+    example: str
+    commands: "Iterable[Command]"
+
+
 # Name, module, and the first line of the help, which `mp --help` shows without the module.
 GROUPS = (
     ("demo", "demo", "See a small shop's day arrive in a local Mixpanel."),
@@ -55,6 +65,7 @@ GROUPS = (
     ("inspect", "inspect", "Look at a project and at the local database; drop tables."),
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
+    ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
     ("cdp", "cdp", "Send to Customer.io Data Pipelines and Hightouch Events."),
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -193,6 +204,12 @@ def _load(_name: str, module_name: str, summary: str) -> Any:
     return _group(f"{summary}\n\n{module.HELP}", module.EXAMPLE, module.COMMANDS)
 
 
+def _maker(entry: Command | Subgroup) -> Callable[[], Any]:
+    if isinstance(entry, Subgroup):
+        return partial(_group, entry.help, entry.example, entry.commands)
+    return partial(_command, *entry)
+
+
 def _command(name: str, function: Callable[..., None], examples: str) -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     # Typer caches the help option when it is first built, which may be outside of the root.
@@ -203,8 +220,8 @@ def _command(name: str, function: Callable[..., None], examples: str) -> Any:
     return typer.main.get_command(app)
 
 
-def _group(help_text: str, example: str, commands: Iterable[Command]) -> Any:
-    made = _Lazy({each[0]: partial(_command, *each) for each in commands})
+def _group(help_text: str, example: str, commands: Iterable[Command | Subgroup]) -> Any:
+    made = _Lazy({each[0]: _maker(each) for each in commands})
 
     class Lazy(_Group):
         def __init__(self, **attributes: Any) -> None:

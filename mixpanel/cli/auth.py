@@ -22,7 +22,7 @@ from mixpanel.cli._logins import (
 from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import BaseUrlOption, Region, account_names
 from mixpanel.cli._options.shared import with_options
-from mixpanel.cli._output.format import OutputOptions, output_options, write
+from mixpanel.cli._output.format import Format, OutputOptions, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, ask, complain, confirm_or_abort, say
 
 if TYPE_CHECKING:
@@ -248,13 +248,12 @@ def login(
             code = listener.wait(attempt, timeout)
     tokens, person = asyncio.run(finish(server, attempt, code))
     try:
-        project = chosen_project(
-            person, project_id or (before.project_id if before else None), where
-        )
+        wanted = project_id or (before.project_id if before else None)
+        project = chosen_project(person, wanted, where)
+        config.add_login(name, tokens, project_id=project, region=where, default=default)
     except BaseException:
         asyncio.run(revoke_tokens(server, tokens))
         raise
-    config.add_login(name, tokens, project_id=project, region=where, default=default)
     added = config.account_info(name)
     write({**asdict(added), "email": tokens.email}, output)
     who = f" as {tokens.email}" if tokens.email else ""
@@ -282,14 +281,18 @@ def logout(name: OptionalName = None) -> None:
 def status(name: OptionalLogin = None, *, output: OutputOptions) -> None:
     """Show the logins: whose they are, and until when they last.
 
-    It asks nobody: `mp auth test` does, and finds a login that was revoked.
+    Nothing is sent to Mixpanel; use `mp auth test` to find a login that was revoked.
     """
     config = _config()
     if name is not None:
         require_login(config, name)
     logins = [each for each in config.list_accounts() if each.type == "login"]
     chosen = [each for each in logins if name in (None, each.name)]
-    write([login_row(config, each.name, each.project_id, each.region) for each in chosen], output)
+    rows = [login_row(config, each.name, each.project_id, each.region) for each in chosen]
+    if output.format is Format.TABLE:
+        # Without the server, for narrow terminals: the region implies it.
+        rows = [{name: row[name] for name in row if name != "server"} for row in rows]
+    write(rows, output)
     if not chosen:
         say("no logins: log in with mp auth login", "dim")
 

@@ -81,10 +81,10 @@ def _send(
         )
 
     def shape(row: Any) -> Mapping[str, Any]:
-        from mixpanel._records.record import mapping
+        from mixpanel._records.record import checked_mapping
         from mixpanel.exceptions import ValidationError
 
-        values = mapping(row, "a row")
+        values = checked_mapping(row, "a row")
         if values.get("type", kind) != kind:
             raise ValidationError(
                 [f"the row's type is {values['type']!r}, not {kind!r}: use mp cdp batch"]

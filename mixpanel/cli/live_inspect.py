@@ -81,7 +81,7 @@ def properties(
 
 @with_options(live=live_options)
 def values(
-    property: Annotated[  # noqa: A002
+    property: Annotated[
         str | None, typer.Argument(metavar="PROPERTY", show_default=False, help="The property.")
     ] = None,
     *,
@@ -118,7 +118,7 @@ def cohorts(*, live: LiveCommand) -> None:
 @with_options(live=live_options)
 def bookmarks(
     *,
-    type: Annotated[  # noqa: A002
+    type: Annotated[
         BookmarkType | None,
         typer.Option(
             "--type",
@@ -137,7 +137,7 @@ def bookmarks(
 @with_options(live=live_options)
 def top_events(
     *,
-    type: Annotated[  # noqa: A002
+    type: Annotated[
         CountType,
         typer.Option("--type", "-t", metavar="TYPE", help="general, unique or average (per user)."),
     ] = CountType.GENERAL,
@@ -153,7 +153,7 @@ def top_events(
 @with_options(live=live_options)
 def lexicon_schemas(
     *,
-    type: Annotated[  # noqa: A002
+    type: Annotated[
         EntityType | None,
         typer.Option("--type", "-t", metavar="TYPE", help="Only event, or only profile."),
     ] = None,
@@ -166,7 +166,7 @@ def lexicon_schemas(
 
 @with_options(live=live_options)
 def lexicon_schema(
-    type: Annotated[  # noqa: A002
+    type: Annotated[
         EntityType | None,
         typer.Argument(metavar="TYPE", show_default=False, help="event or profile."),
     ] = None,

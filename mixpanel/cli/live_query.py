@@ -134,7 +134,7 @@ def segmentation(
     option: EventOption = None,
     on: On = None,
     unit: Periods = SegmentationUnit.DAY,
-    type: Type = CountType.GENERAL,  # noqa: A002
+    type: Type = CountType.GENERAL,
     where: WhereOption = None,
     limit: Limit = 1000,
     live: LiveCommand,
@@ -158,7 +158,7 @@ def segmentation_numeric(
     on: Number,
     option: EventOption = None,
     unit: Hours = ShortUnit.DAY,
-    type: Type = CountType.GENERAL,  # noqa: A002
+    type: Type = CountType.GENERAL,
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
@@ -229,7 +229,7 @@ def event_counts(
             help="The same as EVENT; repeat it, or separate names with commas.",
         ),
     ] = None,
-    type: Type = CountType.GENERAL,  # noqa: A002
+    type: Type = CountType.GENERAL,
     unit: Periods = SegmentationUnit.DAY,
     live: LiveCommand,
 ) -> None:  # fmt: skip
@@ -245,7 +245,7 @@ def event_counts(
 @with_options(live=live_chart_options)
 def property_counts(
     event: Event = None,
-    property: Annotated[  # noqa: A002
+    property: Annotated[
         str | None,
         typer.Argument(metavar="PROPERTY", show_default=False, help="The name of the property."),
     ] = None,
@@ -257,7 +257,7 @@ def property_counts(
         str | None,
         typer.Option("--property", "-p", metavar="PROPERTY", help="The same as PROPERTY."),
     ] = None,
-    type: Type = CountType.GENERAL,  # noqa: A002
+    type: Type = CountType.GENERAL,
     unit: Periods = SegmentationUnit.DAY,
     limit: Limit = 10,
     live: LiveCommand,
@@ -553,7 +553,7 @@ def insights(
             "--math", "-m", metavar="MATH", help="For example total, unique, average, p90."
         ),
     ] = "total",
-    property: Annotated[  # noqa: A002
+    property: Annotated[
         str | None,
         typer.Option(
             "--property", "-p", metavar="PROPERTY", help="The numeric property to aggregate."

@@ -231,10 +231,15 @@ class Config:
             if default or not names:
                 config["default"] = name
 
-        self.check_login(name)
+        is_new = self.check_login(name) is None
         add(self._read())
         self.token_file(name).write(tokens)
-        self._change(add)
+        try:
+            self._change(add)
+        except ConfigError:
+            if is_new:
+                self.token_file(name).remove()
+            raise
 
     @hide_arguments
     def check_login(self, name: str) -> LoginCredentials | None:
@@ -384,7 +389,7 @@ class Config:
         """Return the fields of an account, with its project in `project_id`, and its type.
 
         :raises AccountNotFoundError: when there is none with that name.
-        :raises ConfigError: when it is no table, or its type is unknown.
+        :raises ConfigError: when it is not a table, or its type is unknown.
         """
         accounts, logins = data.get("accounts", {}), _logins(data)
         where = f"{self.path}: account {name!r}"
@@ -397,9 +402,11 @@ class Config:
             )
         table = logins[name] if name in logins else accounts[name]
         if not isinstance(table, dict):
-            raise ConfigError(f"{where} must be a table, as in [accounts.{name}]")
+            section = f"{OWN_TABLE}.logins" if name in logins else "accounts"
+            raise ConfigError(f"{where} must be a table, as in [{section}.{name}]")
         fields = dict(table)
         if name in logins:
+            check_account_name(name)  # it is the name of a file, too
             return fields, "login"
         kind = fields.get("type", "service_account")
         if kind not in ("service_account", "oauth_token", "oauth_browser"):

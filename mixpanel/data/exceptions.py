@@ -13,6 +13,9 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 │   ├── PlanError                          PLAN_LIMIT            402: not in the project's plan
 │   ├── RateLimitError                     RATE_LIMITED          429
 │   ├── QueryError                         QUERY_FAILED          400, 403, 404, 405, 422
+│   │   ├── ObjectNotFoundError            OBJECT_NOT_FOUND      404 of an object of `ws.project`
+│   │   ├── PermissionDeniedError          PERMISSION_DENIED     403 of `ws.project`
+│   │   ├── ConflictError                  CONFLICT              409 of `ws.project`
 │   │   ├── JQLSyntaxError                 JQL_SYNTAX_ERROR      412
 │   │   └── SQLError                       SQL_ERROR             a mistake in SQL run locally
 │   │       └── UnsafeSQLError             UNSAFE_SQL            a statement that may write
@@ -50,6 +53,7 @@ __all__ = [
     "AccountNotFoundError",
     "AuthenticationError",
     "ConfigError",
+    "ConflictError",
     "DatabaseLockedError",
     "DatabaseNotFoundError",
     "DateRangeTooLargeError",
@@ -61,6 +65,8 @@ __all__ = [
     "LoginError",
     "LoginRequiredError",
     "MixpanelDataError",
+    "ObjectNotFoundError",
+    "PermissionDeniedError",
     "PlanError",
     "PropertyNotFoundError",
     "QueryError",
@@ -304,6 +310,34 @@ class QueryError(APIError):
     """Mixpanel rejects the call: a parameter is wrong, or names something unknown."""
 
     default_code = "QUERY_FAILED"
+
+
+class ObjectNotFoundError(QueryError):
+    """The project has no object of this kind and id, or the credentials may not see it."""
+
+    default_code = "OBJECT_NOT_FOUND"
+
+    def __init__(self, resource: str, kind: str, object_id: object, **known: Any) -> None:
+        self.resource: str = resource
+        self.object_id: object = object_id
+        super().__init__(
+            f"there is no {kind} {object_id!r}, or the credentials may not see it; list the "
+            f"{resource.replace('_', ' ')} to see which there are",
+            details={"resource": resource, "object_id": object_id},
+            **{"status_code": 404, **known},
+        )
+
+
+class PermissionDeniedError(QueryError):
+    """The credentials are valid, but lack the permission for this call."""
+
+    default_code = "PERMISSION_DENIED"
+
+
+class ConflictError(QueryError):
+    """The call contradicts what the project has, as a second object of one name."""
+
+    default_code = "CONFLICT"
 
 
 class JQLSyntaxError(QueryError):

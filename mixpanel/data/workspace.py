@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 
     from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.data._project.faces import AsyncProject, Project
     from mixpanel.data.credentials import AnyCredentials
     from mixpanel.settings import Region
 
@@ -203,6 +204,25 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         return self._core.api
 
+    # Names of mixpanel_data, see `_compatibility`.
+    events = LiveQueries.list_events
+    properties = LiveQueries.list_properties
+    property_values = LiveQueries.list_property_values
+    funnels = LiveQueries.list_funnels
+    cohorts = LiveQueries.list_cohorts
+    query_saved_report = LiveQueries.saved_report
+    clear_cache = LiveQueries.clear_discovery_cache
+
+    @property
+    def project(self) -> AsyncProject:
+        """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
+
+        :raises ConfigError: in its calls, for a workspace that was opened without credentials.
+        """
+        from mixpanel.data._project.faces import AsyncProject
+
+        return AsyncProject(self._core, self._data_view_id)
+
     async def aclose(self) -> None:
         """Close the database and the connections; later calls do nothing.
 
@@ -339,6 +359,16 @@ class Workspace(LocalMethods):
         """
         return API(self._core.api)
 
+    @property
+    def project(self) -> Project:
+        """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
+
+        :raises ConfigError: in its calls, for a workspace that was opened without credentials.
+        """
+        from mixpanel.data._project.faces import Project
+
+        return Project(self._async.project)
+
     @sync_twin(AsyncWorkspace.fetch_events)
     def fetch_events(self) -> Any: ...
     @sync_twin(AsyncWorkspace.plan_events)
@@ -422,6 +452,15 @@ class Workspace(LocalMethods):
     def clear_discovery_cache(self) -> None:
         """Clear the cache, so that the next discovery calls Mixpanel."""
         self._async.clear_discovery_cache()
+
+    # Names of mixpanel_data, see `_compatibility`.
+    events = list_events
+    properties = list_properties
+    property_values = list_property_values
+    funnels = list_funnels
+    cohorts = list_cohorts
+    query_saved_report = saved_report
+    clear_cache = clear_discovery_cache
 
     def close(self) -> None:
         """Close the database and the connections; later calls do nothing.

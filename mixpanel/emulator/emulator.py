@@ -21,13 +21,14 @@ from mixpanel.emulator._rules.logins import Logins
 from mixpanel.emulator._server.app import build_app
 from mixpanel.emulator._server.origins import Guard, origin_of
 from mixpanel.emulator._server.project import MINUTE, Project
+from mixpanel.emulator._server.seeds import Seeder, SeedSource
 from mixpanel.emulator._server.server import Server, listen
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.flags import FlagSource
 from mixpanel.emulator._storage.loader import load
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
-from mixpanel.emulator._storage.saved_reports import Restrictions
+from mixpanel.emulator._storage.saved_reports import Restrictions, SavedReports
 from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Fault
 from mixpanel.exceptions import ConfigurationError
@@ -132,6 +133,7 @@ class Emulator:
             queries=CallLimiter(query_limits),
             etag=etag,
             cdp=Inbox(customerio, hightouch),
+            saved=SavedReports(warehouse),
             on_request=on_request,
         )
         if flags is not None:
@@ -241,7 +243,7 @@ class Emulator:
     @property
     def flags(self) -> list[dict[str, Any]]:
         """The feature flags, as `/flags/definitions` serves them now."""
-        return self._project.flags.served().flags
+        return self._project.served_flags().flags
 
     def set_flags(
         self, definitions: FlagSource, *, cohorts: Mapping[str, Collection[str]] | None = None
@@ -346,6 +348,23 @@ class Emulator:
             "tags": [],
         }
         return int(self._project.saved.add("annotations", fields)["id"])
+
+    def seed(self, source: SeedSource) -> int:
+        """Save objects of any kind, and return how many there were.
+
+        >>> emu.seed({"dashboards": [{"title": "Weekly"}], "tags": [{"name": "core"}]})
+        2
+
+        `source` maps the names of `ws.project` (`reports`, `cohorts`, `schemas`, ...) to lists of
+        objects with the fields of the app API, or is the path of a JSON or YAML file with that. An
+        object may have an `id`; a cohort may have `members`, a lookup table has its `csv`. Besides,
+        `funnels` have `name` and `steps`.
+
+        :raises OSError: the file cannot be read.
+        :raises ValueError: it is neither JSON nor YAML, or an object is invalid; nothing or a part
+            is saved then.
+        """
+        return Seeder(self._project).add(source)
 
     def restrict_queries(
         self,

@@ -21,7 +21,7 @@ import anyio.to_thread
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._runtime import background_loop, event_loop, fork, native_threads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
@@ -61,6 +61,10 @@ NOT_READY = fallback(
 SNAPSHOT_GROWTH = 2  # encoded again, a response may be longer: 1e9 becomes 1000000000.0
 SNAPSHOT_FIELDS = 4096  # bytes for project, ETag and time
 STOP_TIMEOUT = 1.0  # seconds
+
+
+class _WaitingError(FlagsError):
+    """Another process fetches the definitions for all, and has not yet."""
 
 
 class LocalFeatureFlagsProvider:
@@ -385,7 +389,7 @@ class LocalFeatureFlagsProvider:
         elif self._ready and (touched := self._snapshot.touched()) is not None:
             self._fetched_at = touched
         if not self._ready:
-            raise FlagsError("waiting for the process that polls for all processes")
+            raise _WaitingError("waiting for the process that polls for all processes")
 
     def _load_new_snapshot(self) -> tuple[SavedDefinitions, Definitions] | None:
         """Return the snapshot's new contents and the definitions in it; None if nothing is new."""
@@ -406,8 +410,10 @@ class LocalFeatureFlagsProvider:
         return self._last_error
 
     def _on_fetch_error(self, error: Exception, failures: int) -> float | None:
-        self._last_error = error
-        if failures == 1 and not (self._lease is not None and not self._ready):
+        previous, self._last_error = self._last_error, error
+        # Also when the reason changes: a wrong credential may follow a passing failure.
+        is_new = failures == 1 or _reason(error) != _reason(previous)
+        if is_new and not isinstance(error, _WaitingError):
             logger.warning("flag definitions could not be fetched: %s", error)
         return getattr(error, "retry_after", None)
 
@@ -523,6 +529,12 @@ def _max_definitions_bytes(config: LocalFlagsConfig) -> int:
             f"max_definitions_bytes must be an integer above 0, not {max_bytes!r}"
         )
     return max_bytes
+
+
+def _reason(error: Exception | None) -> object:
+    """Return what distinguishes one reason for a failed fetch from another."""
+    status = getattr(error, "status", None)
+    return str(error) if status is None else status
 
 
 _providers: weakref.WeakSet[LocalFeatureFlagsProvider] = weakref.WeakSet()

@@ -14,7 +14,7 @@ import anyio.to_thread
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
-from mixpanel._records.encoding import dumps
+from mixpanel._records.json_encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel.flags import overrides

@@ -86,7 +86,7 @@ class Archive:
 
 
 async def answer(folder: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send the days that were asked for: gzip allows to put one file after the other."""
+    """Send the requested days: gzip allows to put one file after the other."""
     try:
         while head := (await reader.readuntil(b"\r\n\r\n")).decode():
             query = parse_qs(urlsplit(head.split()[1]).query)

@@ -282,6 +282,7 @@ def test_order_is_kept_when_requests_fail(emu, runtime, vendor):
     assert list(range(350)) == [m["properties"]["n"] for m in messages(emu)]
 
 
+@pytest.mark.slow
 def test_batches_stay_within_the_vendors_limits(emu, runtime, vendor):
     """475,000 bytes with envelope and commas, whatever the user's limits."""
     calls = [lambda c, n=n: c.track("u", "V", {"t": "x" * 30_000, "n": n}) for n in range(40)]
@@ -732,7 +733,7 @@ def test_pending_messages_are_sent_at_interpreter_exit(emu, fork):
     env = {**os.environ, "CDP_URL": emu.customerio_url, "CDP_FORK": "1" if fork else ""}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT], env=env, check=True, capture_output=True,
-        timeout=30,
+        timeout=120,
     )  # fmt: skip
     assert b"" == done.stderr
     expected = ["Child", "Parent"] if fork else ["Parent"]

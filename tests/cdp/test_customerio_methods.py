@@ -31,7 +31,7 @@ def event(name, **rest):
     return {"type": "track", "event": name, "context": CONTEXT, **rest}
 
 
-OBJECT = {"objectId": "acme", "objectTypeId": "2"}
+OBJECT = {"objectId": "acme", "objectTypeId": 2}
 CALLS = [
     (lambda c: c.delete_person("u"), event("User Deleted", userId="u")),
     (lambda c: c.suppress_person("u"), event("User Suppressed", userId="u")),

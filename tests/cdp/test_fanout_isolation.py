@@ -377,13 +377,14 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_counts_from_zero(emu):
     """And sends its own messages when it ends."""
     env = {**os.environ, "CIO_URL": emu.customerio_url, "HT_URL": emu.hightouch_url}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT], env=env, check=True, capture_output=True,
-        timeout=30,
+        timeout=120,
     )  # fmt: skip
     assert b"" == done.stderr
     assert ["Child", "Parent"] == sorted(m["event"] for m in messages(emu, "customerio"))

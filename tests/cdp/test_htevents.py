@@ -187,6 +187,7 @@ def test_log_handler_and_debug_configure_logging(emu, ht):
         ht.log_handler = None
 
 
+@pytest.mark.slow
 def test_debug_logs_each_request_without_its_content(emu):
     """Without payloads, the key, or duplicate lines."""
     program = f"""
@@ -197,7 +198,7 @@ for name in ("Visit", "Leave"):
     htevents.shutdown()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     lines = done.stderr.splitlines()
     assert 2 == len(lines), done.stderr
@@ -217,6 +218,7 @@ def test_calls_from_a_running_loop_do_not_block_it(emu, ht):
     assert 1 == len(messages(emu))
 
 
+@pytest.mark.slow
 def test_htevents_sends_pending_messages_at_exit(emu):
     """Both with one message and with a full queue."""
     source = f"""
@@ -225,5 +227,5 @@ htevents.write_key, htevents.host = "k", {emu.hightouch_url!r}
 for n in range(500):
     htevents.track("u", "Visit", {{"n": n, "text": "x" * 2000}})
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=30)
+    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=120)
     assert 500 == len({m["messageId"] for m in messages(emu)}) == len(messages(emu))

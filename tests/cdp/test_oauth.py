@@ -17,7 +17,7 @@ from mixpanel._http.responses import (
 )
 from mixpanel.cdp import AsyncHightouch, HightouchOAuth
 from mixpanel.cdp._hightouch.oauth import AccessTokens
-from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, RateLimiter
+from mixpanel.cdp._segment.rate_limit import MARGIN, RateLimitedAuth, RateLimiter
 from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
 from mixpanel.exceptions import RateLimitError, ServerError, TransportError
@@ -387,9 +387,12 @@ def test_without_a_token_source_every_response_passes():
 
 
 def test_the_rate_limit_holds_in_every_window():
-    """Three in two seconds; earlier requests wait for their slot."""
+    """Three in two seconds, both ends included; earlier requests wait for their slot."""
     clock = Clock()
     rate_limiter = RateLimiter(3, 2.0, clock=clock)
-    assert [0, 0, 0, 2, 2, 2, 4] == [rate_limiter.reserve() for _ in range(7)]
+    next_one = 2 + MARGIN
+    waits = [rate_limiter.reserve() for _ in range(7)]
+    assert [0, 0, 0, next_one, next_one, next_one, 2 * next_one] == pytest.approx(waits)
+    assert all(later - earlier > 2.0 for earlier, later in zip(waits, waits[3:], strict=False))
     clock.now += 100
-    assert [0, 0, 0, 2] == [rate_limiter.reserve() for _ in range(4)]
+    assert [0, 0, 0, next_one] == pytest.approx([rate_limiter.reserve() for _ in range(4)])

@@ -185,6 +185,7 @@ def test_the_table_has_exactly_the_checked_sections():
     assert len(THEIRS["Semantic events"]) == 72
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("title", "theirs", "ours", "status"), ROWS)
 def test_every_row_refers_to_something_that_exists(title, theirs, ours, status):
     """Names, commands with options, notebooks; or there is a reason."""

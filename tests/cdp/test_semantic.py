@@ -155,7 +155,7 @@ def sample(name, path):
         return True
     if path == "position" and "Promotion" in name:
         return "top"
-    return 3 if path in NUMBERS | WHOLE | {"position"} else "text"
+    return 3 if path in NUMBERS | WHOLE | {"position", "objectTypeId"} else "text"
 
 
 def paths_of(kind):
@@ -208,6 +208,18 @@ def test_each_event_takes_the_types_of_the_reference_and_no_others(name):
 
 def _loose(kind):
     return issubclass(kind, Product)  # where a position is any number
+
+
+@pytest.mark.parametrize("given", [2, "2", True, "two", 2.0, "²"])
+def test_the_type_of_an_object_is_sent_as_an_integer(given):
+    """As both of the vendor's API references have it, also when it is given as text."""
+    for kind in (semantic.ObjectDeleted, semantic.RelationshipDeleted):
+        if given in (2, "2") and type(given) in (int, str):
+            event = kind(object_id="acme", object_type_id=given)
+            assert 2 == sent(composer().track("u", event))["properties"]["objectTypeId"]
+        else:
+            with pytest.raises(ValidationError, match="object_type_id must be a whole number"):
+                kind(object_id="acme", object_type_id=given)
 
 
 @pytest.mark.parametrize("name", REFERENCE)

@@ -93,6 +93,15 @@ def test_a_key_may_be_one_of_several(key):
         (signed(timestamp="soon"), "not a number of seconds"),
         (signed(timestamp="9" * 30), "not a number of seconds"),
         (signed(timestamp="-5"), "not a number of seconds"),
+        ({**signed(), "X-CIO-Timestamp": [str(NOW)]}, "x-cio-timestamp must be text, not list"),
+        ({**signed(), "X-CIO-Timestamp": NOW}, "x-cio-timestamp must be text, not int"),
+        ({**signed(), "X-CIO-Signature": None}, "x-cio-signature must be text, not NoneType"),
+        ({**signed(), "X-CIO-Signature": [b"a"]}, "x-cio-signature must be text, not list"),
+        ({1: "x", None: "y"}, "no header x-cio-timestamp"),
+        ([("X-CIO-Timestamp",)], "pairs of a name and a value"),
+        (["X-CIO-Timestamp"], "pairs of a name and a value"),
+        ([3], "pairs of a name and a value"),
+        (None, "pairs of a name and a value"),
     ],
 )
 def test_an_invalid_signature_is_rejected(headers, words):

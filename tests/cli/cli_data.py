@@ -73,7 +73,7 @@ def runner(env):
         try:
             return invoked.invoke(app, [str(one) for one in arguments], input=given, prog_name="mp")
         finally:
-            reset([])  # what this run was asked for, as to be quiet, is not for the next test
+            reset([])  # options of this run, such as --quiet, do not apply to the next test
 
     return run
 

@@ -39,7 +39,7 @@ def commands(command=None, path=("mp",)):
 
 def python(code, *arguments):
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 RUN = "from mixpanel.cli.main import run; run()"
@@ -82,6 +82,7 @@ def test_every_command_is_documented(typed, command):
         assert getattr(parameter, "help", None), f"{typed} does not explain {parameter.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "command"), list(commands()), ids=lambda value: str(value)[:30])
 def test_each_option_names_its_value(typed, command):
     """The help shows NAME, N or FILE, not a Python type."""
@@ -93,6 +94,7 @@ def test_each_option_names_its_value(typed, command):
         assert not is_argument or parameter.metavar, f"{typed} {parameter.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("typed", [typed for typed, _ in commands()])
 def test_help_fits_the_terminal(typed, width):
@@ -219,6 +221,7 @@ def test_without_the_emulator_extra_mp_says_what_to_install():
     assert "mp: the emulator needs: pip install 'mixpanel-async[emulator]'\n" == done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["flags", "--help"]])
 def test_a_full_disk_is_reported_in_one_line(arguments):
@@ -226,7 +229,7 @@ def test_a_full_disk_is_reported_in_one_line(arguments):
     command = [sys.executable, "-c", RUN, *arguments]
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
         )
     assert 1 == done.returncode
     assert done.stderr.startswith("mp: ")

@@ -219,13 +219,13 @@ def test_ctrl_c_saves_the_position(emu, tmp_path):
     path = history(tmp_path / "h.ndjson", 10_000)
     emu.play(Fault.latency(0.5).forever())
     command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "2"]
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment(emu)}, stderr=subprocess.PIPE, text=True
-    )
     checkpoint = tmp_path / "h.ndjson.backfill"
-    wait_until(lambda: came(checkpoint) > 0)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=30)
+    with subprocess.Popen(
+        command, env={**os.environ, **environment(emu)}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: came(checkpoint) > 0)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate()
     assert process.returncode == ExitCode.INTERRUPTED
     assert "run the same command again to resume" in message
     assert came(checkpoint) > 0

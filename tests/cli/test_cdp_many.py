@@ -563,7 +563,7 @@ def test_a_closed_stdin_is_a_usage_error(emu):
     for arguments in (["batch", "-"], ["track", "E", "--user-id", "u", "--properties", "-"]):
         done = subprocess.run(
             ["sh", "-c", 'exec "$@" <&-', "sh", *RUN, "cdp", *arguments],
-            env={**os.environ, **environment(emu)}, capture_output=True, text=True, timeout=60,
+            env={**os.environ, **environment(emu)}, capture_output=True, text=True, timeout=120,
             check=False,
         )  # fmt: skip
         assert ExitCode.USAGE == done.returncode

@@ -52,6 +52,7 @@ def test_parquet_may_be_partitioned_by_day(mp, tmp_path):
     assert file.stderr.endswith("no --partition-by writes one file\n")
 
 
+@pytest.mark.slow
 def test_a_table_is_exported_to_a_csv_file(mp, tmp_path):
     """Compressed if the name ends in .gz."""
     plain, small = tmp_path / "events.csv", tmp_path / "events.csv.gz"

@@ -355,10 +355,10 @@ def test_missing_credentials_are_explained(mp):
 def test_the_account_may_come_after_the_command(mp, tmp_path):
     """As well as before it; it overrides the environment."""
     Config(tmp_path / "config.toml").add_account("prod", username="p", secret="s", project_id="7")
-    asked = ["fetch", "events", *DAYS, "--dry-run"]
-    for typed in (["--account", "prod", *asked], [*asked, "--account", "prod"]):
+    command = ["fetch", "events", *DAYS, "--dry-run"]
+    for typed in (["--account", "prod", *command], [*command, "--account", "prod"]):
         assert ExitCode.OK == mp(*typed, MP_PROJECT_ID="").exit_code
-    for group, name, *rest in (asked, ["inspect", "tables"], ["query", "sql", "FROM events"]):
+    for group, name, *rest in (command, ["inspect", "tables"], ["query", "sql", "FROM events"]):
         result = mp(group, name, *rest, "--account", "nobody", MP_DB=None)
         assert ExitCode.NOT_FOUND == result.exit_code
         assert "there is no account 'nobody'; there are: prod" in result.stderr
@@ -487,7 +487,7 @@ def test_help_of_a_group_imports_no_heavy_module():
     for group in ([], ["fetch"], ["fetch", "events"], ["query", "sql"], ["inspect"], ["export"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *group, "--help"],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert "set()" == done.stderr.strip(), group
 

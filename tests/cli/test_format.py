@@ -202,6 +202,7 @@ def test_csv_cells_are_not_formulas(written, value, cell):
 CELLS = st.text() | st.text("=+-@\t\r\n\"',a1 ")
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(CELLS, st.none() | st.booleans() | CELLS | st.floats())))
 def test_every_cell_of_csv_is_harmless(rows):
     """Whatever it holds, it is read back as the same rows, and none begins a formula."""

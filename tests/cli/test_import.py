@@ -248,7 +248,7 @@ def test_ctrl_c_prints_the_position_of_an_import(tmp_path):
         with subprocess.Popen(command, env=env, **pipes) as running:
             watchdog = threading.Timer(30, running.kill)
             watchdog.start()
-            emu.wait_for(4000, timeout=20)
+            emu.wait_for(4000, timeout=120)
             running.send_signal(signal.SIGINT)
             out, err = running.communicate()
             watchdog.cancel()
@@ -265,6 +265,7 @@ def test_ctrl_c_prints_the_position_of_an_import(tmp_path):
 # What one sees
 
 
+@pytest.mark.slow
 def test_an_import_shows_progress_on_a_terminal(tmp_path):
     """The bar is on stderr, and stdout has the result alone."""
     file = many(tmp_path / "many.ndjson", 6000)

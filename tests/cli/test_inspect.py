@@ -32,7 +32,7 @@ def copy(shop, tmp_path):
     return path
 
 
-def asked(mp, *arguments):
+def output_of(mp, *arguments):
     """Return the JSON that a command writes."""
     result = mp("inspect", *arguments)
     assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
@@ -41,7 +41,7 @@ def asked(mp, *arguments):
 
 def test_info_shows_the_database(mp, shop):
     """The project is known only if an account was used to find it."""
-    result = asked(mp, "info")
+    result = output_of(mp, "info")
     assert str(shop[0]) == result["path"]
     assert ["events", "profiles"] == [one["name"] for one in result["tables"]]
     assert result["size_mb"] > 0
@@ -62,7 +62,7 @@ def test_info_shows_the_project_of_the_account(mp, shop, tmp_path):
 
 def test_tables_show_their_days_and_filters(mp):
     """In full as JSON, as text in a table."""
-    events, profiles = asked(mp, "tables")
+    events, profiles = output_of(mp, "tables")
     assert ("events", 72, FIRST, LAST, []) == (
         events["type"], events["row_count"], events["from_date"], events["to_date"], events["gaps"]
     )  # fmt: skip
@@ -77,10 +77,10 @@ def test_tables_show_their_days_and_filters(mp):
 
 def test_schema_shows_the_columns(mp):
     """With `--sample`, a value of each."""
-    result = asked(mp, "schema", "events")
+    result = output_of(mp, "schema", "events")
     names = ["event_name", "event_time", "distinct_id", "insert_id", "properties"]
     assert names == [one["name"] for one in result["columns"]]
-    sampled = asked(mp, "schema", "events", "--sample")["columns"]
+    sampled = output_of(mp, "schema", "events", "--sample")["columns"]
     assert sampled[0]["sample"] in NAMES
     assert {"plan", "amount"} <= set(sampled[-1]["sample"])
     assert 6 == len(mp("inspect", "schema", "events", "-f", "table").stdout.splitlines())
@@ -88,8 +88,10 @@ def test_schema_shows_the_columns(mp):
 
 def test_a_table_is_named_by_argument_or_option(mp):
     """Both may be given if they agree."""
-    assert asked(mp, "schema", "events") == asked(mp, "schema", "-t", "events")
-    assert asked(mp, "schema", "events") == asked(mp, "schema", "events", "--table", "events")
+    assert output_of(mp, "schema", "events") == output_of(mp, "schema", "-t", "events")
+    assert output_of(mp, "schema", "events") == output_of(
+        mp, "schema", "events", "--table", "events"
+    )
     for command in ("schema", "sample", "summarize", "breakdown", "keys"):
         assert ExitCode.USAGE == mp("inspect", command).exit_code, command
         both = mp("inspect", command, "events", "-t", "profiles")
@@ -101,16 +103,16 @@ def test_a_table_is_named_by_argument_or_option(mp):
 
 def test_a_sample_has_properties_as_objects(mp):
     """Not as JSON text."""
-    rows = asked(mp, "sample", "events", "-n", "3")
+    rows = output_of(mp, "sample", "events", "-n", "3")
     assert 3 == len(rows)
     assert all(row["properties"]["plan"] in ("team", "solo") for row in rows)
-    assert 10 == len(asked(mp, "sample", "events"))
+    assert 10 == len(output_of(mp, "sample", "events"))
     assert ExitCode.USAGE == mp("inspect", "sample", "events", "-n", "0").exit_code
 
 
 def test_summarize_describes_each_column(mp):
     """CSV has a row for each, as the table has."""
-    result = asked(mp, "summarize", "events")
+    result = output_of(mp, "summarize", "events")
     assert (72, 5) == (result["row_count"], len(result["columns"]))
     text = mp("inspect", "summarize", "events", "-f", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -119,7 +121,7 @@ def test_summarize_describes_each_column(mp):
 
 def test_breakdown_counts_events_and_users(mp):
     """By event name."""
-    result = asked(mp, "breakdown", "events")
+    result = output_of(mp, "breakdown", "events")
     assert (72, 5) == (result["total_events"], result["total_users"])
     assert {(name, 24, 5) for name in NAMES} == {
         (one["event_name"], one["count"], one["unique_users"]) for one in result["events"]
@@ -149,19 +151,19 @@ def test_keys_are_the_names_of_properties(mp):
     keys = mp("inspect", "keys", "events", "-f", "plain").stdout.split()
     assert {"amount", "plan"} <= set(keys)
     assert sorted(keys) == keys
-    assert keys == asked(mp, "keys", "-t", "events", "-e", "Paid, late")
-    assert [] == asked(mp, "keys", "events", "--event", "Nothing")
+    assert keys == output_of(mp, "keys", "-t", "events", "-e", "Paid, late")
+    assert [] == output_of(mp, "keys", "events", "--event", "Nothing")
 
 
 def test_column_describes_a_column_or_a_property(mp):
     """Named by argument or by option, in any mix."""
-    result = asked(mp, "column", "events", "properties->>'$.plan'")
+    result = output_of(mp, "column", "events", "properties->>'$.plan'")
     assert [["solo", 36], ["team", 36]] == result["top_values"]
-    result = asked(mp, "column", "events", "event_name", "--top", "1")
+    result = output_of(mp, "column", "events", "event_name", "--top", "1")
     assert 1 == len(result["top_values"])
-    assert result == asked(mp, "column", "-t", "events", "-c", "event_name", "--top", "1")
-    assert result == asked(mp, "column", "-t", "events", "event_name", "--top", "1")
-    assert result == asked(mp, "column", "events", "-c", "event_name", "--top", "1")
+    assert result == output_of(mp, "column", "-t", "events", "-c", "event_name", "--top", "1")
+    assert result == output_of(mp, "column", "-t", "events", "event_name", "--top", "1")
+    assert result == output_of(mp, "column", "events", "-c", "event_name", "--top", "1")
     assert ExitCode.USAGE == mp("inspect", "column", "events").exit_code
     wrong = mp("inspect", "column", "events", "plan; DROP TABLE events")
     assert ExitCode.USAGE == wrong.exit_code
@@ -178,14 +180,14 @@ def names(mp, db):
 
 def test_drop_asks_for_confirmation(mp, copy):
     """The question names the tables; without a terminal the error names --force."""
-    asked = "Drop events (72 rows) from "
+    question = "Drop events (72 rows) from "
     result = mp("inspect", "drop", "events", "--db", copy, given="n\n")
     assert ExitCode.ERROR == result.exit_code
-    assert asked in result.stderr
+    assert question in result.stderr
     assert result.stderr.endswith("Cancelled\n")
     nobody = mp("inspect", "drop", "events", "--db", copy, given="")
     assert ExitCode.USAGE == nobody.exit_code
-    assert asked in nobody.stderr
+    assert question in nobody.stderr
     assert "confirmation required, but stdin is not a terminal: add --force" in nobody.stderr
     assert ["events", "profiles"] == names(mp, copy)
     result = mp("inspect", "drop", "events", "--db", copy, given="y\n")
@@ -205,6 +207,7 @@ def test_drop_drops_all_tables_or_none(mp, copy):
     assert ExitCode.USAGE == mp("inspect", "drop", "--force", "--db", copy).exit_code
 
 
+@pytest.mark.slow
 def test_drop_all_may_be_limited_to_a_type(mp, copy):
     """A second time there is nothing to drop, which is no error."""
     refused = mp("inspect", "drop-all", "--db", copy, given="n\n")

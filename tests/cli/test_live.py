@@ -1,4 +1,4 @@
-"""`mp query …` and `mp inspect …` of what Mixpanel answers, before a server of a test's own."""
+"""`mp query …` and `mp inspect …` for what Mixpanel computes, with a server of the tests."""
 
 import json
 import re
@@ -22,7 +22,7 @@ PAID = {"2026-01-03": 40, "2026-01-01": 31}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Hand each request to the fake, and send what it answers."""
+    """Pass each request to the fake, and send its response."""
 
     def do_GET(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """A Mixpanel with everything, whose project is 42."""
+    """A fake Mixpanel with responses for every command; its project is 42."""
     fake = FakeMixpanel()
     project = "/api/app/projects/42"
     fake["/api/app/me"] = {"results": {"projects": {"42": {"timezone": "Europe/Oslo"}}}}
@@ -78,7 +78,7 @@ def server():
 
 @pytest.fixture
 def mp(server, tmp_path):
-    """Run `mp` against it."""
+    """Run `mp` with this server."""
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listening.fake = server
     listening.daemon_threads = True
@@ -94,7 +94,7 @@ def mp(server, tmp_path):
 
 
 def rows(done):
-    """Return the rows of a table that was written as CSV."""
+    """Return the rows of CSV output."""
     assert done.exit_code == 0, done.stderr
     head, *lines = done.stdout.splitlines()
     return [dict(zip(head.split(","), line.split(","), strict=True)) for line in lines]
@@ -129,8 +129,8 @@ QUERIES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "path"), QUERIES, ids=lambda value: str(value)[:60])
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
-def test_every_query_is_answered_in_every_form(mp, server, arguments, path, form):
-    """By one query, whose result is on stdout and nothing on stderr."""
+def test_every_query_writes_every_format(mp, server, arguments, path, form):
+    """With one query, the result on stdout and nothing on stderr."""
     done = mp("query", *arguments, "--format", form)
     assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
@@ -159,8 +159,8 @@ LISTS = [
 
 
 @pytest.mark.parametrize(("arguments", "expected"), LISTS, ids=lambda value: str(value)[:60])
-def test_every_list_is_written_plainly(mp, arguments, expected):
-    """Names, one a line, for other programs."""
+def test_lists_in_plain_format_have_one_name_per_line(mp, arguments, expected):
+    """For other programs."""
     done = mp("inspect", *arguments, "--format", "plain")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == expected
@@ -177,9 +177,10 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_every_example_of_help_and_documentation_runs(mp, tmp_path, monkeypatch, line):
-    """As it stands there."""
+    """Unchanged."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "top.js").write_text("function main() { return [] }")
     done = mp(*shlex.split(line)[1:])
@@ -187,21 +188,21 @@ def test_every_example_of_help_and_documentation_runs(mp, tmp_path, monkeypatch,
     assert done.stdout
 
 
-def test_every_command_is_tried():
-    """None of them is forgotten here."""
+def test_every_live_command_is_covered_here():
+    """A new command must be added to these tests."""
     assert {each[0][0] for each in QUERIES} == {name for name, _, _ in live_query.COMMANDS}
     assert {each[0][0] for each in LISTS} == {name for name, _, _ in live_inspect.COMMANDS}
 
 
 def test_csv_has_a_row_for_each_figure(mp):
-    """As the table has, and not one row of JSON."""
+    """Like the table, and not one row of JSON."""
     found = rows(mp("query", "segmentation", "Order Paid", *DAYS, "-f", "csv"))
     assert found[0] == {"date": "2026-01-01", "segment": "Order Paid", "count": "31"}
     assert len(found) == 3
 
 
-def test_a_filter_of_jq_reads_the_json(mp):
-    """Of the whole result."""
+def test_jq_filters_the_json_of_a_result(mp):
+    """The filter gets the whole result."""
     done = mp("query", "segmentation", "Order Paid", *DAYS, "--jq", ".total")
     assert done.stdout == "71\n"
 
@@ -215,7 +216,7 @@ def test_a_filter_of_jq_reads_the_json(mp):
     ],
 )  # fmt: skip
 def test_a_chart_fits_the_terminal(mp, arguments, width):
-    """In plain letters, without colours, where there is no terminal."""
+    """Without colours if stdout is not a terminal."""
     done = mp("query", *arguments, "--format", "chart", COLUMNS=width)
     assert done.exit_code == 0, done.stderr
     assert done.stdout
@@ -223,15 +224,15 @@ def test_a_chart_fits_the_terminal(mp, arguments, width):
     assert "\x1b" not in done.stdout
 
 
-def test_a_chart_is_no_json(mp):
-    """So no filter of jq can read it; lists of names cannot be drawn."""
+def test_a_chart_cannot_be_combined_with_jq(mp):
+    """And lists of names have no chart."""
     for command in (("query", "funnel", "77", *DAYS, "--jq", "."), ("inspect", "events")):
         done = mp(*command, "--format", "chart")
         assert done.exit_code == ExitCode.USAGE
 
 
-def test_what_a_limit_cut_off_is_noted(mp, server):
-    """On stderr, beside a result that is whole."""
+def test_a_truncated_result_is_noted_on_stderr(mp, server):
+    """The result itself is written as usual."""
     done = mp("query", "segmentation", "Order Paid", "--on", "plan", "--limit", "1", *DAYS)
     assert "cut off by the limit" in done.stderr
     assert json.loads(done.stdout)["total"] is None
@@ -268,8 +269,8 @@ def test_what_a_limit_cut_off_is_noted(mp, server):
         (("segmentation", "order paid", *DAYS), ExitCode.NOT_FOUND, "did you mean Order Paid"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line_and_a_code(mp, server, arguments, code, about):
-    """In the words of the shell."""
+def test_errors_of_live_commands_are_one_line_with_an_exit_code(mp, server, arguments, code, about):
+    """They name the options of the command line."""
     if "78" in arguments or "99" in arguments:
         server["funnels"] = server["insights"] = (400, {"error": "not there"})
     if "order paid" in arguments:
@@ -281,23 +282,23 @@ def test_what_is_wrong_is_one_line_and_a_code(mp, server, arguments, code, about
     assert "Traceback" not in done.stderr
 
 
-def test_errors_may_be_json(mp, server):
-    """With the code and the facts of the error."""
+def test_errors_of_live_commands_may_be_json(mp, server):
+    """With the code and the fields of the error."""
     server["segmentation"] = (402, "pay")
     done = mp("--error-format", "json", "query", "segmentation", "Order Paid", *DAYS)
     assert done.exit_code == ExitCode.AUTHENTICATION
     assert json.loads(done.stderr)["code"] == "PLAN_LIMIT"
 
 
-def test_who_does_not_wait_fails_at_once(mp, server):
-    """With the code for rate limits, and when to come back."""
+def test_max_wait_zero_fails_without_waiting(mp, server):
+    """With the exit code for rate limits, and the time of the next start."""
     server["segmentation"] = httpx.Response(429, json={}, headers={"Retry-After": "1800"})
     done = mp("query", "segmentation", "Order Paid", *DAYS, "--max-wait", "5")
     assert done.exit_code == ExitCode.RATE_LIMITED
     assert len(server.queries) == 1
 
 
-def test_a_script_may_come_from_a_file(mp, server, tmp_path):
+def test_a_jql_script_may_come_from_a_file(mp, server, tmp_path):
     """With parameters as JSON and one by one."""
     script = tmp_path / "top.js"
     script.write_text("function main() { return [] }")
@@ -310,14 +311,14 @@ def test_a_script_may_come_from_a_file(mp, server, tmp_path):
     assert server.last.form["script"] == "function main() {}"
 
 
-def test_a_data_view_may_be_named(mp, server):
-    """It is sent where a query takes one."""
+def test_a_data_view_may_be_selected(mp, server):
+    """It is sent with queries that accept it."""
     mp("query", "activity-feed", "u-17", "--workspace-id", "12")
     assert server.last.json["workspace_id"] == 12
 
 
-def test_a_funnel_of_an_inline_report_is_charted(mp, server):
-    """Its steps, by number."""
+def test_a_saved_funnel_report_has_a_chart(mp, server):
+    """Its steps by number."""
     server["insights"] = {"headers": ["$funnel"]} | insights({"a": FIGURES}, headers=["$funnel"])
     done = mp("query", "saved-report", "2", "--format", "chart")
     assert "Opened App" in done.stdout

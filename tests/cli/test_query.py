@@ -1,4 +1,4 @@
-"""`mp query sql`: the local database, asked in SQL."""
+"""`mp query sql`: SQL on the local database."""
 
 import json
 import subprocess

@@ -56,7 +56,7 @@ def answered(transcript, address, env, folder):
     done = subprocess.run(
         ["sh", "-c", script.replace(ADDRESS, address)],
         cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=60, check=False,
+        timeout=120, check=False,
     )  # fmt: skip
     return done.stdout.replace(address, ADDRESS)
 

@@ -37,6 +37,7 @@ def numbers(emu, raw=False):
     return sorted(e["properties"]["n"] for e in emu.events(raw=raw))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("as_stream", [list, iter, later], ids=["list", "iterator", "async"])
 async def test_every_kind_of_stream_is_imported(emu, anyio_backend, as_stream):
@@ -105,6 +106,7 @@ async def test_a_fatal_response_stops_the_import_and_says_where_to_resume(emu, a
     assert result.position == 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_memory_is_bounded_by_what_is_in_flight(emu, anyio_backend):
     """The stream is not read further ahead than the concurrency allows."""

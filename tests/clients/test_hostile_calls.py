@@ -19,7 +19,7 @@ from mixpanel import (
     QueueFullError,
     ValidationError,
 )
-from mixpanel._records.encoding import dumps
+from mixpanel._records.json_encoding import dumps
 from mixpanel.flags import RemoteFlagsConfig
 from mixpanel.settings import Limits, checked_origin
 from mixpanel.testing import MemoryConsumer, capture, override_flags

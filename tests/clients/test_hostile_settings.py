@@ -85,6 +85,7 @@ ORIGINS = {
 NONE_IS_A_DEFAULT = set(ORIGINS) - {"oauth"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
 @pytest.mark.parametrize("make", ORIGINS.values(), ids=ORIGINS)
 def test_an_invalid_host_is_refused_at_construction(make, host):

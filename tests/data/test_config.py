@@ -188,6 +188,7 @@ def test_a_failed_write_leaves_the_old_file(by_hand, monkeypatch):
     assert {"config.toml", ".config.toml.lock"} == {p.name for p in by_hand.path.parent.iterdir()}
 
 
+@pytest.mark.slow
 def test_concurrent_changes_are_all_kept(config):
     """Threads and processes wait for each other."""
     code = """
@@ -208,7 +209,7 @@ for number in range(5):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [0, 0] == [other.wait(timeout=60) for other in others]
+    assert [0, 0] == [other.wait(timeout=120) for other in others]
     wanted = {f"{name}-{n}" for name in "ab" for n in range(5)} | {f"t-{n}" for n in range(10)}
     assert wanted == set(config.names())
 

@@ -16,8 +16,8 @@ BLOCKS = re.findall(r"^```python\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
 BEGAN = 1_767_225_600_000
 
 
-def test_its_code_runs(monkeypatch, tmp_path, capsys):
-    """Against an emulator that holds its events."""
+def test_the_code_of_the_page_runs(monkeypatch, tmp_path, capsys):
+    """With an emulator that has its events."""
     pytest.importorskip("pandas")
     names = ["Signed Up", "Opened App", "Order Paid"]
     events = [
@@ -53,8 +53,8 @@ def test_its_code_runs(monkeypatch, tmp_path, capsys):
     assert "WITH events AS" in shown
 
 
-def test_it_names_every_report():
-    """And none that is not there."""
+def test_the_page_names_every_report():
+    """And only existing ones."""
     table = "\n".join(line for line in PAGE.splitlines() if line.startswith("| `"))
     named = set(re.findall(r"`(\w+)`", table.replace("`_", "`segmentation_")))
     offered = {name for name in dir(LocalAnalysis) if not name.startswith("_")}

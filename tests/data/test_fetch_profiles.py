@@ -59,6 +59,7 @@ def page(index, *profiles, size=2, **more):
 # How many calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "spent"), [(0, 1), (9, 1), (10, 1), (11, 2), (20, 2), (71, 8)])
 def test_no_call_is_spent_on_an_empty_page(emu, ws, count, spent):
     """The first page has the total, so a full last page is known to be the last."""
@@ -130,17 +131,17 @@ def test_a_failing_page_stores_nothing(emu, ws):
 def test_invalid_text_and_numbers_are_repaired_and_counted(emu, ws):
     """Half an emoji or NaN in one profile does not affect the others, as with events."""
     half = {"$distinct_id": "half", "$properties": {"name": "\ud83d!", "\udc00": 1}}
-    nan = {"$distinct_id": "nan", "$properties": {"score": float("nan"), "said": "NaN"}}
-    good = {"$distinct_id": "good", "$properties": {"name": "\U0001f600", "said": "Infinity"}}
+    nan = {"$distinct_id": "nan", "$properties": {"score": float("nan"), "note": "NaN"}}
+    good = {"$distinct_id": "good", "$properties": {"name": "\U0001f600", "note": "Infinity"}}
     body = json.dumps({"page": 0, "page_size": 10, "total": 3, "results": [half, nan, good]})
     emu.play(Fault.status(200, body=body), path=ENGAGE)
     result = ws.fetch_profiles()
     assert (3, 2) == (result.rows, result.repaired)
     rows = ws.sql_rows("SELECT distinct_id, properties FROM profiles ORDER BY 1").rows
     assert {
-        "good": {"name": "\U0001f600", "said": "Infinity"},
+        "good": {"name": "\U0001f600", "note": "Infinity"},
         "half": {"name": "\ufffd!", "\ufffd": 1},
-        "nan": {"score": None, "said": "NaN"},
+        "nan": {"score": None, "note": "NaN"},
     } == {who: json.loads(properties) for who, properties in rows}
 
 

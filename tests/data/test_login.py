@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -269,6 +270,40 @@ def test_a_login_is_an_account_of_the_configuration(emu, config):
     assert ("prod", []) == (config.default(), [*config.token_file("me").path.parent.iterdir()])
 
 
+def test_a_login_that_cannot_be_recorded_leaves_no_tokens(emu, config):
+    """Its account is in the configuration, or there is an error and nothing is stored."""
+    config.add_account("prod", username="u", secret="s", project_id="1")
+    before = config.path.read_text()
+
+    def refuse(*_arguments):
+        raise ConfigError("cannot change it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, "_changed", refuse)
+        with pytest.raises(ConfigError, match="cannot change it"):
+            config.add_login("me", log_in(emu.url), project_id="42", region="us")
+    assert before == config.path.read_text()
+    assert not config.token_file("me").path.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[mixpanel-async.logins."../x"]\nproject_id = "1"\n', "cannot be the name of an account"),
+        ("[mixpanel-async.logins]\nme = 1\n", r"must be a table, as in \[mixpanel-async\.logins"),
+        ("[mixpanel-async.logins.me]\nregion = 'us'\n", "project_id is missing"),
+        ("[mixpanel-async]\nlogins = 1\n", "logins must be tables"),
+        ("mixpanel-async = 1\n", "logins must be tables"),
+    ],
+)
+def test_a_malformed_login_is_one_clear_error(config, table, words):
+    """It names the file, and no path outside of its folder is used."""
+    config.path.touch(0o600)
+    config.path.write_text(table)
+    with pytest.raises(ConfigError, match=words):
+        config.resolve_credentials()
+
+
 # Renewing
 
 
@@ -350,7 +385,7 @@ async def test_a_token_that_is_rejected_early_is_renewed_once(me, emu, config, a
 
 @pytest.mark.anyio
 async def test_a_login_that_was_revoked_names_the_command(me, emu, anyio_backend):
-    """One request finds out; afterwards nobody asks again."""
+    """One request finds out; afterwards none is sent."""
     emu.revoke_logins()
     for _ in range(2):
         with pytest.raises(LoginRequiredError) as caught:
@@ -522,6 +557,21 @@ def test_a_refresh_token_in_an_answer_is_not_shown(me, emu, config):
     with pytest.raises(LoginError, match=r"no \*\*\*") as caught:
         anyio.run(check, me, emu)
     assert secret not in f"{caught.value} {json.dumps(caught.value.to_dict(full=True))}"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"access_token": "canary', '["canary"]', '{"token": "canary"}', "canary"]
+)
+def test_a_damaged_token_response_is_not_shown(me, emu, body):
+    """It may hold tokens: neither the error nor a frame of its traceback has any of it."""
+    emu.play(Fault.status(200, body=body), path=TOKEN_PATH)
+    with pytest.raises((ServerError, LoginError), match="/oauth/token/: ") as caught:
+        anyio.run(check, me, emu)
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    without_this_test = [frame for frame in frames.stack if frame.filename != __file__]
+    assert without_this_test
+    shown = [str(frame.locals) for frame in without_this_test]
+    assert "canary" not in f"{caught.value} {json.dumps(caught.value.to_dict(full=True))} {shown}"
 
 
 def test_connections_of_a_login_use_the_options_of_the_client(me, emu):

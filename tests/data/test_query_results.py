@@ -75,7 +75,7 @@ each_result = pytest.mark.parametrize("result", RESULTS, ids=lambda each: type(e
 
 @each_result
 def test_every_result_is_json_a_table_and_html(result):
-    """Without pandas or anything else that may be missing."""
+    """Without pandas and other optional packages."""
     json.dumps(result.to_dict(), allow_nan=False)
     assert result.to_table_dict()
     assert type(result).__name__ in repr(result)
@@ -83,14 +83,14 @@ def test_every_result_is_json_a_table_and_html(result):
 
 
 @each_result
-def test_columns_are_those_of_the_rows(result):
-    """An empty answer shows the same columns as a full one."""
+def test_empty_results_have_the_same_columns_as_full_ones(result):
+    """The columns of the rows."""
     assert result._columns() in (None, list(result.to_table_dict()[0]))
 
 
 @each_result
 def test_every_result_is_frozen_and_can_be_pickled(result):
-    """Also after it was looked at as a table."""
+    """Also after its data frame was made."""
     with pytest.raises(FrozenInstanceError):
         result.timezone = "UTC"
     assert result == pickle.loads(pickle.dumps(result))
@@ -98,7 +98,7 @@ def test_every_result_is_frozen_and_can_be_pickled(result):
 
 @each_result
 def test_data_frames_of_all_kinds_agree(result):
-    """pandas, Arrow and polars, each where installed."""
+    """pandas, Arrow and polars, if they are installed."""
     pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     names = list(result.df.columns)
@@ -109,8 +109,8 @@ def test_data_frames_of_all_kinds_agree(result):
     assert names == result.polars().columns
 
 
-def test_a_series_is_a_row_for_each_segment_and_date():
-    """Named as Mixpanel's reports name them."""
+def test_a_series_has_a_row_for_each_segment_and_date():
+    """With column names as in Mixpanel's reports."""
     expected = [
         {"date": "2026-01-01", "segment": "team", "count": 31},
         {"date": "2026-01-02", "segment": "team", "count": 40},
@@ -118,7 +118,7 @@ def test_a_series_is_a_row_for_each_segment_and_date():
     assert expected == SEGMENTATION.to_table_dict()
 
 
-def test_results_compare_by_their_figures():
+def test_results_are_compared_by_their_numbers():
     """Not by when and how they were computed."""
     fields = {name: getattr(SEGMENTATION, name) for name in SEGMENTATION.__dataclass_fields__}
     later = fields | {"computed_at": datetime(2026, 2, 1, tzinfo=UTC), "sql": "SELECT 1"}
@@ -126,8 +126,8 @@ def test_results_compare_by_their_figures():
     assert SegmentationResult(**fields | {"timezone": "UTC"}) != SEGMENTATION
 
 
-def test_funnel_rows_are_numbered_steps_without_the_overall_ones():
-    """With a breakdown, each segment's; the sum over segments meets no total."""
+def test_funnel_rows_are_numbered_steps_without_totals():
+    """With a breakdown, those of each segment, so that rows can be added up."""
     assert [1, 2] == [row["step"] for row in FUNNEL.to_table_dict()]
     parted = FunnelResult(
         77, "Checkout", "2026-01-01", "2026-01-31", 0.25, STEPS, "plan", {"team": STEPS[:1]}
@@ -138,20 +138,20 @@ def test_funnel_rows_are_numbered_steps_without_the_overall_ones():
 
 
 def test_average_retention_weighs_cohorts_by_their_size():
-    """And leaves out those that have no such interval yet."""
+    """Cohorts without such an interval are left out."""
     assert (0.5, 0.25) == RETENTION.average
     assert () == RetentionResult(None, None, "a", "b", "day", ()).average
 
 
 def test_retention_rows_have_as_many_periods_as_the_longest_cohort():
-    """A shorter one has None, not 0."""
+    """A shorter cohort has None there, not 0."""
     rows = RETENTION.to_table_dict()
     assert ["cohort_date", "cohort_size", "period_0", "period_1"] == list(rows[0])
     assert rows[1]["period_1"] is None
 
 
-def test_overall_figures_stand_apart_at_every_level():
-    """Rows hold the innermost groups alone."""
+def test_overall_numbers_are_not_among_the_rows_at_any_level():
+    """Rows contain the innermost groups only."""
     assert {"Orders": OVERALL} == INSIGHTS.overall()
     expected = [
         {"metric": "Orders", "plan": "team", "country": "DE", "date": "2026-01-01", "value": 12}
@@ -159,8 +159,8 @@ def test_overall_figures_stand_apart_at_every_level():
     assert expected == INSIGHTS.to_table_dict()
 
 
-def test_insights_without_groups_or_dates():
-    """The metric holds the dates at once, or the one figure."""
+def test_insights_are_read_without_groups_or_dates():
+    """A metric contains the dates directly, or a single number."""
     plain = InsightsResult(None, None, ("$metric",), {"Orders": OVERALL, "Users": {"all": 7}})
     assert [("Orders", "2026-01-01", 31), ("Users", "all", 7)] == [
         tuple(row.values()) for row in plain.to_table_dict()
@@ -174,7 +174,7 @@ def test_groups_named_like_other_columns_are_renamed():
     assert ["metric", "value_2", "value_3", "date", "value"] == list(found.to_table_dict()[0])
 
 
-def test_a_property_named_event_hides_no_event():
+def test_a_property_named_event_does_not_hide_the_event():
     """In the rows of an activity feed."""
     feed = ActivityFeedResult(
         ("u1",), None, None, (UserEvent("Opened", None, {"event": "mine", "distinct_id": "u1"}),)
@@ -185,13 +185,13 @@ def test_a_property_named_event_hides_no_event():
 
 
 def test_jql_rows_of_groups_become_columns():
-    """Lists of values too; all rows have all columns."""
+    """Also lists of values; all rows have all columns."""
     found = JQLResult(({"key": ["a"], "value": [1, 2]}, {"x": 5}, 7))
     assert ["key_0", "value_0", "value_1", "x", "value"] == list(found.to_table_dict()[0])
     assert 3 == found.to_dict()["row_count"]
 
 
-def test_public_names_are_sorted_and_exist():
-    """`__all__` is what the module offers."""
+def test_public_names_of_query_results_are_sorted_and_exist():
+    """`__all__` lists what the module offers."""
     assert sorted(query_results.__all__) == query_results.__all__
     assert all(hasattr(query_results, name) for name in query_results.__all__)

@@ -203,10 +203,10 @@ def test_after_a_429_all_calls_wait_and_one_is_sent_as_a_probe():
 
 def test_a_long_wait_is_reported_once_as_text():
     """`on_wait` also gets the seconds, and an error in it changes nothing."""
-    heard = []
+    reports = []
 
     def on_wait(seconds, why):
-        heard.append((seconds, why))
+        reports.append((seconds, why))
         raise RuntimeError
 
     async def body():
@@ -218,19 +218,19 @@ def test_a_long_wait_is_reported_once_as_text():
             pass
 
     run(body)
-    [(seconds, why)] = heard
+    [(seconds, why)] = reports
     assert 700 < seconds < 740
     assert why == "the project's limit of 60 exports an hour is used up: waiting 13 min"
 
 
 def test_waits_for_the_limit_per_second_are_not_reported():
     """When many exports start together; an error names that limit and not the hourly one."""
-    heard = []
+    reports = []
 
     async def body():
         exports = ApiRateLimiter.export(clock=trio.current_time)
         for _ in range(12):
-            async with exports.call(on_wait=lambda *said: heard.append(said)):
+            async with exports.call(on_wait=lambda *args: reports.append(args)):
                 pass
         for _ in range(3):
             async with exports.call():
@@ -240,7 +240,7 @@ def test_waits_for_the_limit_per_second_are_not_reported():
                 raise AssertionError
 
     run(body)
-    assert heard == []
+    assert reports == []
 
 
 def test_a_wait_beyond_max_wait_raises_with_the_time_of_the_next_start():

@@ -142,7 +142,7 @@ EMPTY = {
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("result", [*RESULTS.values(), *EMPTY.values()], ids=[*RESULTS, *EMPTY])
 def test_no_line_is_wider_than_the_terminal(result, width):
-    """As a terminal counts columns; and colour changes nothing but the colour."""
+    """By columns of a terminal; colour does not change the text."""
     plain = result.chart(width)
     coloured = result.chart(width, color=True)
     for line in plain.splitlines():
@@ -155,7 +155,7 @@ def test_no_line_is_wider_than_the_terminal(result, width):
 
 
 def test_a_series_shows_its_scale_and_its_dates():
-    """The highest value above, zero below, dates under the bars."""
+    """The highest value at the top, zero at the bottom, dates below the bars."""
     lines = RESULTS["one series"].chart(80).splitlines()
     assert "Order Paid by plan" == lines[0]
     assert "events per day · 2026-01-01 to 2026-01-31" == lines[1]
@@ -164,8 +164,8 @@ def test_a_series_shows_its_scale_and_its_dates():
     assert "01-01" == lines[13].split()[0]
 
 
-def test_bars_are_as_high_as_their_values():
-    """What is half as much is half as high; what is little can be seen, and 0 cannot."""
+def test_bars_are_proportional_to_their_values():
+    """Half the value is half the height; small values are visible, and 0 is not."""
     found = segmentation(
         {"a": {"2026-01-01": 100, "2026-01-02": 50, "2026-01-03": 0.1, "2026-01-04": 0}}
     )
@@ -186,13 +186,13 @@ def test_many_dates_share_columns_and_the_chart_says_so():
 
 
 def test_a_funnel_shows_counts_rates_and_times():
-    """Of the first step, and of the step before."""
+    """Rates are relative to the first step and to the previous step."""
     text = RESULTS["funnel"].chart(100)
     assert re.search(r"2 Viewed +█+\S* +90 +45\.0% +↳ 45\.0% +2 h 3 min", text)
 
 
-def test_the_bars_of_all_segments_have_one_scale():
-    """However long the times beside them are."""
+def test_the_bars_of_all_segments_have_the_same_scale():
+    """However long the times next to them are."""
     quick = (FunnelStep("a", 1000, 1.0, 1.0), FunnelStep("b", 1000, 1.0, 1.0, 0.0, 0.0))
     slow = (FunnelStep("a", 9, 1.0, 1.0), FunnelStep("b", 9, 1.0, 1.0, 90_000.0, 90_000.0))
     result = FunnelResult(1, "", FIRST, LAST, 1.0, slow, "p", {"x": slow, "y": quick})
@@ -213,7 +213,7 @@ def test_steps_of_flows_are_as_wide_as_their_names():
 
 
 def test_groups_of_one_metric_are_named_without_it():
-    """The title names it; with several metrics, each series has both."""
+    """The title names the metric; with several metrics, each series names its own."""
     groups = {"x": MONTH, "y": MONTH}
     one = InsightsResult(FIRST, LAST, ("$metric", "p"), {"A": groups})
     assert ["x", "y"] == list(one._figure().content.series)
@@ -226,19 +226,19 @@ def test_groups_of_one_metric_are_named_without_it():
     [('properties["a \\"b\\" c"]', 'a "b" c'), ('user["x"]', "x"), ("n + 1", "n + 1"),
      ('properties["a"] + properties["b"]', 'properties["a"] + properties["b"]')],
 )  # fmt: skip
-def test_a_property_is_titled_by_its_name(expression, named):
-    """Other expressions are shown as they are."""
+def test_the_title_of_a_property_is_its_name(expression, named):
+    """Other expressions are shown in full."""
     result = NumericSumResult("Paid", FIRST, LAST, expression, "day", {FIRST: 1, LAST: 2})
     assert f"Sum of {named}: Paid" == result.chart(80).splitlines()[0]
 
 
-def test_a_narrow_funnel_leaves_the_times_out():
+def test_a_narrow_funnel_omits_the_times():
     """Before the bars become too short to compare."""
     assert "2 h 3 min" not in RESULTS["funnel"].chart(40)
 
 
-def test_retention_shades_without_colour():
-    """And leaves empty what is not there yet."""
+def test_retention_has_shades_without_colour():
+    """Periods that have not begun yet are empty."""
     lines = RESULTS["retention"].chart(80).splitlines()
     assert "66%▓" in lines[4]
     assert lines[4].endswith("0%")
@@ -246,8 +246,8 @@ def test_retention_shades_without_colour():
     assert lines[6].startswith("average")
 
 
-def test_what_is_left_out_is_counted():
-    """Series, columns and rows."""
+def test_omitted_series_columns_and_rows_are_counted():
+    """Below the chart."""
     assert "… 18 more series" in RESULTS["more series than shown"].chart(80)
     long = RESULTS["long retention"].chart(80)
     assert "… 21 more rows" in long
@@ -257,15 +257,15 @@ def test_what_is_left_out_is_counted():
 @pytest.mark.parametrize(
     "result", [JQLResult(({"a": 1},)), ActivityFeedResult(("u",), None, None, ())]
 )
-def test_what_has_no_figures_cannot_be_drawn(result):
-    """Rows are offered instead."""
+def test_a_result_without_a_figure_raises(result):
+    """The error suggests `.df`."""
     with pytest.raises(ConfigError, match=r"use \.df"):
         result.chart()
 
 
 @pytest.mark.parametrize("width", [39, 0, -1, None, 80.0, True])
-def test_a_width_that_cannot_be_is_refused(width):
-    """Below 40 columns a chart cannot be read."""
+def test_a_chart_narrower_than_40_columns_raises(width):
+    """It could not be read."""
     with pytest.raises(ConfigError, match="at least 40"):
         RESULTS["funnel"].chart(width)
 
@@ -281,7 +281,7 @@ def test_a_width_that_cannot_be_is_refused(width):
     ),
     st.integers(40, 130),
 )
-def test_any_series_fits(series, width):
+def test_a_chart_of_any_series_fits_the_width(series, width):
     """Whatever the names and values."""
     for line in segmentation(series).chart(width).splitlines():
         assert cell_len(line) <= width
@@ -294,7 +294,7 @@ def test_any_series_fits(series, width):
         (-0.001, "-0.001"), (12345.6, "12,346"), (float("nan"), "-"), (3e12, "3T"),
     ],
 )  # fmt: skip
-def test_figures_are_short(value, expected):
+def test_numbers_in_charts_are_short(value, expected):
     """A few characters each."""
     assert expected == short_number(value)
 
@@ -307,5 +307,5 @@ def test_figures_are_short(value, expected):
     ],
 )  # fmt: skip
 def test_durations_have_two_units_at_most(seconds, expected):
-    """The largest ones, next to each other."""
+    """The two largest ones."""
     assert expected == duration(seconds)

@@ -34,15 +34,15 @@ def drawn(ax):
 
 
 @pytest.mark.parametrize("result", [*RESULTS.values(), *EMPTY.values()], ids=[*RESULTS, *EMPTY])
-def test_every_result_is_drawn(plt, result):
-    """On axes of its own, which it returns."""
+def test_every_result_can_be_plotted(plt, result):
+    """On axes of its own, which are returned."""
     ax = drawn(result.plot())
     assert ax.get_title(loc="left")
     plt.close(ax.figure)
 
 
-def test_axes_may_be_given(plt):
-    """As for several plots in one figure."""
+def test_a_plot_may_be_drawn_on_given_axes(plt):
+    """For several plots in one matplotlib figure."""
     figure, (one, other) = plt.subplots(1, 2)
     assert RESULTS["funnel"].plot(one) is one
     assert RESULTS["retention"].plot(ax=other) is other
@@ -50,8 +50,8 @@ def test_axes_may_be_given(plt):
     plt.close(figure)
 
 
-def test_a_series_is_a_line_of_its_values(plt):
-    """From 0 on, one line a segment."""
+def test_a_series_is_plotted_as_a_line(plt):
+    """The axis begins at 0, with one line for each segment."""
     ax = RESULTS["several series"].plot()
     first, second = ax.get_lines()
     assert [day * 100 for day in range(1, 32)] == list(first.get_ydata())
@@ -93,8 +93,8 @@ def test_names_of_several_parts_stay_different(plt):
 
 
 @pytest.mark.parametrize("name", sorted(set(EMPTY) - {"zeros"}))
-def test_nothing_is_said_to_be_nothing(plt, name):
-    """An empty figure looks like a mistake."""
+def test_an_empty_plot_says_no_data(plt, name):
+    """An empty figure would look like a mistake."""
     ax = drawn(EMPTY[name].plot())
     assert "no data" in [text.get_text() for text in ax.texts]
     plt.close(ax.figure)
@@ -112,15 +112,15 @@ def test_a_long_subtitle_has_several_lines(plt):
     plt.close(ax.figure)
 
 
-def test_negative_values_are_seen(plt):
-    """The axis goes below 0."""
+def test_negative_values_are_visible(plt):
+    """The axis extends below 0."""
     ax = RESULTS["negative"].plot()
     assert ax.get_ylim()[0] <= -5.5
     plt.close(ax.figure)
 
 
-def test_a_retention_map_is_as_large_as_its_cohorts(plt):
-    """With a row for the average."""
+def test_a_retention_plot_has_a_row_for_each_cohort(plt):
+    """And one for the average."""
     ax = RESULTS["retention"].plot()
     assert ["2026-01-01  (120)", "2026-01-02  (98)", "average  (218)"] == [
         label.get_text() for label in ax.get_yticklabels()
@@ -130,8 +130,8 @@ def test_a_retention_map_is_as_large_as_its_cohorts(plt):
     plt.close(ax.figure)
 
 
-def test_names_are_no_formulas(plt):
-    """A dollar sign is one, and a name may begin with an underscore."""
+def test_names_in_plots_are_not_formulas(plt):
+    """A dollar sign would begin one, and legends hide names that begin with an underscore."""
     ax = RESULTS["parted funnel"].plot()
     names = [text.get_text() for text in ax.get_legend().get_texts()] if ax.get_legend() else []
     for text in [*names, *(label.get_text() for label in ax.get_xticklabels())]:
@@ -142,15 +142,15 @@ def test_names_are_no_formulas(plt):
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
-    """And what does without."""
+    """And that `.chart()` works without it."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ConfigError, match=r"mixpanel-async\[plot\]"):
         RESULTS["funnel"].plot()
 
 
-def test_what_has_no_figures_cannot_be_plotted(plt):
-    """Rows are offered instead, and no empty figure is left behind."""
+def test_plotting_a_result_without_a_figure_raises(plt):
+    """The error suggests `.df`, and no empty matplotlib figure stays open."""
     plt.close("all")
     with pytest.raises(ConfigError, match=r"use \.df"):
         JQLResult(({"a": 1},)).plot()

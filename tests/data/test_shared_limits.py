@@ -203,7 +203,7 @@ assert os.waitpid(child, 0)[1] == 0
 assert limiter.remaining() == 58
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=120)
 
 
 # ---- what counts --------------------------------------------------------------------------------

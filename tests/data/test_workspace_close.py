@@ -136,7 +136,7 @@ print(folder.exists())
 def test_a_forked_child_keeps_the_temporary_database_of_its_parent():
     """The exit of the child does not delete the directory."""
     output = subprocess.run(
-        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=120
     )
     assert ["True 1", "False"] == output.stdout.splitlines()
 

@@ -147,7 +147,9 @@ def test_a_partial_success_maps_failures_to_their_records():
 def test_a_rejected_record_with_an_invalid_index_is_not_attributed(index):
     """The whole batch counts as rejected and is bisected."""
     assert (
-        classify_response(response(400, {"failed_records": [{"index": index}]}), records(5)).failed
+        classify_response(
+            response(400, {"failed_records": [{"index": index}]}), records(5)
+        ).rejected
         == {}
     )
 
@@ -438,7 +440,7 @@ def test_only_consistent_responses_deliver(status, body, outcome, failed):
     """Nothing counts as delivered unless the response plainly says so."""
     classification = classify_response(response(status, body), records(3))
     assert classification.outcome is outcome
-    assert sorted(classification.failed) == failed
+    assert sorted(classification.rejected) == failed
 
 
 def test_an_import_that_accepted_nothing_is_repeated_once():

@@ -185,6 +185,9 @@ def pumps(emu):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open sockets")
 @pytest.mark.parametrize("face", [tracks, direct_cdp, pumps, remote_flags])
 @pytest.mark.parametrize("how", ["cancelled twice", "nested timeouts"])
+# An older anyio leaves the socket of an attempt to connect that was cancelled twice to the garbage
+# collector. How many stay open is counted.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_thousand_doubly_cancelled_calls_leave_the_client_working(emu, face, how):
     """No connection is lost, whenever in a request the two cancellations strike."""
     emu.play(Fault.latency(0.004).forever())
@@ -778,7 +781,7 @@ def test_messages_of_daemon_threads_at_exit_are_delivered_or_counted(emu, consum
         [sys.executable, "-c", DAEMON.format(consumer=consumer)],
         env={**os.environ, "MP_BASE_URL": emu.url},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     lines = [line.split() for line in done.stdout.decode().splitlines() if line.count(" ")]
@@ -813,7 +816,7 @@ def test_messages_of_later_exit_handlers_are_sent_at_once(emu, consumer):
         [sys.executable, "-c", LATE.format(consumer=consumer)],
         env={**os.environ, "URL": emu.url},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert (b"", b"") == (done.stdout, done.stderr)
@@ -860,7 +863,7 @@ def test_messages_that_cannot_be_sent_after_the_drain_are_counted(consumer):
         [sys.executable, "-c", LATE.format(consumer=consumer)],
         env={**os.environ, "URL": "http://127.0.0.1:9"},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     counts = [line.split() for line in done.stdout.decode().splitlines()]

@@ -291,6 +291,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("endpoint", "message", "reason"), BAD)
 def test_an_invalid_message_is_400_in_strict_mode_else_200(emu, endpoint, message, reason):
     """The reason is in the response, or else in the dropped message."""

@@ -129,6 +129,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.skipif(
     duckdb.__version__ < "2", reason="before 2.0 DuckDB by itself aborts in such a child"
@@ -136,7 +137,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_child_of_a_process_with_an_emulator_exits_cleanly():
     """And it may have an emulator of its own."""
     body = subprocess.run(
-        [sys.executable, "-c", PARENT], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", PARENT], check=True, capture_output=True, text=True, timeout=120
     )
     assert "0\n" == body.stdout
 
@@ -220,7 +221,7 @@ def test_serve_ends_cleanly_on_a_signal(signal, tmp_path):
         url = process.stdout.readline().strip()
         httpx.post(f"{url}/track", json=[event()])
         process.send_signal(signal)
-        _, complaints = process.communicate(timeout=20)
+        _, complaints = process.communicate(timeout=120)
     assert (0, "") == (process.returncode, complaints)
     assert [event()] == Emulator(db=tmp_path / "kept.duckdb").events()
 

@@ -199,6 +199,7 @@ def test_bodies_above_1400_bytes_are_gzipped(http):
     assert response.content == plain.content
 
 
+@pytest.mark.slow
 def test_large_exports_are_sent_in_chunks(emu, http, tmp_path):
     """Several megabytes, gzipped and not, cached and not: the same lines."""
     file = tmp_path / "events.ndjson"
@@ -313,6 +314,7 @@ def test_calls_per_hour_and_per_second_are_limited(clock):
         assert 200 == http.get("/api/app/me").status_code
 
 
+@pytest.mark.slow
 def test_concurrent_exports_are_limited(clock, tmp_path):
     """An export counts until its last byte is sent."""
     file = tmp_path / "events.ndjson"
@@ -399,6 +401,7 @@ def test_a_scripted_status_has_the_format_of_its_endpoint(emu, full, status):
     assert {"error": f"scripted answer {status}", "status": "error"} == body
 
 
+@pytest.mark.slow
 def test_stopping_aborts_a_running_export(tmp_path):
     """No thread is left running."""
     file = tmp_path / "events.ndjson"

@@ -265,7 +265,7 @@ def test_stop_aborts_a_delayed_request(fault):
 
     def send():
         try:
-            httpx.post(f"{emulator.url}/track", json=[EVENT], timeout=60)
+            httpx.post(f"{emulator.url}/track", json=[EVENT], timeout=120)
         except httpx.TransportError as error:
             ended.append(error)
 

@@ -413,8 +413,11 @@ def test_a_malformed_file_keeps_the_last_good_flags(emu, tmp_path, caplog, broke
     rewrite(file, broken)
     with caplog.at_level(logging.WARNING, "mixpanel.emulator"):
         assert [["a"]] * 3 == [list(chosen(emu)) for _ in range(3)]
-    (said,) = caplog.messages
-    assert (True, True) == (said.startswith(f"{file}: "), "Keeping the previous flags" in said)
+    (message,) = caplog.messages
+    assert (True, True) == (
+        message.startswith(f"{file}: "),
+        "Keeping the previous flags" in message,
+    )
     rewrite(file, [flag("b")])
     assert ["b"] == list(chosen(emu))
 
@@ -444,6 +447,7 @@ def test_setting_other_flags_stops_reloading_a_file(emu, tmp_path):
 # Running it
 
 
+@pytest.mark.slow
 def test_the_emulator_imports_flag_evaluation_lazily():
     """Tests of events do not wait for it."""
     code = (
@@ -468,6 +472,7 @@ def test_serve_accepts_a_file_of_flags(tmp_path):
     assert ["a"] == seen
 
 
+@pytest.mark.slow
 def test_mp_emulator_reloads_a_file_of_flags(tmp_path):
     """A mistake in it is reported on stderr."""
     file = tmp_path / "flags.json"
@@ -538,7 +543,7 @@ with mp:
 
 def official(emulator, users, *more):
     command = [OFFICIAL, "-I", "-c", SETUP + SCRIPT, emulator.url, json.dumps(users), *more]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     return json.loads(done.stdout)
 
 

@@ -375,6 +375,7 @@ def test_too_many_records_are_413(emu, http):
     assert 2000 == len(emu.events())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 @pytest.mark.parametrize("size", [2_097_152, 8_000_000, 30_000_000])
 def test_too_many_bytes_are_413(emu, http, encoding, size):

@@ -183,6 +183,7 @@ def test_a_database_of_an_older_emulator_is_migrated(tmp_path):
 # mp emulator --load
 
 
+@pytest.mark.slow
 def test_mp_emulator_loads_files(tmp_path):
     """One or several; the address is printed when all are loaded."""
     files = [tmp_path / "one.ndjson", tmp_path / "two.ndjson"]

@@ -18,7 +18,7 @@ EXPORT = "/api/2.0/export"
 
 
 class Clock:
-    """The emulator's time, which passes when it is told to."""
+    """The emulator's clock, which a test advances."""
 
     def __init__(self):
         self.now = 1_767_225_600.0

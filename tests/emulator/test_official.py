@@ -112,8 +112,8 @@ def test_aliases_of_the_official_sdk_arrive(emu):
     run(
         emu,
         "import json\n"
-        "told = {'distinct_id': 'u1', 'alias': 'a1', 'token': 'T'}\n"
-        "event = json.dumps({'event': '$create_alias', 'properties': told})\n"
+        "properties = {'distinct_id': 'u1', 'alias': 'a1', 'token': 'T'}\n"
+        "event = json.dumps({'event': '$create_alias', 'properties': properties})\n"
         "Consumer(**urls).send('events', event)\n"
         "mp.people_set('a1', {'a': 1})\n",
     )
@@ -132,8 +132,8 @@ def test_aliases_of_the_official_sdk_arrive(emu):
 )
 def test_the_official_sdk_raises_on_refusals(emu, script, words):
     """Each as its own exception, with the emulator's reason."""
-    said = run(emu, f"try:\n    {script}\nexcept MixpanelException as error:\n    print(error)\n")
-    assert words in said
+    output = run(emu, f"try:\n    {script}\nexcept MixpanelException as error:\n    print(error)\n")
+    assert words in output
 
 
 def test_the_official_sdk_raises_on_faults(emu):

@@ -88,6 +88,7 @@ def test_loopback_names_are_accepted(emu, host):
     assert len(emu.events()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host",
     [
@@ -162,6 +163,7 @@ def test_an_ipv6_address_is_accepted_on_ipv6():
 # ---- Origin -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [

@@ -221,6 +221,7 @@ def test_profiles_are_filtered_by_behaviors(people):
     assert 400 == ask(people, behaviors=behaviors(), where='behaviors["b2"] > 0').status_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -83,6 +83,7 @@ def post(http, path, body):
 # The same figures as local reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -122,6 +123,7 @@ async def test_counts_equal_the_local_reports(ws):
     assert (ws.local.property_counts("Order Paid", "plan", **DAYS)).series == live.series
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -146,6 +148,7 @@ async def test_compounded_retention_equals_the_local_report(ws):
     assert (ws.local.retention(None, "Opened App", **options)) == live
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"unit": "week", "addiction_unit": "day"}, {"on": "plan"}])
 async def test_frequency_equals_the_local_report(ws, options):
     """In hours and days, and by segment."""
@@ -153,6 +156,7 @@ async def test_frequency_equals_the_local_report(ws, options):
     assert (ws.local.frequency(**DAYS, **options)) == live
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"on": "plan"}])
 async def test_a_saved_funnel_equals_the_local_report(emu, ws, options):
     """By segment too; the window is the saved one."""

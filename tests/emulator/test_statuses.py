@@ -45,6 +45,7 @@ def http_client(emu):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WIRES)
 @pytest.mark.parametrize("status", [200, 299, 399, 400, 408, 418, 503, *UNNAMED])
 def test_a_status_can_be_scripted_on_every_endpoint(emu, http_client, path, status):

@@ -32,7 +32,7 @@ def run(name, *arguments):
     """Run an example in a process of its own, with warnings as errors."""
     done = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout
@@ -42,7 +42,7 @@ def failed(name, *arguments):
     """Run an example that exits with an error, and return its stderr."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (1, "") == (done.returncode, done.stdout)
     return done.stderr

@@ -84,7 +84,7 @@ def test_the_openfeature_example_prints_the_reason(emu, monkeypatch):
 
     def shown():
         command = [sys.executable, "-W", "error", EXAMPLES / "openfeature_flags.py"]
-        return subprocess.check_output(command, text=True, timeout=60)
+        return subprocess.check_output(command, text=True, timeout=120)
 
     assert shown().startswith(UNDEFINED)
     emu.set_flags(EXAMPLES / "data" / "flags.json")

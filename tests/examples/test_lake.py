@@ -25,7 +25,7 @@ def test_the_engine_and_duckdb_agree(tmp_path):
         command = [sys.executable, EXAMPLE, tmp_path / "lake", "2026-01-01", "2026-01-10"]
         environment = os.environ | ACCOUNT | {"MP_BASE_URL": emu.url}
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"2026-01-{day:02} 7" for day in range(1, 11)]

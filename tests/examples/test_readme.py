@@ -77,6 +77,7 @@ async def run(code, names):
         await anyio.to_thread.run_sync(eval, compiled, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [block for block in BLOCKS if ">>>" not in block])
 def test_each_code_block_of_the_readme_runs(emu, code):
     """Each block runs separately, against a local Mixpanel."""

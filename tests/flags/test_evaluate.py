@@ -292,6 +292,7 @@ def test_a_selected_variant_has_the_experiment():
     assert (result.variant_source, result.fallback_reason) == ("local", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["default", "json-logic"])
 @pytest.mark.parametrize("properties", [None, {}, [], "pro", [("plan", "free")], 5, ...])
 def test_rules_need_properties(engine, properties):
@@ -325,6 +326,7 @@ def test_a_rule_takes_precedence_over_the_legacy_definition():
     assert selected(flag(both), user(plan="free")) == "NO_ROLLOUT_MATCH"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["default", "json-logic"])
 @pytest.mark.parametrize(
     ("undecidable", "kind"),
@@ -407,6 +409,7 @@ def cyclic():
     return properties
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["default", "json-logic"])
 @pytest.mark.parametrize(
     "context",

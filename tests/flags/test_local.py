@@ -58,7 +58,7 @@ def provider(emu, exposures=None, **config):
     return LocalFeatureFlagsProvider("t", LocalFlagsConfig(base_url=emu.url, **config), "1", track)
 
 
-def until(promise, timeout=5.0):
+def until(promise, timeout=60.0):
     end = time.monotonic() + timeout
     while not promise() and time.monotonic() < end:
         time.sleep(0.01)

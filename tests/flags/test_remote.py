@@ -181,12 +181,16 @@ async def test_a_cancelled_caller_does_not_fail_the_others(emu, anyio_backend):
     async def ask(flags):
         found.append(await flags.ais_enabled("checkout", USER))
 
-    async with provider(emu, cache_time_to_live=60) as flags, anyio.create_task_group() as tasks:
-        with anyio.move_on_after(0.05):
-            async with anyio.create_task_group() as leaving:
-                leaving.start_soon(flags.ais_enabled, "checkout", USER)
-                await anyio.sleep(0.02)
-                tasks.start_soon(ask, flags)
+    async with (
+        provider(emu, cache_time_to_live=60) as flags,
+        anyio.create_task_group() as tasks,
+        anyio.create_task_group() as leaving,
+    ):
+        leaving.start_soon(flags.ais_enabled, "checkout", USER)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(ask, flags)
+        await anyio.wait_all_tasks_blocked()
+        leaving.cancel_scope.cancel()
     assert found == [True]
 
 

@@ -518,6 +518,7 @@ def test_an_older_json_logic_is_an_error(monkeypatch, version):
         engines.engine("json-logic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["0.7.0a0", "0.7.0", "0.10.1", "1.0"])
 def test_a_later_json_logic_is_accepted(monkeypatch, version):
     """What the official package accepts, its bug-compatible engine accepts too."""

@@ -1,6 +1,7 @@
 """Certificate authorities: which are trusted, and what a certificate that is not accepted says."""
 
 import os
+import re
 import socket
 import ssl
 import threading
@@ -39,6 +40,20 @@ def url(authority):
         yield f"https://127.0.0.1:{port}"
 
 
+def receive(connection):
+    """Read a whole request: closing a connection with unread bytes would reset it."""
+    received, wanted = b"", None
+    while wanted is None or len(received) < wanted:
+        some = connection.recv(65536)
+        if not some:
+            raise ConnectionError("the client has gone")
+        received += some
+        head, ended, _ = received.partition(b"\r\n\r\n")
+        if ended:
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            wanted = len(head + ended) + (int(length[1]) if length else 0)
+
+
 @contextmanager
 def serving(context):
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -50,9 +65,9 @@ def serving(context):
                 except OSError:
                     return
                 with suppress(OSError), connection:
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     with context.wrap_socket(connection, server_side=True) as secured:
-                        secured.recv(65536)
+                        receive(secured)
                         secured.sendall(RESPONSE)
 
         thread = threading.Thread(target=serve)

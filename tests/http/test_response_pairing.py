@@ -133,7 +133,7 @@ class DisableGzip:
 
 
 class Tls(DisableGzip):
-    """TLS whose records leave when they are told to, several in one segment."""
+    """TLS whose records a test sends when it wants, several in one segment."""
 
     def __init__(self, connection, context):
         super().__init__(connection)

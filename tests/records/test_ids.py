@@ -13,6 +13,7 @@ from mixpanel._records.ids import new_hex, new_uuid
 each_kind = pytest.mark.parametrize("new_id", [new_uuid, new_hex], ids=["uuid", "hex"])
 
 
+@pytest.mark.slow
 @each_kind
 def test_no_id_comes_twice(new_id):
     """Whichever thread makes it."""
@@ -32,8 +33,8 @@ def test_no_id_comes_twice(new_id):
 
 def test_a_uuid_is_written_as_usual_and_hex_without_dashes():
     """So both match what servers take."""
-    assert str(UUID(told := new_uuid())) == told
-    assert UUID(told := new_hex()).hex == told
+    assert str(UUID(new_id := new_uuid())) == new_id
+    assert UUID(new_id := new_hex()).hex == new_id
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

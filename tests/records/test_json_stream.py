@@ -28,6 +28,7 @@ def items(stream):
     return found
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, max_size=6), st.integers(1, 9), st.sampled_from([None, 1]))
 def test_an_array_is_read_in_chunks_of_any_size(values, size, indent):
     """A chunk may end in a number, a character of several bytes, or an escape."""

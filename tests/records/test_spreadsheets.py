@@ -81,8 +81,8 @@ def test_all_writers_of_csv_guard_alike(tmp_path, capsys):
     with Path(file).open(encoding="utf-8", newline="") as lines:
         header, *exported = csv.reader(lines)
     write([dict(zip(found.columns, row, strict=True)) for row in found], OutputOptions(Format.CSV))
-    told, *printed = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
-    assert ["i", "'\uff1dv", "n"] == header == told
+    output, *printed = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
+    assert ["i", "'\uff1dv", "n"] == header == output
     assert printed == sorted(exported, key=lambda row: int(row[0]))
     assert [guarded(text) for text in [*RUNS, *SAFE]] == [row[1] for row in printed]
 
@@ -111,19 +111,19 @@ def test_plain_output_contains_no_control_characters(capsys):
     """But for line ends and tabs; what is escaped can still be read."""
     write([ESCAPE + "\n\t"], OutputOptions(Format.PLAIN))
     write({"a": ESCAPE}, OutputOptions(Format.PLAIN))
-    told = capsys.readouterr().out
-    assert r"\x1b]0;owned\x07\x9b31m\x7f" + "\n\t\n" in told
-    assert r"a=\x1b]0;owned\x07\x9b31m\x7f" + "\n" in told
-    assert not set(ESCAPE[:1] + "\x07\x9b\x7f") & set(told)
+    output = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07\x9b31m\x7f" + "\n\t\n" in output
+    assert r"a=\x1b]0;owned\x07\x9b31m\x7f" + "\n" in output
+    assert not set(ESCAPE[:1] + "\x07\x9b\x7f") & set(output)
 
 
 def test_json_contains_no_control_characters(capsys):
     """JSON allows some in strings; their escapes mean the same."""
     for form in (Format.JSON, Format.JSONL):
         write([ESCAPE], OutputOptions(form))
-        told = capsys.readouterr().out
-        assert not set("\x1b\x07\x9b\x7f") & set(told)
-        assert r"\u001b]0;owned\u0007\u009b31m\u007f" in told
+        output = capsys.readouterr().out
+        assert not set("\x1b\x07\x9b\x7f") & set(output)
+        assert r"\u001b]0;owned\u0007\u009b31m\u007f" in output
 
 
 @pytest.mark.parametrize("terminal", [False, True])

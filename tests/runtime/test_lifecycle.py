@@ -421,7 +421,7 @@ def test_a_multiprocessing_child_sends_its_events_at_exit(emu, method):
     for child in children:
         child.start()
     for child in children:
-        child.join(30)
+        child.join(120)
         assert child.exitcode == 0
     assert names(emu) == [0, 1]
 
@@ -453,7 +453,7 @@ def test_fork_while_another_thread_imports_modules(emu):
             client.track("u", "Visit", {"n": "parent"})
         assert loading.wait(10)
         pid = os.fork()
-        signal.alarm(20)
+        signal.alarm(100)
         for client in clients:
             client.track("u", "Visit", {"n": "child"} if pid == 0 else {"n": "parent"})
         if pid != 0:
@@ -510,7 +510,7 @@ def test_what_a_loop_in_another_thread_imports_late_is_guarded_against_forks(emu
         thread.start()
         assert importing.wait(10)
         pid = os.fork()
-        signal.alarm(20)
+        signal.alarm(100)
         if pid == 0:
             asyncio.run(visit(2))
             asyncio.run(mp.consumer.aclose())
@@ -543,7 +543,7 @@ def program(emu, body, *, expect=0, send=None, env=None):
             assert process.stdout.readline() == "ready\n"
             process.send_signal(send)
         began = time.monotonic()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

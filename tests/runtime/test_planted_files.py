@@ -561,7 +561,7 @@ def test_an_import_ends_when_its_rejected_rows_cannot_be_written(emu, tmp_path):
         env={**os.environ, "COLUMNS": "300"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode not in (ExitCode.OK, ExitCode.PARTIAL)

@@ -435,6 +435,7 @@ def test_only_abandoned_files_of_this_name_are_removed(tmp_path):
     assert before == names(tmp_path)
 
 
+@pytest.mark.slow
 def test_concurrent_writers_and_cleaners_lose_nothing(tmp_path):
     """A file that is not locked yet may be removed as abandoned; then it is created again."""
     path, stop = tmp_path / "file", threading.Event()

@@ -314,7 +314,7 @@ def test_the_end_of_a_process_sends_or_loses_what_the_buffer_holds(emu, tmp_path
                 process.stdin.flush()
             else:
                 process.send_signal(how)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         errors = process.communicate()[1]
     assert arrived(emu) == expected, errors
 
@@ -328,7 +328,7 @@ for n in range(120):
 os.kill(os.getpid(), signal.SIGKILL)
 """
     with running(emu, tmp_path / "program.py", BEGINNING + source) as process:
-        assert process.wait(timeout=30) == -signal.SIGKILL
+        assert process.wait(timeout=120) == -signal.SIGKILL
     assert arrived(emu) == list(range(100))
 
 
@@ -353,7 +353,7 @@ def until_all_is_accepted(process):
     line = process.stdout.readline()
     if line.startswith("port "):
         url = f"http://127.0.0.1:{int(line.split()[1])}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             assert answer.read() == b"done"
     else:
         assert line == "ready\n"

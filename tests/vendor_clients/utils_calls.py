@@ -86,8 +86,8 @@ def reads():
     call("query_engage", {"where": '"vip" in properties["tags"]'}, label="where")
     call("query_engage", {"selector": '(defined (properties["seats"]))'}, label="selector")
     behaviors = [{"window": "90d", "name": "b1", "event_selectors": [{"event": "Order Paid"}]}]
-    asked = {"behaviors": json.dumps(behaviors), "where": '(behaviors["b1"] > 1)'}
-    call("query_engage", asked, timezone_offset=0, label="behaviors")
+    arguments = {"behaviors": json.dumps(behaviors), "where": '(behaviors["b1"] > 1)'}
+    call("query_engage", arguments, timezone_offset=0, label="behaviors")
     call("query_export", dict(DAYS))
     call("query_export", {**DAYS, "event": '["Order Paid"]'}, label="event")
     call("query_export", dict(DAYS), add_gzip_header=True, label="gzip")

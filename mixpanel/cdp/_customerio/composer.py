@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from mixpanel._records.record import Properties, mapping
+from mixpanel._records.record import Properties, checked_mapping
 from mixpanel.cdp._segment.composer import SegmentComposer
 from mixpanel.cdp._segment.values import Timestamp, UserId, id_text
 from mixpanel.cdp.semantic import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["CHANNELS", "CustomerIOComposer"]
 
 CHANNELS = ("email", "sms", "push", "in_app", "whatsapp", "slack", "line", "inbox")
+MAX_DIGITS = 20  # of an object type's number
 _PREFERENCES = "cio_subscription_preferences"
 
 
@@ -80,12 +81,12 @@ class CustomerIOComposer(SegmentComposer):
         :param channels: channels by name: email, sms, push, in_app, whatsapp, slack, line, inbox.
         """
         preferences: dict[str, Any] = {}
-        for topic, wanted in mapping(topics or {}, "topics").items():
+        for topic, wanted in checked_mapping(topics or {}, "topics").items():
             name = str(topic).removeprefix("topic_")
             if not name.isdecimal():
                 raise ValidationError([f"topic {topic!r} must be a number or topic_<number>"])
             preferences[f"{_PREFERENCES}.topics.topic_{name}"] = wanted
-        for channel, wanted in mapping(channels or {}, "channels").items():
+        for channel, wanted in checked_mapping(channels or {}, "channels").items():
             if channel not in CHANNELS:
                 known = ", ".join(CHANNELS)
                 raise ValidationError([f"channel {channel!r} is unknown; choose one of {known}"])
@@ -162,7 +163,7 @@ class CustomerIOComposer(SegmentComposer):
         """
         traits = _with_type_id(None, object_type_id)
         if relationship is not None:
-            traits["relationshipAttributes"] = dict(mapping(relationship, "relationship"))
+            traits["relationshipAttributes"] = dict(checked_mapping(relationship, "relationship"))
         return self.group(_required_user_id(user_id), object_id, traits, **options)
 
     def unrelate(
@@ -170,11 +171,11 @@ class CustomerIOComposer(SegmentComposer):
         user_id: UserId,
         object_id: str | int,
         *,
-        object_type_id: int = 1,
+        object_type_id: int | str = 1,
         **options: Unpack[Options],
     ) -> Message:
         """Delete the relationship between a person and an object."""
-        type_id = _type_id(object_type_id)
+        type_id = int(_type_id(object_type_id))
         deleted = RelationshipDeleted(object_id=object_id, object_type_id=type_id)
         return self.track(user_id, deleted, **options)
 
@@ -182,7 +183,8 @@ class CustomerIOComposer(SegmentComposer):
         self, object_id: UserId, *, object_type_id: int | str = 1, **options: Unpack[Options]
     ) -> Message:
         """Delete an object; an unknown one is ignored."""
-        deleted = ObjectDeleted(object_id=object_id, object_type_id=_type_id(object_type_id))
+        type_id = int(_type_id(object_type_id))
+        deleted = ObjectDeleted(object_id=object_id, object_type_id=type_id)
         return self.track(None, deleted, **options)
 
     # ---- reports ----------------------------------------------------------------------------
@@ -205,11 +207,11 @@ def _required_user_id(user_id: UserId) -> str:
 
 def _type_id(object_type_id: int | str) -> str:
     text = id_text(object_type_id, "object_type_id") or ""
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
         raise ValidationError([f"object_type_id must be a whole number, not {text!r}"])
     return text
 
 
 def _with_type_id(traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
     # In the traits, because the API ignores it at the top of the message and assumes type 1.
-    return {**mapping(traits or {}, "traits"), "object_type_id": _type_id(object_type_id)}
+    return {**checked_mapping(traits or {}, "traits"), "object_type_id": _type_id(object_type_id)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
-from mixpanel._records.record import Properties, mapping
+from mixpanel._records.record import Properties, checked_mapping
 from mixpanel.cdp._fanout.translation import reusable
 from mixpanel.cdp._segment.composer import _event_name, _required_id, _view_fields
 
@@ -63,8 +63,8 @@ class FanOutMethods(Generic[Outcome]):
 
     def track(
         self,
-        user_id: UserId | None,
-        event: str | SemanticEvent,
+        user_id: UserId | None = None,
+        event: str | SemanticEvent | None = None,
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
@@ -79,7 +79,7 @@ class FanOutMethods(Generic[Outcome]):
 
     def identify(
         self,
-        user_id: UserId | None,
+        user_id: UserId | None = None,
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
@@ -94,8 +94,8 @@ class FanOutMethods(Generic[Outcome]):
 
     def group(
         self,
-        user_id: UserId | None,
-        group_id: UserId,
+        user_id: UserId | None = None,
+        group_id: UserId | None = None,
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
@@ -112,7 +112,7 @@ class FanOutMethods(Generic[Outcome]):
 
     def page(
         self,
-        user_id: UserId | None,
+        user_id: UserId | None = None,
         category: str | None = None,
         name: str | None = None,
         properties: Properties | None = None,
@@ -124,7 +124,7 @@ class FanOutMethods(Generic[Outcome]):
 
     def screen(
         self,
-        user_id: UserId | None,
+        user_id: UserId | None = None,
         category: str | None = None,
         name: str | None = None,
         properties: Properties | None = None,
@@ -140,7 +140,7 @@ def own_copy(given: Properties | None, what: str) -> dict[str, Any] | None:
 
     :raises ValidationError: if it is not a mapping.
     """
-    return None if given is None else reusable(dict(mapping(given, what)))
+    return None if given is None else reusable(dict(checked_mapping(given, what)))
 
 
 def _view_arguments(

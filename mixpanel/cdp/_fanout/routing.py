@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel._records.record import mapping, sample_position
+from mixpanel._records.record import checked_mapping, sample_position
 from mixpanel.cdp._segment.message import KINDS, Kind
 from mixpanel.cdp._segment.typed_events import SemanticEvent
 from mixpanel.cdp.semantic import EVENTS
@@ -253,7 +253,7 @@ def parse_integrations(integrations: Any, known: frozenset[str]) -> IntegrationS
     sinks: dict[str, bool] = {}
     all_key: dict[str, Any] = {}
     rest: dict[str, Any] = {}
-    for name, value in mapping(integrations, "integrations").items():
+    for name, value in checked_mapping(integrations, "integrations").items():
         key = normalize_name(str(name))
         if key not in known and key != "all":
             rest[name] = value

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._records import context as _context
-from mixpanel._records.encoding import MAX_DEPTH, MAX_VALUES, plain_depth
+from mixpanel._records.json_encoding import MAX_DEPTH, MAX_VALUES, plain_depth
 from mixpanel._records.record import deterministic_id
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.cdp._fanout.routing import VIEW_EVENTS

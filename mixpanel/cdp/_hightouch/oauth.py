@@ -22,7 +22,7 @@ from mixpanel._http.responses import (
     TransportFailure,
     retry_after,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._runtime import native_threads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.redaction import hide_init_arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.record import mapping
+from mixpanel._records.record import checked_mapping
 from mixpanel.bulk import ImportJob, import_rows
 from mixpanel.cdp._segment.rows import FlatRows, require_timestamp, with_message_id
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
@@ -43,7 +43,7 @@ def past_message_composer(
         return message
 
     def compose(row: Any) -> Message | None:
-        message_fields = mapping(row, "a message") if flat is None else flat.message(row)
+        message_fields = checked_mapping(row, "a message") if flat is None else flat.message(row)
         if not row:
             raise ValidationError(["the row is empty or not valid JSON"])
         try:

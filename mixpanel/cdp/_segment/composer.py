@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.encoding import loads
-from mixpanel._records.record import Properties, mapping
+from mixpanel._records.json_encoding import loads
+from mixpanel._records.record import Properties, checked_mapping
 from mixpanel.cdp._segment.message import KINDS, Kind, Message
 from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, set_path
 from mixpanel.cdp._segment.values import (
@@ -52,14 +52,6 @@ _ARGUMENTS: dict[Kind, dict[str, str]] = {
         **{name: argument for name, argument in _SHARED.items() if name != "anonymousId"},
         "previousId": "previous_id",
     },
-}
-_POSITIONAL: dict[Kind, tuple[str, ...]] = {
-    "identify": (),
-    "track": ("user_id", "event"),
-    "page": (),
-    "screen": (),
-    "group": ("user_id", "group_id"),
-    "alias": ("previous_id", "user_id"),
 }
 _SERVER_FIELDS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
 
@@ -104,7 +96,9 @@ class SegmentComposer:
         )
         self._now = now
         self._new_id = new_id
-        defaults = {} if default_context is None else mapping(default_context, "default_context")
+        defaults = (
+            {} if default_context is None else checked_mapping(default_context, "default_context")
+        )
         # Serialised once and appended to each message: most calls have no context of their own.
         encoded, self._context_notes = dumps({"context": {"library": library, **defaults}})
         self._context_end = b"," + encoded[1:]
@@ -128,7 +122,7 @@ class SegmentComposer:
         schema_version: str | None = None,
     ) -> Message:
         """Set the traits of a person, and link their anonymous id to their user id."""
-        given = {} if traits is None else {"traits": mapping(traits, "traits")}
+        given = {} if traits is None else {"traits": checked_mapping(traits, "traits")}
         email = None
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
             email = given.get("traits", {}).get("email")
@@ -141,8 +135,8 @@ class SegmentComposer:
 
     def track(
         self,
-        user_id: UserId | None,
-        event: str | SemanticEvent,
+        user_id: UserId | None = None,
+        event: str | SemanticEvent | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
@@ -179,7 +173,7 @@ class SegmentComposer:
                 set_path(fields, path, value)
         elif properties is not None:
             if type(properties) is not dict:
-                properties = mapping(properties, "properties")
+                properties = checked_mapping(properties, "properties")
             fields["properties"] = properties
         if schema_version is not None:
             self._set_version("track", fields, schema_version)
@@ -229,8 +223,8 @@ class SegmentComposer:
 
     def group(
         self,
-        user_id: UserId | None,
-        group_id: UserId,
+        user_id: UserId | None = None,
+        group_id: UserId | None = None,
         traits: Properties | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
@@ -245,15 +239,15 @@ class SegmentComposer:
         fields = _identity("group", user_id, anonymous_id, needs)
         fields["groupId"] = _required_id(group_id, "group_id")
         if traits is not None:
-            fields["traits"] = mapping(traits, "traits")
+            fields["traits"] = checked_mapping(traits, "traits")
         if schema_version is not None:
             self._set_version("group", fields, schema_version)
         return self._build("group", fields, context, timestamp, integrations, message_id)
 
     def alias(
         self,
-        previous_id: UserId,
-        user_id: UserId,
+        previous_id: UserId | None = None,
+        user_id: UserId | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
         integrations: Properties | None = None,
@@ -273,7 +267,7 @@ class SegmentComposer:
 
         :raises ValidationError: also for a field that this kind of message does not have.
         """
-        kind = mapping(message, "a message").get("type")
+        kind = checked_mapping(message, "a message").get("type")
         if kind not in KINDS:
             known = ", ".join(map(repr, KINDS))
             raise ValidationError([f"the message's type must be one of {known}"])
@@ -281,8 +275,7 @@ class SegmentComposer:
         unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
         if unknown:
             raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
-        given = dict.fromkeys(_POSITIONAL[kind])
-        given |= {arguments[name]: message[name] for name in arguments if name in message}
+        given = {arguments[name]: message[name] for name in arguments if name in message}
         if given.get("timestamp") is None:
             given["timestamp"] = message.get("originalTimestamp")
         composed: Message = getattr(self, kind)(**given)
@@ -329,7 +322,7 @@ class SegmentComposer:
         else:
             prefix += self._timestamps(timestamp_text(timestamp))
         if integrations is not None:
-            fields["integrations"] = dict(mapping(integrations, "integrations"))
+            fields["integrations"] = dict(checked_mapping(integrations, "integrations"))
         if context or "context" in fields:
             fields["context"] = self._merged_context(context, fields.get("context"))
             rest, notes = dumps(fields)
@@ -355,7 +348,7 @@ class SegmentComposer:
     ) -> dict[str, Any]:
         merged = self._context
         if context:
-            merged = {**merged, **mapping(context, "context")}
+            merged = {**merged, **checked_mapping(context, "context")}
         return merged if from_event is None else _merge_contexts(merged, from_event)
 
     def _report_problems(self, notes: list[str], doubts: list[str]) -> None:
@@ -399,6 +392,8 @@ def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
     """Return an event's name, and the event itself if it is a typed one."""
     typed = event if isinstance(event, SemanticEvent) else None
     name = event if typed is None else typed.event_name
+    if name is None:
+        raise ValidationError(["the event name is missing"])
     if not isinstance(name, str):
         raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
     if not name or name.isspace():
@@ -414,7 +409,7 @@ def _required_id(given: UserId | None, what: str) -> str:
 
 
 def _as_dict(given: Properties | None, what: str) -> dict[str, Any]:
-    return {} if given is None else dict(mapping(given, what))
+    return {} if given is None else dict(checked_mapping(given, what))
 
 
 def _view_fields(

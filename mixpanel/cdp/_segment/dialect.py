@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import join_bodies
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic

@@ -16,7 +16,7 @@ from typing import (
     cast,
 )
 
-from mixpanel._records.record import Properties, mapping
+from mixpanel._records.record import Properties, checked_mapping
 from mixpanel._runtime.signatures import named_like
 from mixpanel.cdp._segment.composer import SegmentComposer
 from mixpanel.exceptions import ValidationError
@@ -62,8 +62,8 @@ def send_method(
 # Its parameters are those of `SegmentComposer.track`, in the same order.
 def _track(
     client: Any,
-    user_id: Any,
-    event: Any,
+    user_id: Any = None,
+    event: Any = None,
     properties: Any = None,
     context: Any = None,
     timestamp: Any = None,
@@ -148,7 +148,7 @@ class SegmentMethods(Generic[Outcome]):
         """
         given = {"context": context, "integrations": integrations}
         defaults = {
-            name: mapping(value, name) for name, value in given.items() if value is not None
+            name: checked_mapping(value, name) for name, value in given.items() if value is not None
         }
         composed = []
         for index, message in enumerate(messages):
@@ -166,9 +166,9 @@ class SegmentMethods(Generic[Outcome]):
 def _with_defaults(
     message: Mapping[str, Any], defaults: Mapping[str, Properties]
 ) -> dict[str, Any]:
-    own = mapping(message, "a message")
+    own = checked_mapping(message, "a message")
     merged = {
-        name: {**default, **mapping(own.get(name) or {}, name)}
+        name: {**default, **checked_mapping(own.get(name) or {}, name)}
         for name, default in defaults.items()
     }
     return {**own, **merged}

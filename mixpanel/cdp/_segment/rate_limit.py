@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RateLimitedAuth", "RateLimiter", "TokenSource", "shared_rate_limiter"]
 
+MARGIN = 0.005  # seconds between a window and the next request; event loops may wake early
 UNAUTHORIZED = frozenset({401, 403})  # the responses to an access token that is no longer valid
 
 
 class RateLimiter:
-    """A limit of `requests` in any window of `seconds`.
+    """A limit of `requests` in any window of `seconds`, both of its ends included.
 
     A request reserves its slot when it asks for it, so requests run in the order of their
     reservations and none is rejected.
@@ -54,10 +55,11 @@ class RateLimiter:
         """Reserve a slot, and return the seconds until it begins."""
         with self._lock:
             now = at = self._clock()
-            # The deque holds the last `requests` slots: once it is full, the next slot begins one
-            # window after the oldest of them, which also covers slots that lie in the future.
+            # The deque holds the last `requests` slots: once it is full, the next slot begins more
+            # than one window after the oldest of them, which also covers slots that lie in the
+            # future.
             if len(self._reserved) == self._reserved.maxlen:
-                at = max(now, self._reserved[0] + self._seconds)
+                at = max(now, self._reserved[0] + self._seconds + MARGIN)
             self._reserved.append(at)
         return at - now
 

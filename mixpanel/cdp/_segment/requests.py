@@ -16,7 +16,7 @@ from mixpanel._http.responses import (
     ResponseOutcome,
     classify_status,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.cdp._segment.batching import SENT_AT, batch_capacity
 from mixpanel.cdp._segment.dialect import basic, error_reasons
 from mixpanel.cdp._segment.values import now_text

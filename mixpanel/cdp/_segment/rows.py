@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel._records.record import mapping
+from mixpanel._records.record import checked_mapping
 from mixpanel.cdp._segment.message import KINDS
 from mixpanel.cdp._segment.values import dumps
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -83,7 +83,7 @@ class FlatRows:
             raise ConfigurationError(f"event={event!r} is for kind='track', not for {kind!r}")
         self.kind: Kind = kind
         self._event = event
-        self._columns = dict(mapping(columns or {}, "columns"))
+        self._columns = dict(checked_mapping(columns or {}, "columns"))
         unknown = self._columns.keys() - _ROLES[kind]
         if unknown:
             known = ", ".join(_ROLES[kind])
@@ -103,7 +103,7 @@ class FlatRows:
         :raises ValidationError: if the row is not a mapping, or has cells that this kind of message
             cannot hold.
         """
-        cells = mapping(row, "a row")
+        cells = checked_mapping(row, "a row")
         column_fields = self.column_fields(tuple(cells))
         message: dict[str, Any] = {"type": self.kind}
         rest: dict[str, Any] = {}

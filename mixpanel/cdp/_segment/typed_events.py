@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Literal, dataclass_transform, get_args, get_origin
 from uuid import UUID
 
-from mixpanel._records.record import mapping
+from mixpanel._records.record import checked_mapping
 from mixpanel.cdp._segment.values import id_text
 from mixpanel.exceptions import ValidationError
 
@@ -31,6 +31,7 @@ __all__ = [
     "Text",
     "Texts",
     "TypedModel",
+    "WholeNumber",
     "list_of",
     "set_path",
 ]
@@ -70,6 +71,10 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def _is_digits(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20
+
+
 def _is_id(value: Any) -> bool:
     return isinstance(value, (str, UUID)) or _is_int(value)
 
@@ -89,6 +94,10 @@ RequiredText = Annotated[str, Rule("text", lambda value: isinstance(value, str))
 RequiredId = Annotated[str | int | UUID, _ID]
 Number = Annotated[int | float | Decimal | None, Rule("a number", _is_number)]
 Int = Annotated[int | None, Rule("a whole number", _is_int, int)]
+WholeNumber = Annotated[
+    int | str | None,
+    Rule("a whole number, or its digits", lambda value: _is_int(value) or _is_digits(value), int),
+]
 Bool = Annotated[bool | None, Rule("True or False", lambda value: isinstance(value, bool))]
 DateOrText = Annotated[
     str | date | datetime | None, Rule("text or a date", lambda v: isinstance(v, (str, date)))
@@ -292,6 +301,6 @@ def set_path(message: dict[str, Any], path: Path, value: Any) -> None:
     *outer, last = path
     for name in outer:
         inner = message.get(name)
-        message[name] = dict(mapping(inner, name)) if inner is not None else {}
+        message[name] = dict(checked_mapping(inner, name)) if inner is not None else {}
         message = message[name]
     message[last] = value

@@ -1,8 +1,8 @@
 """Convert values for the Segment spec: ids, timestamps, and JSON.
 
-JSON is encoded as in `mixpanel._records.encoding`, except for datetimes: customer data platforms
-keep milliseconds and need the time zone, so they are sent as `2026-01-31T12:00:00.000Z`. A naive
-datetime is taken as UTC.
+JSON is encoded as in `mixpanel._records.json_encoding`, except for datetimes: customer data
+platforms keep milliseconds and need the time zone, so they are sent as `2026-01-31T12:00:00.000Z`.
+A naive datetime is taken as UTC.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from mixpanel._records.encoding import Converter, dumps_plain, plain_depth
+from mixpanel._records.json_encoding import Converter, dumps_plain, plain_depth
 from mixpanel._records.validation import MILLISECONDS_FROM
 from mixpanel.exceptions import ValidationError
 

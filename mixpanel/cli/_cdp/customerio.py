@@ -329,13 +329,13 @@ def _send(
 
 
 def _row(value: Any, known: set[str], only: str | None) -> dict[str, Any]:
-    from mixpanel._records.record import mapping
+    from mixpanel._records.record import checked_mapping
     from mixpanel.exceptions import ValidationError
 
     value = unwrapped(value)
     if only is not None and not isinstance(value, (Mapping, list)):
         return {only: value}
-    row = dict(mapping(value, "a row"))
+    row = dict(checked_mapping(value, "a row"))
     unknown = [name for name in row if name not in known]
     if unknown:
         names = ", ".join(sorted(known))

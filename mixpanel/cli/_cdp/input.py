@@ -159,10 +159,10 @@ def unwrapped(value: Any) -> Any:
         return value
     if not value.get("past"):
         return value["record"]
-    from mixpanel._records.record import mapping
+    from mixpanel._records.record import checked_mapping
     from mixpanel.cdp._segment.rows import require_timestamp, with_message_id
 
-    return with_message_id(require_timestamp(mapping(value["record"], "a message")))
+    return with_message_id(require_timestamp(checked_mapping(value["record"], "a message")))
 
 
 Parsed = tuple[Any, str | None]  # a value, and why it could not be read

@@ -72,7 +72,7 @@ def _content(path: Path) -> bytes:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from error
 
 
-def json_option(help: str) -> Any:  # noqa: A002 - as Typer calls it
+def json_option(help: str) -> Any:
     """Return an option that takes a JSON object."""
     return typer.Option(parser=parse_json_object, metavar="JSON|@FILE|-", help=help)
 
@@ -140,7 +140,7 @@ def run_options(
     fail_on_warning: Annotated[
         bool, typer.Option("--fail-on-warning", help="Reject messages that have warnings.")
     ] = False,
-    format: FormatOption = None,  # noqa: A002
+    format: FormatOption = None,
     jq: JqOption = None,
 ) -> RunOptions:
     """Return how to run the command.

@@ -131,14 +131,14 @@ class _Run:
 
     def composed(self, row: Row) -> "Message | None":
         """Return the message of a row; None if it was rejected."""
-        from mixpanel._records.record import mapping
+        from mixpanel._records.record import checked_mapping
         from mixpanel.exceptions import ValidationError
 
         value, reason = row.value, row.problem
         if reason is None:
             try:
                 value = self._shape(value)
-                value = mapping(value, "a message")
+                value = checked_mapping(value, "a message")
                 if value.get("timestamp") or value.get("originalTimestamp"):
                     # An id derived from the content: sending it again makes no duplicate.
                     value = self._with_message_id(value)

@@ -87,8 +87,8 @@ class LiveCommand:
     workspace_id: int | None
     chart: bool = False
 
-    def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> None:
-        """Run a query and print its result; note on stderr if it is incomplete."""
+    def result_of(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> Any:
+        """Run a query and return its result."""
         from mixpanel.data.workspace import AsyncWorkspace
 
         async def run_query() -> Any:
@@ -101,7 +101,11 @@ class LiveCommand:
             ) as workspace:
                 return await query(workspace)
 
-        result = asyncio.run(run_query())
+        return asyncio.run(run_query())
+
+    def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> None:
+        """Run a query and print its result; note on stderr if it is incomplete."""
+        result = self.result_of(query)
         self._print(result)
         if getattr(result, "limit_hit", False):
             say("cut off by the limit: there is more; use a larger --limit", "yellow")
@@ -124,7 +128,7 @@ def live_options(
     base_url: BaseUrlOption = None,
     max_wait: MaxWaitOption = None,
     workspace_id: ViewOption = None,
-    format: FormatOption = None,  # noqa: A002
+    format: FormatOption = None,
     jq: JqOption = None,
 ) -> LiveCommand:
     """Return the options shared by the commands that query Mixpanel: see `with_options`."""
@@ -137,7 +141,7 @@ def live_chart_options(
     base_url: BaseUrlOption = None,
     max_wait: MaxWaitOption = None,
     workspace_id: ViewOption = None,
-    format: ChartFormatOption = None,  # noqa: A002
+    format: ChartFormatOption = None,
     jq: JqOption = None,
 ) -> LiveCommand:
     """Return the options of a command whose result `--format chart` can draw.

@@ -37,12 +37,15 @@ def exit_code(error: BaseException) -> ExitCode:
     not_found = (
         data.AccountNotFoundError, data.TableNotFoundError, data.DatabaseNotFoundError,
         data.EventNotFoundError, data.PropertyNotFoundError, data.ReportNotFoundError,
+        data.ObjectNotFoundError,
     )  # fmt: skip
     # From the most specific class to the most general one.
     if isinstance(error, not_found):
         return ExitCode.NOT_FOUND
-    if isinstance(error, data.AccountExistsError):
+    if isinstance(error, data.AccountExistsError | data.ConflictError):
         return ExitCode.ERROR
+    if isinstance(error, data.PermissionDeniedError):
+        return ExitCode.AUTHENTICATION
     if isinstance(error, ConfigurationError | data.QueryError):
         return ExitCode.USAGE
     if isinstance(error, AuthenticationError) or status in REFUSED_CREDENTIALS:

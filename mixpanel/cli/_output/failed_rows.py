@@ -67,7 +67,7 @@ class FailedRows:
         """
         if self._file is None:
             return
-        from mixpanel._records.encoding import dumps
+        from mixpanel._records.json_encoding import dumps
 
         row = {"position": position, "message": message, **details, "record": record}
         line, _ = dumps(row | self._marks)

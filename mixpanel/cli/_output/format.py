@@ -105,7 +105,7 @@ JqOption = Annotated[
 ]  # fmt: skip
 
 
-def output_options(*, format: FormatOption = None, jq: JqOption = None) -> OutputOptions:  # noqa: A002
+def output_options(*, format: FormatOption = None, jq: JqOption = None) -> OutputOptions:
     """Return the options for a command's result, see `with_options`."""
     return OutputOptions(format, jq)
 

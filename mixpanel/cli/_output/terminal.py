@@ -91,8 +91,8 @@ def ask(question: str, *, hidden: bool = False) -> str:
     return line.strip()
 
 
-def confirm_or_abort(question: str, *, force: bool) -> None:
-    """Ask for confirmation of what cannot be undone, unless `force`.
+def confirm_or_abort(question: str, *, force: bool, option: str = "--force") -> None:
+    """Ask for confirmation of what cannot be undone, unless `force`, which `option` sets.
 
     :raises typer.BadParameter: if stdin is not a terminal and holds no answer.
     :raises typer.Abort: if the answer is not yes.
@@ -105,7 +105,7 @@ def confirm_or_abort(question: str, *, force: bool) -> None:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
         raise typer.BadParameter(
-            "confirmation required, but stdin is not a terminal: add --force"
+            f"confirmation required, but stdin is not a terminal: add {option}"
         ) from None
     if answer.lower() not in ("y", "yes"):
         raise typer.Abort

@@ -69,7 +69,9 @@ class RateWindows:
         )
 
     def spent(self) -> tuple[float, int, float] | None:
-        """Return when the last of the full windows has space again, its calls and its seconds."""
+        """Return when all full windows have space, and calls and seconds of the last of them."""
+        # A window of N calls is full while the N-th last start is younger than its seconds, and has
+        # space again when that start leaves it.
         full = [
             (self._starts[-calls].at + seconds, calls, seconds)
             for calls, seconds in self._limits
@@ -102,6 +104,7 @@ class RateWindows:
     def accept(self, start: Start) -> None:
         """Record that the server accepted a call."""
         self._concurrency_rejections = 0
+        # A call that started before the last 429 proves nothing: the limit may be exceeded since.
         if start.counted and start.at > self._rejected_at:
             self._rejections, self._probe = 0, None
 
@@ -136,6 +139,7 @@ class RateWindows:
         for quota in quotas:
             if quota.concurrent:
                 self._concurrent = quota.calls or self._concurrent
+            # Our windows are a little longer than the server's, so they match by less than MARGIN.
             elif quota.calls and quota.seconds:
                 self._limits = [
                     (quota.calls, seconds)
@@ -179,6 +183,8 @@ class RateWindows:
         if not counted or not calls:
             return next_start
         starts = [start.at for start in self._starts if start.at > now - seconds]
+        # Windows repeat: position N takes the slot of the call that started N before the limit, one
+        # window later, or several when the queue is longer than the limit.
         turn, slot = divmod(len(starts) + position, calls)
         return max(next_start, (starts[slot] if slot < len(starts) else now) + turn * seconds)
 

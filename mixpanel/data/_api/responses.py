@@ -23,7 +23,7 @@ from mixpanel._http.responses import (
     TransportFailure,
     retry_after,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.data.exceptions import (
     APIError,
     AuthenticationError,

@@ -195,7 +195,7 @@ class _EventFetch:
                     await self._fetch_all(missing)
                 else:
                     await self._fetch_in_order(missing, query.filters.limit)
-                tasks.cancel_scope.cancel()  # the loader waits for more parts
+                tasks.cancel_scope.cancel()  # the loader would wait for more parts forever
         if self.failed:
             failed = ranges(day for chunk, _ in self.failed for day in chunk)
             _, error = self.failed[0]
@@ -252,7 +252,7 @@ class _EventFetch:
         """Download and load a chunk.
 
         The API client has retried failed requests already. What is repeated here are exports that
-        arrived as a success, and turned out to be truncated, unreadable or somebody's web page.
+        arrived as a success, and turned out to be truncated, unreadable or the web page of a proxy.
         """
         error: APIError | None = None
         for _ in range(ATTEMPTS):
@@ -274,7 +274,7 @@ class _EventFetch:
             was_unreadable = isinstance(error, UnreadablePartError)
             error = staged.error
             if was_unreadable and isinstance(error, UnreadablePartError):
-                break  # the same bytes a second time: a third would be no different
+                break  # unreadable twice: a third download would be the same
         assert error is not None
         return self._chunk_failed(chunk, error)
 
@@ -292,7 +292,8 @@ class _EventFetch:
             downloaded.gzip,
             digest=downloaded.digest,
         )
-        # Noted before it gets its final name: a file that the log does not know is not trusted.
+        # Recorded before it gets its final name, as files that are not in the log are not trusted.
+        # Shielded, as a cancellation in between would leave a file without its final name.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.database.record_part, self.load, part)
             downloaded.path.rename(part.path)
@@ -352,6 +353,7 @@ class _EventFetch:
     async def _load_queued_parts(self) -> None:
         while True:
             await self.queue_filled.wait()
+            # Renewed before the queue is emptied: a part that arrives meanwhile sets the new event.
             self.queue_filled = anyio.Event()
             while self.queue:
                 batch, self.queue = self.queue[:PARTS_PER_LOAD], self.queue[PARTS_PER_LOAD:]

@@ -106,7 +106,7 @@ class LoginAttempt:
 class RedirectListener:
     """Wait on a free port of this machine for the redirect of the browser.
 
-    Only a redirect of this attempt counts: others are refused, and the wait goes on.
+    Only a redirect of this attempt counts: others are refused, and it keeps waiting.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import Response
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.credentials import Secret
 from mixpanel.data._api import responses
 from mixpanel.data._api.responses import RequestInfo
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["AuthorizationServer"]
 
 TIMEOUT = 30.0  # seconds for one request
+# The scope that clients register with. The person allows all of it or nothing.
+SCOPE = (
+    "projects analysis events insights segmentation retention data:read funnels flows "
+    "data_definitions dashboard_reports bookmarks"
+)
 MAX_REASON = 300  # characters of the server's explanation
 
 
@@ -59,6 +64,7 @@ class AuthorizationServer:
             "grant_types": ["authorization_code", "refresh_token"],
             "response_types": ["code"],
             "token_endpoint_auth_method": "none",
+            "scope": SCOPE,
         }
         path = "/oauth/mcp/register/"
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -192,12 +198,22 @@ class AuthorizationServer:
                 raise refusal
         if not isinstance(result, Response) or not responses.is_success(result):
             raise responses.to_error(info, result)
-        answer = responses.parse_json(info, result)
-        if answer is None:
-            return {}
-        if not isinstance(answer, dict):
-            raise responses.unexpected_body(info, result, "JSON that is not an object")
-        return answer
+        parsed = _parsed(info, result)
+        if isinstance(parsed, str):
+            # Even a damaged body may hold tokens, so the error has none.
+            raise responses.unexpected_body(info, Response(result.status, {}, b""), parsed)
+        return parsed
+
+
+def _parsed(info: RequestInfo, response: Response) -> dict[str, Any] | str:
+    """Return the JSON object of a response, or what is wrong with it."""
+    try:
+        answer = responses.parse_json(info, response)
+    except APIError:
+        return "a body that is not JSON"
+    if answer is None:
+        return {}
+    return answer if isinstance(answer, dict) else "JSON that is not an object"
 
 
 def _encoded(form: Mapping[str, str | Secret]) -> bytes:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import close_to_others, make_folder, remove_abandoned, write

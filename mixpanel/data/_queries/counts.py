@@ -53,7 +53,7 @@ class CountQueries(QuerySender):
         on: Expression | str | None = None,
         unit: SegmentationUnit = "day",
         where: Where = None,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         limit: int = 1000,
     ) -> SegmentationResult:
         """Count an event by date, and by the values of `on`.
@@ -91,7 +91,7 @@ class CountQueries(QuerySender):
         on: Expression | str,
         unit: HourDayUnit = "day",
         where: Where = None,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
     ) -> NumericBucketResult:
         """Count an event by date and by numeric ranges, which Mixpanel chooses.
 
@@ -174,7 +174,7 @@ class CountQueries(QuerySender):
         *,
         from_date: Day,
         to_date: Day,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         unit: SegmentationUnit = "day",
     ) -> EventCountsResult:
         """Count several events by date, in one query; arguments as in `segmentation`.
@@ -207,7 +207,7 @@ class CountQueries(QuerySender):
         *,
         from_date: Day,
         to_date: Day,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         unit: SegmentationUnit = "day",
         values: Sequence[str] | None = None,
         limit: int | None = None,
@@ -257,7 +257,7 @@ class CountQueries(QuerySender):
         where: Where,
         math: InsightsMath | None,
         unit: str,
-        property: Expression | str | None = None,  # noqa: A002 - the API's name
+        property: Expression | str | None = None,
     ) -> ReportLink:
         """Return the link to a count of one event: an insights report."""
         days = request.days

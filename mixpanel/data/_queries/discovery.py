@@ -192,7 +192,7 @@ class DiscoveryMethods:
     async def top_events(
         self,
         *,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         limit: int | None = None,
     ) -> LimitedList[TopEvent]:
         """Return today's most frequent events, and their change from yesterday; never cached.

@@ -1,4 +1,4 @@
-"""The parts of an expression, and how each is written in Mixpanel's expression language."""
+"""The parts of an expression, each of which renders itself in Mixpanel's expression language."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Expression:
     def is_in(self, values: Iterable[Value]) -> Expression:
         """Return the condition that this equals one of the values.
 
-        :raises ExpressionError: without any value.
+        :raises ExpressionError: for an empty list.
         """
         if isinstance(values, (str, bytes)):
             raise ExpressionError(
-                f"is_in takes a list of values, not the text {values!r}; for a part of a text use "
+                f"is_in takes a list of values, not the text {values!r}; to search in text, use "
                 "contains()"
             )
         each = tuple(as_expression(value) for value in values)
@@ -97,7 +97,7 @@ class Expression:
         return Operation("in", Constant(text), self)
 
     def between(self, least: Value, most: Value) -> Expression:
-        """Return the condition that this lies between two values, both included."""
+        """Return the condition that this is between two values, both included."""
         return (self >= least) & (self <= most)
 
     def starts_with(self, text: str) -> Expression:
@@ -160,7 +160,7 @@ class Expression:
     # ---- what Python would do, and this cannot --------------------------------------------------
 
     def __bool__(self) -> NoReturn:
-        """Refuse `and`, `or`, `not`, `in` and chained comparisons.
+        """Reject `and`, `or`, `not`, `in` and chained comparisons.
 
         :raises ExpressionError: always.
         """
@@ -171,7 +171,7 @@ class Expression:
         )
 
     def __contains__(self, _item: object) -> NoReturn:
-        raise ExpressionError("write prop(...).contains(text) in place of `text in prop(...)`")
+        raise ExpressionError("write prop(...).contains(text) instead of `text in prop(...)`")
 
     def __iter__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} is not iterable")
@@ -191,7 +191,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Property(Expression):
-    """A property, by the place where it is looked up."""
+    """A property, with the object in which it is looked up."""
 
     name: str
     source: Source = "properties"
@@ -202,9 +202,11 @@ class Property(Expression):
         :raises ExpressionError: for an empty name, or text that cannot be encoded.
         """
         if not isinstance(self.name, str) or not self.name:
-            raise ExpressionError(f"a property's name must be text and not empty: {self.name!r}")
+            raise ExpressionError(
+                f"the name of a property must be non-empty text, not {self.name!r}"
+            )
         if self.source not in SOURCES:
-            raise ExpressionError(f"{self.source!r} holds no properties: {', '.join(SOURCES)} do")
+            raise ExpressionError(f"source={self.source!r} is unknown: use {', '.join(SOURCES)}")
         quoted(self.name)
 
     def __str__(self) -> str:
@@ -213,7 +215,7 @@ class Property(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Constant(Expression):
-    """A literal; None is what the language calls undefined."""
+    """A literal; None is `undefined` in the language."""
 
     value: Value | None
 
@@ -234,7 +236,7 @@ class Constant(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Values(Expression):
-    """A list, as it stands on the right of `in`."""
+    """A list, the right operand of `in`."""
 
     values: tuple[Expression, ...]
 
@@ -244,7 +246,7 @@ class Values(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Operation(Expression):
-    """Two values and an operator between them."""
+    """An operator with two operands."""
 
     operator: str
     left: Expression
@@ -253,7 +255,7 @@ class Operation(Expression):
     def __str__(self) -> str:
         if self.operator in ("starts with", "ends with"):
             raise ExpressionError(
-                f"Mixpanel's expression language has no {self.operator!r}: inline queries have, "
+                f"Mixpanel's expression language has no {self.operator!r}: inline queries do, "
                 "see query(); or use contains()"
             )
         if isinstance(self.right, Constant) and _is_day(self.right.value):
@@ -264,7 +266,7 @@ class Operation(Expression):
         """Compare with a whole day."""
         value, begins = _inner(self.left), Constant(day)
         if day == date.max:
-            raise ExpressionError(f"{day} is the last day there is: compare with an earlier one")
+            raise ExpressionError(f"{day} is the last possible date: compare with an earlier one")
         ends = Constant(day + NEXT_DAY)
         match self.operator:
             case "==":
@@ -277,7 +279,7 @@ class Operation(Expression):
                 return f"{value} < {ends}"
             case ">":
                 return f"{value} >= {ends}"
-        raise ExpressionError(f"a date cannot be used with {self.operator!r}: give a datetime")
+        raise ExpressionError(f"a date cannot be used with {self.operator!r}: pass a datetime")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -293,7 +295,7 @@ class Junction(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Not(Expression):
-    """The opposite of a condition."""
+    """The negation of a condition."""
 
     operand: Expression
 
@@ -313,7 +315,7 @@ class Negative(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Function(Expression):
-    """One of the language's functions of one value."""
+    """A call of one of the language's functions, which have one argument."""
 
     name: str
     argument: Expression
@@ -324,7 +326,7 @@ class Function(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Raw(Expression):
-    """Text that is sent as it is."""
+    """Expression text that is sent unchanged."""
 
     text: str
 
@@ -356,17 +358,17 @@ def defined(value: Expression) -> Expression:
 
 
 def to_number(value: Expression) -> Expression:
-    """Return a value as a number; what cannot be one is undefined."""
+    """Return a value converted to a number; undefined if it cannot be."""
     return Function("number", as_expression(value))
 
 
 def to_string(value: Expression) -> Expression:
-    """Return a value as a string."""
+    """Return a value converted to a string."""
     return Function("string", as_expression(value))
 
 
 def to_boolean(value: Expression) -> Expression:
-    """Return "true" and "false" as booleans."""
+    """Return a value converted to a boolean: only "true" and "false" can be."""
     return Function("boolean", as_expression(value))
 
 
@@ -381,21 +383,21 @@ def ceil(value: Expression) -> Expression:
 
 
 def round_(value: Expression) -> Expression:
-    """Return a number rounded to the nearest whole one."""
+    """Return a number rounded to the nearest integer."""
     return Function("round", as_expression(value))
 
 
 def raw(text: str) -> Expression:
-    """Take expression text without checking it, for what `parse` does not know."""
+    """Return expression text as an expression without parsing it, for syntax `parse` rejects."""
     if not isinstance(text, str) or not text.strip():
-        raise ExpressionError("raw takes the text of an expression")
+        raise ExpressionError("raw() takes the text of an expression")
     return Raw(text)
 
 
 def as_expression(value: object) -> Expression:
-    """Return an expression as it is, and any other value as a literal.
+    """Return an expression unchanged, and any other value as a literal.
 
-    :raises ExpressionError: for a value that the language does not know.
+    :raises ExpressionError: for a type that the language does not have.
     """
     if isinstance(value, Expression):
         return value
@@ -406,12 +408,12 @@ def as_expression(value: object) -> Expression:
         return Constant(value)
     if isinstance(value, (int, float, Decimal)):
         if not math.isfinite(value):
-            raise ExpressionError(f"{value} is not a number that can be compared with")
+            raise ExpressionError(f"{value} cannot be compared with")
         return Constant(value)
     if isinstance(value, date):
         return Constant(value)
     raise ExpressionError(
-        f"an expression cannot hold a {type(value).__name__}: use text, a number, a boolean, a "
+        f"an expression cannot contain a {type(value).__name__}: use text, a number, a boolean, a "
         "date or a datetime"
     )
 
@@ -425,13 +427,13 @@ def quoted(text: str) -> str:
     >>> print(quoted('5" disk'))
     "5\\" disk"
 
-    :raises ExpressionError: for half a surrogate pair, which UTF-8 cannot encode.
+    :raises ExpressionError: for a lone surrogate, which UTF-8 cannot encode.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ExpressionError(
-            f"{text!r} holds half a surrogate pair, which cannot be sent"
+            f"{text!r} contains a lone surrogate, which cannot be encoded"
         ) from None
     return '"' + "".join(map(_escaped, text)) + '"'
 
@@ -460,8 +462,8 @@ def _moment(value: datetime) -> str:
 def _joined(word: Literal["and", "or"], left: Expression, right: object) -> Expression:
     if not isinstance(right, Expression):
         raise ExpressionError(
-            f"{word} joins two conditions; {right!r} is none: put each comparison in parentheses, "
-            'as in (prop("plan") == "team") & (prop("amount") > 5)'
+            f"{word} joins two conditions, but {right!r} is none: put each comparison in "
+            'parentheses, as in (prop("plan") == "team") & (prop("amount") > 5)'
         )
     each = [
         operand

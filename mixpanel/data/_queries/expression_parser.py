@@ -1,6 +1,6 @@
-"""Read Mixpanel's expression language into `Expression` objects.
+"""Parse Mixpanel's expression language into `Expression` objects.
 
-The precedence is Python's, as no table is published: `or`, `and`, `not`, comparisons, `+ -`,
+The precedence is Python's, as Mixpanel documents none: `or`, `and`, `not`, comparisons, `+ -`,
 `* / %`, unary `-`.
 """
 
@@ -29,8 +29,8 @@ from mixpanel.data.exceptions import ExpressionError
 
 __all__ = ["parsed"]
 
-LONGEST = 100_000  # characters
-DEEPEST = 100  # levels of parentheses
+MAX_LENGTH = 100_000  # characters
+MAX_DEPTH = 100  # levels of parentheses
 TOKEN = re.compile(
     r"""(?P<space>\s+)
     |(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
@@ -49,7 +49,7 @@ TERMS, FACTORS = ("+", "-"), ("*", "/", "%")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One word of an expression, and the character at which it begins, counted from 0."""
+    """A token of an expression, and the position of its first character, counted from 0."""
 
     kind: str
     text: str
@@ -57,14 +57,14 @@ class Token:
 
 
 def parsed(text: str) -> Expression:
-    """Read an expression.
+    """Parse an expression.
 
-    :raises ExpressionError: with the position of the mistake.
+    :raises ExpressionError: for a syntax error, with its position.
     """
     if not isinstance(text, str):
-        raise ExpressionError(f"an expression is text, not {type(text).__name__}")
-    if len(text) > LONGEST:
-        raise ExpressionError(f"the expression is longer than {LONGEST:,} characters")
+        raise ExpressionError(f"an expression must be text, not {type(text).__name__}")
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the expression is longer than {MAX_LENGTH:,} characters")
     return _Parser(_tokens(text), len(text)).run()
 
 
@@ -83,11 +83,11 @@ def _tokens(text: str) -> list[Token]:
 
 def _unreadable(character: str) -> str:
     if character in "\"'":
-        return f"a string that begins with {character} does not end"
+        return f"the string that begins with {character} is not closed"
     if character in "&|~!":
-        return f"{character!r} is Python's: expression text joins with and, or, not"
+        return f"{character!r} is for Python expressions: in text, use and, or, not"
     if character == "=":
-        return "'=' compares nothing: write == for equality"
+        return "'=' is not an operator: write == for equality"
     return f"{character!r} is not part of the expression language"
 
 
@@ -101,7 +101,7 @@ class _Parser:
             raise ExpressionError("the expression is empty", position=1)
         value = self._any()
         if (token := self._peek()) is not None:
-            raise self._error(f"{token.text!r} is not expected here", token)
+            raise self._error(f"unexpected {token.text!r}", token)
         return value
 
     # ---- tokens ---------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class _Parser:
         if self._taken(text) is None:
             token = self._peek()
             found = "the end" if token is None else repr(token.text)
-            raise self._error(f"{text!r} is expected here, not {found}", token)
+            raise self._error(f"expected {text!r}, not {found}", token)
 
     def _error(self, message: str, token: Token | None) -> ExpressionError:
         return ExpressionError(message, position=(self._length if token is None else token.at) + 1)
@@ -129,7 +129,7 @@ class _Parser:
 
     def _any(self) -> Expression:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise self._error("the expression is nested too deeply", self._peek())
         operands = [self._all()]
         while self._taken("or"):
@@ -158,7 +158,7 @@ class _Parser:
         operator = self._taken("in") if negated else self._taken(*COMPARISONS)
         if operator is None:
             if negated:
-                raise self._error("after a value, `not` needs `in`", self._peek())
+                raise self._error("expected `in` after `not`", self._peek())
             return left
         value: Expression = Operation(operator.text, left, self._terms())
         if negated:
@@ -191,7 +191,7 @@ class _Parser:
     def _atom(self) -> Expression:
         token = self._peek()
         if token is None:
-            raise self._error("a value is expected at the end", None)
+            raise self._error("expected a value at the end", None)
         self._next += 1
         if token.kind == "string":
             return Constant(self._text(token))
@@ -205,7 +205,7 @@ class _Parser:
             return value
         if token.text == "[":
             return self._list()
-        raise self._error(f"a value is expected here, not {token.text!r}", token)
+        raise self._error(f"expected a value, not {token.text!r}", token)
 
     def _list(self) -> Expression:
         values: list[Expression] = []
@@ -225,15 +225,15 @@ class _Parser:
             self._expect("[")
             inner = self._peek()
             if inner is None or inner.kind != "string":
-                raise self._error(f'brackets hold a string, as in {name}["plan"]', inner)
+                raise self._error(f'brackets must contain a string, as in {name}["plan"]', inner)
             self._next += 1
             self._expect("]")
             return self._property(self._text(inner), name, inner)
         if self._taken("("):
             if name not in FUNCTIONS:
                 known = ", ".join(FUNCTIONS)
-                hint = "raw(text) is sent without a check"
-                raise self._error(f"unknown function {name!r}; there are {known}; {hint}", token)
+                hint = "raw(text) is sent unchecked"
+                raise self._error(f"unknown function {name!r}; known are {known}; {hint}", token)
             argument = self._any()
             self._expect(")")
             return _called(name, argument)
@@ -244,7 +244,7 @@ class _Parser:
 
     def _property(self, name: str, source: Source, token: Token) -> Expression:
         if not name:
-            raise self._error("a property's name is not empty", token)
+            raise self._error("the name of a property must not be empty", token)
         return Property(name, source)
 
     def _text(self, token: Token) -> str:
@@ -252,7 +252,7 @@ class _Parser:
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            raise self._error("the string holds half a surrogate pair", token) from None
+            raise self._error("the string contains a lone surrogate", token) from None
 
 
 def _unescaped(found: re.Match[str]) -> str:

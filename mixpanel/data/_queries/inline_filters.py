@@ -122,6 +122,7 @@ def _parts(part: Expression, *, negated: bool) -> tuple[list[tuple[Expression, b
         return _parts(part.operand, negated=not negated)
     if not isinstance(part, Junction):
         return [(part, negated)], ""
+    # De Morgan: not (a and b) is (not a or not b). Filters have one operator for all conditions.
     word = {"and": "or", "or": "and"}[part.word] if negated else part.word
     if word == "or" and not negated and (merged := _one_property(part)) is not None:
         return [(merged, False)], ""

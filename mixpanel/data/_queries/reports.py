@@ -176,7 +176,7 @@ class ReportQueries(QuerySender):
         self,
         bookmark_id: int,
         *,
-        type: Literal["insights", "funnels", "retention", "flows"] | None = None,  # noqa: A002
+        type: Literal["insights", "funnels", "retention", "flows"] | None = None,
         from_date: Day | None = None,
         to_date: Day | None = None,
     ) -> SavedReportResult:

@@ -97,7 +97,7 @@ def segmentation(
     on: Expression | str | None = None,
     unit: SegmentationUnit = "day",
     where: Where = None,
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
     limit: int = 1000,
 ) -> QueryRequest:
     """Count an event by date and segment."""
@@ -124,7 +124,7 @@ def numeric(
     on: Expression | str,
     unit: HourDayUnit = "day",
     where: Where = None,
-    type: CountType | None = None,  # noqa: A002 - the API's name
+    type: CountType | None = None,
 ) -> QueryRequest:
     """Count by numeric range, sum or average, by date."""
     value = on_text(on)
@@ -146,7 +146,7 @@ def event_counts(
     from_date: Day,
     to_date: Day,
     *,
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
     unit: SegmentationUnit = "day",
 ) -> QueryRequest:
     """Count several events by date."""
@@ -166,7 +166,7 @@ def property_counts(
     from_date: Day,
     to_date: Day,
     *,
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
     unit: SegmentationUnit = "day",
     values: Sequence[str] | None = None,
     limit: int | None = None,

@@ -1,4 +1,4 @@
-"""Mixpanel's reports over a table of the local database, computed by DuckDB without any call."""
+"""Mixpanel's reports over a table of the local database, computed by DuckDB."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["LocalAnalysis"]
 
 
 class LocalAnalysis(LocalExploration):
-    """Mixpanel's reports over a table of events that was fetched: no call, no hourly limit.
+    """Mixpanel's reports over a table of fetched events: without calls and hourly limit.
 
     The results are those of the live queries, and each has the statement that computed it in
     `.sql`. Arguments that all reports have:
@@ -48,7 +48,7 @@ class LocalAnalysis(LocalExploration):
       as `prop("plan") == "team"`, or text: `properties["plan"] == "team"`.
     - With `profiles`, the name of a table of profiles, expressions may use `user["$email"]` too.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     :raises TableNotFoundError: when there is no such table.
     :raises EventNotFoundError: when the table has no event of that name at all.
     :raises PropertyNotFoundError: when none of these events in the table has that property.
@@ -63,7 +63,7 @@ class LocalAnalysis(LocalExploration):
         to_date: Day,
         on: Condition | None = None,
         unit: SegmentationUnit = "day",
-        type: CountType = "general",  # noqa: A002 - Mixpanel's word
+        type: CountType = "general",
         where: Condition | None = None,
         limit: int = 1000,
         table: str = "events",
@@ -93,7 +93,7 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        type: CountType = "general",  # noqa: A002 - Mixpanel's word
+        type: CountType = "general",
         unit: SegmentationUnit = "day",
         table: str = "events",
         timezone: str | None = None,
@@ -113,7 +113,7 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        type: CountType = "general",  # noqa: A002 - Mixpanel's word
+        type: CountType = "general",
         unit: SegmentationUnit = "day",
         values: Sequence[str] | None = None,
         limit: int = 255,
@@ -141,12 +141,12 @@ class LocalAnalysis(LocalExploration):
         on: Condition,
         unit: HourDayUnit = "day",
         where: Condition | None = None,
-        type: CountType = "general",  # noqa: A002 - Mixpanel's word
+        type: CountType = "general",
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,
     ) -> NumericBucketResult:
-        """Count an event by about ten ranges of a number, and date.
+        """Count an event by about ten numeric ranges, and by date.
 
         A range holds its lower bound and not its upper one; what is not a number is in none.
         """
@@ -170,7 +170,7 @@ class LocalAnalysis(LocalExploration):
         timezone: str | None = None,
         profiles: str | None = None,
     ) -> NumericSumResult:
-        """Add up a number over an event, by date; what is not a number counts as 0."""
+        """Sum a numeric property of an event, by date; other values count as 0."""
         return self._run(
             lambda source, period: numeric.segmentation_sum(
                 source, period, event, on=on, unit=unit, where=where
@@ -191,9 +191,9 @@ class LocalAnalysis(LocalExploration):
         timezone: str | None = None,
         profiles: str | None = None,
     ) -> NumericAverageResult:
-        """Average a number over an event, by date; what is not a number counts as 0.
+        """Average a numeric property of an event, by date; other values count as 0.
 
-        To leave those events out, filter them: `where='defined(properties["amount"])'`.
+        To exclude such events, filter them: `where='defined(properties["amount"])'`.
         """
         return self._run(
             lambda source, period: numeric.segmentation_average(

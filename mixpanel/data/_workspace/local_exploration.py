@@ -1,4 +1,4 @@
-"""Look around in the events of a local table: values, numbers, days and users."""
+"""Explore the events of a local table: values, numbers, days and users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["LocalExploration"]
 
 
 class LocalExploration(LocalReports):
-    """What once took JQL; arguments that all have are those of `LocalAnalysis`."""
+    """Reports that used to need JQL; common arguments are those of `LocalAnalysis`."""
 
     def property_distribution(
         self,
@@ -36,7 +36,7 @@ class LocalExploration(LocalReports):
         table: str = "events",
         timezone: str | None = None,
     ) -> PropertyDistributionResult:
-        """Count the values of a property, most frequent first; missing ones and null are left out.
+        """Count the values of a property, most frequent first, without missing ones and null.
 
         Percentages are those of all values, those past the `limit` too.
         """
@@ -58,7 +58,7 @@ class LocalExploration(LocalReports):
         table: str = "events",
         timezone: str | None = None,
     ) -> NumericPropertySummaryResult:
-        """Sum up the numbers of a property; `percentiles` are 25, 50, 75, 90, 95 and 99."""
+        """Summarise the numbers of a property; default `percentiles`: 25, 50, 75, 90, 95 and 99."""
         return self._run(
             lambda source, period: exploration.numeric_summary(
                 source, period, event, property_name, percentiles=percentiles
@@ -75,7 +75,7 @@ class LocalExploration(LocalReports):
         table: str = "events",
         timezone: str | None = None,
     ) -> DailyCountsResult:
-        """Count events by day; those of all names unless some are given."""
+        """Count events by day: the given ones, or all."""
         return self._run(
             lambda source, period: exploration.daily_counts(source, period, events),
             from_date, to_date, table, timezone, None,
@@ -91,7 +91,7 @@ class LocalExploration(LocalReports):
         table: str = "events",
         timezone: str | None = None,
     ) -> EngagementDistributionResult:
-        """Count users by how many events they did; `buckets` are lower bounds, as [1, 2, 5, 10]."""
+        """Count users by their number of events; `buckets` are lower bounds, as [1, 2, 5, 10]."""
         return self._run(
             lambda source, period: exploration.engagement_distribution(
                 source, period, events, buckets=buckets

@@ -69,20 +69,20 @@ class LocalReports:
         return result
 
     def _last_time(self, table: str) -> datetime | None:
-        """Return when the last event of a table happened."""
+        """Return the time of the last event of a table."""
         with self._database._query_cursor() as cursor:
             name = _with_columns(cursor, table, COLUMNS)
-        query = f"SELECT max(event_time) FROM main.{quoted(name)}"  # noqa: S608
+        query = f"SELECT max(event_time) FROM main.{quoted(name)}"
         found: datetime | None = self._database.sql_scalar(query)
         return found
 
     def _check_events(self, table: str, names: Sequence[str]) -> None:
-        """Refuse names that no event in the table has.
+        """Check that the table has events of these names.
 
         :raises EventNotFoundError: with similar names.
         """
         statement = (
-            f"SELECT DISTINCT event_name FROM main.{quoted(table)} WHERE event_name NOT NULL"  # noqa: S608
+            f"SELECT DISTINCT event_name FROM main.{quoted(table)} WHERE event_name NOT NULL"
         )
         known = {name for (name,) in self._database.sql_rows(statement).rows}
         for name in names:
@@ -90,7 +90,7 @@ class LocalReports:
                 raise EventNotFoundError(name, similar(name, sorted(known)))
 
     def _check_property(self, table: str, event: str, name: str) -> None:
-        """Refuse a property that no such event in the table has.
+        """Check that one of these events in the table has the property.
 
         :raises PropertyNotFoundError: with similar names.
         """
@@ -111,23 +111,23 @@ def _with_columns(cursor: DuckDBPyConnection, table: str, wanted: Sequence[str])
 
 
 def _source(table: str, profiles: str | None) -> EventSource:
-    # With the schema before it, a table of any name is not mistaken for a part of the statement.
+    # The schema prevents a table from being confused with a common table expression of its name.
     relation = f"main.{quoted(table)}"
     if profiles is None:
         return EventSource(relation)
     people = (
-        f"SELECT distinct_id, first(properties) AS profile FROM main.{quoted(profiles)} "  # noqa: S608
+        f"SELECT distinct_id, first(properties) AS profile FROM main.{quoted(profiles)} "
         "GROUP BY distinct_id"
     )
     joined = (
-        f"SELECT events.*, people.profile FROM {relation} AS events "  # noqa: S608
+        f"SELECT events.*, people.profile FROM {relation} AS events "
         f"LEFT JOIN ({people}) AS people USING (distinct_id)"
     )
     return EventSource(f"({joined})", profile="profile")
 
 
 def _missing_property(result: QueryResult) -> str | None:
-    """Return the property that none of the events that were counted has, if there is one."""
+    """Return the property of the report if none of the counted events has it, else None."""
     match result:
         case SegmentationResult(segment_property=str(name), series=series):
             is_missing = series.keys() == {"undefined"}
@@ -142,7 +142,7 @@ def _missing_property(result: QueryResult) -> str | None:
 
 
 def _is_empty(result: QueryResult) -> bool:
-    """Whether something that was to be counted never happened."""
+    """Return True if an event or step of the report was never counted."""
     match result:
         case FunnelResult(steps=steps):
             return not steps[-1].count

@@ -1,4 +1,4 @@
-"""Check the arguments of a report before any SQL is made of them, and repeat them in the result."""
+"""Validate the arguments of a report before any SQL is built, and describe them in the result."""
 
 from __future__ import annotations
 
@@ -17,36 +17,44 @@ if TYPE_CHECKING:
     from mixpanel.data.analysis.query import Query
     from mixpanel.data.analysis.source import Condition
 
-__all__ = ["MOST_SEGMENTS", "about", "among", "count", "event_name", "event_names", "written"]
+__all__ = [
+    "MAX_SEGMENTS",
+    "check_choice",
+    "checked_int",
+    "common_fields",
+    "event_name",
+    "event_names",
+    "segment_name",
+]
 
-MOST_SEGMENTS = 10_000  # Mixpanel's own limit
-MOST_EVENTS = 1_000
+MAX_SEGMENTS = 10_000  # Mixpanel's own limit
+MAX_EVENTS = 1_000
 
 
-def among(name: str, value: Any, known: Sequence[str]) -> None:
-    """Refuse a value that is not one of the known ones.
+def check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """Check that a value is one of the known ones.
 
-    :raises ConfigError: naming them.
+    :raises ConfigError: if not, with the known ones.
     """
     if not isinstance(value, str) or value not in known:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(known)}")
 
 
-def count(name: str, value: Any, least: int, most: int) -> int:
-    """Return a whole number from `least` to `most`.
+def checked_int(name: str, value: Any, least: int, most: int) -> int:
+    """Return an integer from `least` to `most`.
 
     :raises ConfigError: for anything else.
     """
     plan.whole(name, 0 if value is None else value, least, most)
     if value is None:
-        raise ConfigError(f"{name}=None must be a whole number of at least {least}")
+        raise ConfigError(f"{name}=None must be an integer of at least {least}")
     return int(value)
 
 
 def event_name(name: Any, argument: str = "event") -> str:
     """Return the name of an event.
 
-    :raises ConfigError: for what is not text, is empty, or cannot be written as UTF-8.
+    :raises ConfigError: for anything but text, empty text, and text that is not valid Unicode.
     """
     found = plan.text(argument, name)
     if not found:
@@ -55,9 +63,9 @@ def event_name(name: Any, argument: str = "event") -> str:
 
 
 def event_names(names: Any, argument: str = "events") -> tuple[str, ...]:
-    """Return the names of several events, each once, in their order.
+    """Return the names of several events in their order, without duplicates.
 
-    :raises ConfigError: for no name at all, and what `event_name` refuses.
+    :raises ConfigError: for an empty list, and for names that `event_name` rejects.
     """
     if isinstance(names, str):
         return (event_name(names, argument),)
@@ -65,16 +73,16 @@ def event_names(names: Any, argument: str = "events") -> tuple[str, ...]:
         found = tuple(dict.fromkeys(event_name(name, argument) for name in names))
     except TypeError:
         raise ConfigError(f"{argument}={names!r} must be a list of names of events") from None
-    if not found or len(found) > MOST_EVENTS:
-        raise ConfigError(f"{argument} must hold 1 to {MOST_EVENTS:,} names, not {len(found)}")
+    if not found or len(found) > MAX_EVENTS:
+        raise ConfigError(f"{argument} must contain 1 to {MAX_EVENTS:,} names, not {len(found)}")
     return found
 
 
-def about(period: Period, query: Query[Any]) -> dict[str, Any]:
-    """Return what every local result says about itself."""
+def common_fields(period: Period, query: Query[Any]) -> dict[str, Any]:
+    """Return the fields that every local result has, see `QueryResult`."""
     return {"timezone": period.timezone, "computed_at": datetime.now(UTC), "sql": query.sql}
 
 
-def written(on: Condition) -> str:
-    """Return how a result names what it is parted by; what was compiled before has no text."""
+def segment_name(on: Condition) -> str:
+    """Return what a result is segmented by; an expression compiled elsewhere has no text."""
     return str(property_name(on)) if isinstance(on, (str, Expression)) else "expression"

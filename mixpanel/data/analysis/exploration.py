@@ -1,4 +1,4 @@
-"""What values properties have, how many events there are, and of how many users."""
+"""Explore events: the values of properties, and the numbers of events and users."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.analysis.arguments import (
-    MOST_SEGMENTS,
-    about,
-    count,
+    MAX_SEGMENTS,
+    checked_int,
+    common_fields,
     event_name,
     event_names,
 )
@@ -45,20 +45,20 @@ __all__ = [
 
 PERCENTILES = (25, 50, 75, 90, 95, 99)
 BUCKETS = (1, 2, 5, 10, 25, 50, 100)
-MOST_PROPERTIES = 500
+MAX_PROPERTIES = 500
 
 
 def property_distribution(
     source: EventSource, period: Period, event: str, property_name: str, *, limit: int = 20
 ) -> Query[PropertyDistributionResult]:
-    """Count the values of a property, most frequent first; missing ones and null are left out.
+    """Count the values of a property, most frequent first, without missing ones and null.
 
-    A number and its text are two values; `1` and `1.0` are one.
+    The number 1 and the text "1" are two values; `1` and `1.0` are one.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    count("limit", limit, 1, MOST_SEGMENTS)
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     scope = Scope(source)
     events = scope.events([event], period.start, period.end)
     value = scope.json(accessor(property_name, "property_name"), "property_name")
@@ -86,7 +86,7 @@ def property_distribution(
                 for value, n, _ in rows
             ),
             limit_hit=sum(n for _, n, _ in rows) < total,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))
@@ -101,14 +101,14 @@ def numeric_summary(
     *,
     percentiles: Sequence[int] | None = None,
 ) -> Query[NumericPropertySummaryResult]:
-    """Sum up the numbers of a property; what is not a number is left out.
+    """Summarise the numbers of a property; other values are ignored.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
     wanted = tuple(PERCENTILES if percentiles is None else percentiles)
     for percentile in wanted:
-        count("percentiles", percentile, 0, 100)
+        checked_int("percentiles", percentile, 0, 100)
     scope = Scope(source)
     events = scope.events([event], period.start, period.end)
     number = scope.number(accessor(property_name, "property_name"), "property_name")
@@ -134,7 +134,7 @@ def numeric_summary(
             mean,
             deviation,
             dict(zip(wanted, found or [None] * len(wanted), strict=True)),
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))
@@ -144,9 +144,9 @@ def numeric_summary(
 def daily_counts(
     source: EventSource, period: Period, events: Sequence[str] | str | None = None
 ) -> Query[DailyCountsResult]:
-    """Count events by day; those of all names unless some are given, and none where none happened.
+    """Count events by day: the given ones, or all; days without events are left out.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     names = None if events is None else event_names(events)
     scope = Scope(source)
@@ -162,7 +162,7 @@ def daily_counts(
             str(period.to_date),
             names,
             tuple(DailyCount(label(day), event or "", n) for day, event, n in rows),
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, names or ())
@@ -176,12 +176,12 @@ def engagement_distribution(
     *,
     buckets: Sequence[int] | None = None,
 ) -> Query[EngagementDistributionResult]:
-    """Count users by how many events they did; `buckets` are the lower bounds, the first one 1.
+    """Count users by their number of events; `buckets` are lower bounds, beginning with 1.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     names = None if events is None else event_names(events)
-    bounds = BUCKETS if buckets is None else _bounds(buckets)
+    bounds = BUCKETS if buckets is None else _checked_buckets(buckets)
     scope = Scope(source)
     chosen = scope.events(names, period.start, period.end, extra=["distinct_id IS NOT NULL"])
     statement = with_queries(
@@ -208,7 +208,7 @@ def engagement_distribution(
                 )
                 for bound, following in zip(bounds, [*bounds[1:], None], strict=True)
             ),
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, names or ())
@@ -220,15 +220,15 @@ def property_coverage(
 ) -> Query[PropertyCoverageResult]:
     """Count how many of an event's occurrences have each property; null counts as missing.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
     given = (properties,) if isinstance(properties, str) else properties
     if not hasattr(given, "__iter__"):
         raise ConfigError(f"properties={properties!r} must be a list of names of properties")
     names = tuple(dict.fromkeys(given))
-    if not 1 <= len(names) <= MOST_PROPERTIES:
-        raise ConfigError(f"properties must hold 1 to {MOST_PROPERTIES} names, not {len(names)}")
+    if not 1 <= len(names) <= MAX_PROPERTIES:
+        raise ConfigError(f"properties must contain 1 to {MAX_PROPERTIES} names, not {len(names)}")
     scope = Scope(source)
     events = scope.events([event], period.start, period.end)
     columns = [scope.json(accessor(name, "properties"), "properties") for name in names]
@@ -250,7 +250,7 @@ def property_coverage(
                 PropertyCoverage(name, n, total - n, _percentage(n, total))
                 for name, n in zip(names, defined, strict=True)
             ),
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))
@@ -261,12 +261,12 @@ def _percentage(part: int, whole: int) -> float:
     return round(100 * part / whole, 2) if whole else 0.0
 
 
-def _bounds(buckets: Any) -> tuple[int, ...]:
+def _checked_buckets(buckets: Any) -> tuple[int, ...]:
     if isinstance(buckets, str) or not hasattr(buckets, "__iter__"):
-        raise ConfigError(f"buckets={buckets!r} must be a list of whole numbers, from 1 on")
-    bounds = tuple(count("buckets", bound, 1, 10**9) for bound in buckets)
+        raise ConfigError(f"buckets={buckets!r} must be a list of integers, beginning with 1")
+    bounds = tuple(checked_int("buckets", bound, 1, 10**9) for bound in buckets)
     if not bounds or bounds[0] != 1 or list(bounds) != sorted(set(bounds)):
-        raise ConfigError(f"buckets={list(buckets)} must rise from 1, as [1, 2, 5, 10]")
+        raise ConfigError(f"buckets={list(buckets)} must begin with 1 and ascend, as [1, 2, 5, 10]")
     return bounds
 
 

@@ -1,13 +1,13 @@
 """Translate Mixpanel's expression language (`where`, `on`) to DuckDB SQL; no I/O.
 
-The type of a value may differ from row to row, and that of an SQL column may not: so each part of
-an expression becomes up to three columns, one for each type it may have, and a row where all of
-them are NULL is undefined. The rules of the language then follow from those of SQL: an operation
-on mixed types meets a NULL. Strings and names become parameters, never a part of the SQL.
+The type of a value may differ from row to row, while an SQL column has one type. So each part of an
+expression becomes up to three columns, one for each type it may have; a row in which all of them
+are NULL is undefined. The rules of the language then follow from those of SQL: an operation on
+mixed types has a NULL operand, and is NULL. Strings and names become parameters, never SQL text.
 
-Chosen here, because Mixpanel documents none of it: Python's precedence; null and undefined equal
-one another and nothing else; lists and objects are set, but equal nothing; `boolean` of a number is
-undefined.
+Mixpanel does not document the following; we chose: Python's precedence; null and undefined are
+equal to each other and to nothing else; lists and objects are set, but equal to nothing; `boolean`
+of a number is undefined.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = [
     "property_in",
 ]
 
-LONGEST = 20_000  # characters of an expression
-MOST_SQL = 500_000  # and of one column of what it becomes
+MAX_LENGTH = 20_000  # characters of an expression
+MAX_SQL = 500_000  # characters of one column of its SQL
 
-# The grammar is Python's but for what a backslash may stand before.
+# The grammar is Python's except for escapes: a backslash before any other character is literal.
 ESCAPE = re.compile(r"""\\(?:u[0-9a-fA-F]{4}|[\\"'nrtbf]|(?P<lone>.))""", re.DOTALL)
 NUMERIC = "('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE')"
 DECIMAL = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
@@ -45,7 +45,7 @@ ORDER: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", as
 
 
 class ExpressionError(ValueError):
-    """An expression cannot be read: says what is wrong and, counted from 1, at which character."""
+    """An expression has a syntax error; `position` is the character, counted from 1."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(f"{message} (at character {position})")
@@ -54,12 +54,12 @@ class ExpressionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Part of an expression as SQL: a column for each type it may have, None where it never has.
+    """Part of an expression as SQL: a column for each type it may have, None for other types.
 
-    At most one of them is not NULL in any row. `set_when` is SQL for "is set", where that is more
-    than one of them being there. With `is_time` the number is one of seconds, and strings with a
-    date compare to it. `members` are the values of a list, NULL where it is none: a list is set,
-    but has no column of its own.
+    In any row, at most one of them is not NULL. `set_when` is SQL for "is set", if it is not enough
+    to check them. With `is_time`, the number is in seconds, and strings with a date compare to it.
+    `members` are the values of a list, NULL for anything else: a list is set, but has none of the
+    columns.
     """
 
     number: str | None = None
@@ -71,7 +71,7 @@ class Value:
 
     @property
     def is_set(self) -> str:
-        """SQL that is true where the value is neither null nor undefined, and never NULL."""
+        """SQL that is true if the value is neither null nor undefined, else false (never NULL)."""
         if self.set_when is not None:
             return self.set_when
         columns = [each for each in (self.number, self.text, self.boolean) if each is not None]
@@ -80,10 +80,10 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Where the names in brackets are found, as in `properties["plan"]`.
+    """How names in brackets are looked up, as in `properties["plan"]`.
 
-    Those in `columns` are what they say; others are members of the SQL column `json`, and without
-    one they are unknown.
+    Names in `columns` have SQL of their own; others are members of the SQL column `json`, or
+    unknown without one.
     """
 
     json: str | None = None
@@ -92,7 +92,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An expression as SQL: its value, its parameters by name, and which `Names` it uses."""
+    """An expression as SQL: its value, its parameters by name, and the `Names` it uses."""
 
     value: Value
     parameters: dict[str, Any]
@@ -100,25 +100,25 @@ class Compiled:
 
     @property
     def condition(self) -> str:
-        """SQL that is true where the expression is, and never NULL."""
+        """SQL that is true if the expression is true, else false (never NULL)."""
         return f"coalesce({self.value.boolean or 'null'}, false)"
 
 
 def compile_expression(text: str, names: Mapping[str, Names], *, prefix: str = "x") -> Compiled:
     """Compile an expression such as `properties["plan"] == "team" and defined(user["$email"])`.
 
-    `names` says what may stand before brackets; `prefix` begins the names of the parameters.
+    `names` are the words that may come before brackets; names of parameters begin with `prefix`.
 
-    :raises ExpressionError: for what cannot be read as an expression.
+    :raises ExpressionError: for a syntax error.
     """
     compiler = _Compiler(text, names, prefix)
     return Compiled(compiler.run(), compiler.parameters, frozenset(compiler.uses))
 
 
 def compile_condition(text: str, names: Mapping[str, Names], *, prefix: str = "x") -> Compiled:
-    """Compile an expression that has to be a condition, as `where` has.
+    """Compile an expression that must be a condition, such as `where`.
 
-    :raises ExpressionError: also for one that is never true or false.
+    :raises ExpressionError: for a syntax error, and an expression that is never a boolean.
     """
     compiled = compile_expression(text, names, prefix=prefix)
     value = compiled.value
@@ -147,8 +147,8 @@ class _Compiler:
         self.uses: set[str] = set()
 
     def run(self) -> Value:
-        if len(self._source) > LONGEST:
-            raise ExpressionError(f"expression is longer than {LONGEST} characters", LONGEST)
+        if len(self._source) > MAX_LENGTH:
+            raise ExpressionError(f"expression is longer than {MAX_LENGTH} characters", MAX_LENGTH)
         try:
             return self._value(ast.parse(self._source, mode="eval").body)
         except SyntaxError as error:
@@ -167,7 +167,7 @@ class _Compiler:
     def _value(self, node: ast.expr) -> Value:
         value = self._compiled(node)
         longest = max(len(each or "") for each in (value.number, value.text, value.boolean))
-        if longest > MOST_SQL:
+        if longest > MAX_SQL:
             raise self._error("expression is too complex", node)
         return value
 
@@ -265,7 +265,7 @@ class _Compiler:
 
     def _datetime(self, argument: ast.expr) -> Value:
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
-            return Value(number=_moment(self._value(argument)), is_time=True)
+            return Value(number=_as_time(self._value(argument)), is_time=True)
         try:
             moment = datetime.fromisoformat(argument.value)
         except ValueError as error:
@@ -318,7 +318,7 @@ class _Compiler:
             raise self._error("there are only the comparisons == != < <= > >= in", node)
         numbers = [one.number, other.number]
         if one.is_time or other.is_time:
-            numbers = [_moment(one), _moment(other)]
+            numbers = [_as_time(one), _as_time(other)]
         return Value(boolean=f"({numbers[0]} {sign} {numbers[1]})" if all(numbers) else None)
 
     def _found(self, value: Value, right: ast.expr) -> Value:
@@ -336,7 +336,7 @@ class _Compiler:
 
 
 def _joined(text: str) -> str:
-    """Join surrogate pairs, as `\\ud83d\\ude00` makes them; one alone raises a ValueError."""
+    """Join surrogate pairs, such as `\\ud83d\\ude00`; a lone surrogate raises a ValueError."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
@@ -366,7 +366,7 @@ def _member(json: str, pointer: str) -> Value:
 
 
 def _is_member(value: Value, members: str) -> str:
-    """Return SQL that is true where a list has a value, of the same type."""
+    """Return SQL that is true if a list contains a value of the same type."""
     found = [
         f"list_contains([{cast} for each in {members} if json_type(each) in {kinds}], {column})"
         for column, kinds, cast in (
@@ -399,14 +399,14 @@ def _same(one: Value, other: Value) -> Value:
         (one.boolean, other.boolean),
     ]
     if one.is_time or other.is_time:
-        pairs[0] = (_moment(one), _moment(other))
+        pairs[0] = (_as_time(one), _as_time(other))
     equal = [f"{mine} = {its}" for mine, its in pairs if mine is not None and its is not None]
     if "true" not in (one.set_when, other.set_when):
         equal.append(f"not ({one.is_set} or {other.is_set})")
     return _always(f"coalesce({', '.join([*equal, 'false'])})")
 
 
-def _moment(value: Value) -> str | None:
+def _as_time(value: Value) -> str | None:
     if value.text is None:
         return value.number
     read = f"epoch(try_cast({value.text} as timestamp))"

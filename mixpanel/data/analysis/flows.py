@@ -6,8 +6,14 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data.analysis.arguments import about, among, count, event_name, event_names
-from mixpanel.data.analysis.funnel import LONGEST, SECONDS, WindowUnit
+from mixpanel.data.analysis.arguments import (
+    check_choice,
+    checked_int,
+    common_fields,
+    event_name,
+    event_names,
+)
+from mixpanel.data.analysis.funnel import MAX_LENGTH, SECONDS, WindowUnit
 from mixpanel.data.analysis.layout import block, with_queries
 from mixpanel.data.analysis.query import Query
 from mixpanel.data.analysis.source import Scope
@@ -22,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DROPOFF", "OTHER", "flows"]
 
-MOST_STEPS = 5  # in each direction; Mixpanel's own limit
-MOST_EVENTS = 50  # in a step; likewise
-MOST_PATHS = 1_000
+MAX_STEPS = 5  # in each direction; Mixpanel's own limit
+MAX_EVENTS = 50  # in a step; likewise
+MAX_PATHS = 1_000
 
 DROPOFF = "$dropoff"
 OTHER = "$other"
@@ -51,27 +57,29 @@ def flows(
     """Count the events that follow (`forward`) and precede (`reverse`) an event, step by step.
 
     With "unique", each user counts once, by the first `event` in the period; with "total", each
-    of them counts. `where` chooses among them. Only what happened within `window` of it is in a
-    step. Where a user did nothing more, the step has a `$dropoff`; what is not among the
-    `events_per_step` most frequent events of a step is `$other`. At the same time, events are in
-    the order of their names. With `collapse_repeated`, an event that a user repeats at once counts
-    once. `paths` is how many of the most frequent sequences are returned, in the order of time.
+    `event` counts. `where` filters them. Only events within `window` of it are in a step. If a user
+    did nothing more, the step has a `$dropoff`; events that are not among the `events_per_step`
+    most frequent ones of a step are `$other`. Events at the same time are in the order of their
+    names. With `collapse_repeated`, an event that a user repeats immediately counts once. `paths`
+    is the number of the most frequent sequences to return, in order of time.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    among("count_type", count_type, ["unique", "total"])
-    among("window_unit", window_unit, list(SECONDS))
-    seconds = count("window", window, 1, LONGEST // SECONDS[window_unit]) * SECONDS[window_unit]
-    count("forward", forward, 0, MOST_STEPS)
-    count("reverse", reverse, 0, MOST_STEPS)
+    check_choice("count_type", count_type, ["unique", "total"])
+    check_choice("window_unit", window_unit, list(SECONDS))
+    seconds = (
+        checked_int("window", window, 1, MAX_LENGTH // SECONDS[window_unit]) * SECONDS[window_unit]
+    )
+    checked_int("forward", forward, 0, MAX_STEPS)
+    checked_int("reverse", reverse, 0, MAX_STEPS)
     if not forward and not reverse:
-        raise ConfigError("forward or reverse must be at least 1: there is no step to show")
-    count("events_per_step", events_per_step, 1, MOST_EVENTS)
-    count("paths", paths, 0, MOST_PATHS)
+        raise ConfigError("forward or reverse must be at least 1")
+    checked_int("events_per_step", events_per_step, 1, MAX_EVENTS)
+    checked_int("paths", paths, 0, MAX_PATHS)
     hidden = event_names(hidden_events, "hidden_events") if hidden_events else ()
     if event in hidden:
-        raise ConfigError(f"event={event!r} is among the hidden_events: nothing would be left")
+        raise ConfigError(f"event={event!r} must not be among the hidden_events")
     scope = Scope(source)
     statement = _statement(
         scope,
@@ -103,7 +111,7 @@ def flows(
             from_date=str(period.from_date),
             to_date=str(period.to_date),
             count_type=count_type,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))
@@ -140,6 +148,8 @@ def _statement(
         f"SELECT distinct_id, event, time, {' AND '.join(anchor)} AS is_anchor\n"
         f"FROM {block(events)}"
     )
+    # A total order, so that the same events always give the same flow. Anchors come before equal
+    # events that `where` excludes, so that collapsing repeated events keeps the anchor.
     order = "PARTITION BY distinct_id ORDER BY time, event, is_anchor DESC"
     if collapse:
         sequence += f"\nQUALIFY event IS DISTINCT FROM lag(event) OVER ({order})"
@@ -148,6 +158,8 @@ def _statement(
         for n in [*range(-reverse, 0), *range(1, forward + 1)]
         for column in ("event", "time")
     )
+    # One window over all events instead of a join for each step: every row sees its neighbours, and
+    # only the rows of anchors are kept.
     windowed = f"SELECT *, {around}\nFROM sequence\nWINDOW moves AS ({order})"
     last = f"SELECT *\nFROM {block(windowed)}\nWHERE is_anchor"
     if first_only:
@@ -173,7 +185,7 @@ def _statement(
 
 
 def _suffix(n: int) -> str:
-    """Return what a column of a step ends in: `0`, `1`, or `_1` for one step before."""
+    """Return the suffix of the columns of a step: `0`, `1`, or `_1` for one step before."""
     return str(n) if n >= 0 else f"_{-n}"
 
 
@@ -185,9 +197,9 @@ def _within(n: int, seconds: int) -> str:
 
 
 def _pairs(n: int, reverse: int, forward: int, *, backwards: bool = False) -> str:
-    """Return the query of how often each event of a step was followed, outwards, by which.
+    """Return the query that counts pairs of an event in a step and its neighbour further out.
 
-    `way` is 1 forwards, -1 backwards, and 0 from the last step on.
+    `way` is 1 forwards, -1 backwards, and 0 if the step is the last one in its direction.
     """
     way = -1 if backwards or n < 0 or not forward else 1
     following = f"step{_suffix(n + way)}" if -reverse <= n + way <= forward else "NULL"
@@ -245,7 +257,7 @@ def _shown(name: str, kept: set[str]) -> str:
 
 
 def _sorted(found: dict[Any, int]) -> Iterable[tuple[Any, int]]:
-    """Return the most frequent first, and what is not an event last."""
+    """Return the most frequent first, and `$other` and `$dropoff` last."""
     return sorted(found.items(), key=lambda item: (_type_order(item[0]), -item[1], str(item[0])))
 
 

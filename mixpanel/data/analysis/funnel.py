@@ -1,4 +1,4 @@
-"""How many users went through a sequence of events, in order and within a time."""
+"""Funnels: how many users did a sequence of events, in order and within a time window."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from mixpanel.data.analysis.arguments import (
-    MOST_SEGMENTS,
-    about,
-    among,
-    count,
+    MAX_SEGMENTS,
+    check_choice,
+    checked_int,
+    common_fields,
     event_name,
-    written,
+    segment_name,
 )
 from mixpanel.data.analysis.layout import block, with_queries
 from mixpanel.data.analysis.period import label
@@ -33,7 +33,7 @@ __all__ = ["AnyStep", "Step", "WindowUnit", "funnel"]
 WindowUnit = Literal["second", "minute", "hour", "day", "week", "month"]
 
 UNITS = get_args(TimeUnit)
-MOST_STEPS = 100  # Mixpanel's own limit
+MAX_STEPS = 100  # Mixpanel's own limit
 SECONDS = {
     "second": 1,
     "minute": 60,
@@ -42,32 +42,32 @@ SECONDS = {
     "week": 7 * 86_400,
     "month": 30 * 86_400,
 }
-LONGEST = 367 * 86_400  # seconds; Mixpanel's own limit
+MAX_LENGTH = 367 * 86_400  # seconds; Mixpanel's own limit
 DATES, SEGMENTS, ALL = "date", "segment", "all"
 
 
 class AnyStep(Protocol):
-    """One step of a funnel, as `mixpanel.data.Step` is one."""
+    """A step of a funnel, such as a `mixpanel.data.Step`."""
 
     @property
     def event(self) -> str:
-        """The name of its event."""
+        """The name of the event."""
         ...
 
     @property
     def where(self) -> Condition | None:
-        """Which of its occurrences count."""
+        """The condition for occurrences that count."""
         ...
 
     @property
     def label(self) -> str | None:
-        """What the step is called."""
+        """The name of the step in results."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a funnel: an event, and which of its occurrences count."""
+    """A step of a funnel: an event, and a condition for occurrences that count."""
 
     event: str
     where: Condition | None = None
@@ -89,23 +89,25 @@ def funnel(
 ) -> Query[FunnelResult]:
     """Count the users who went through the steps in order, with anything in between.
 
-    A user enters with each first event within the period, and has from there `window` (counted in
-    `window_unit`s, a month being 30 days) for the other steps, after the end of the period too.
-    The attempt that reached furthest counts, the earliest of equals. Steps may happen at the same
-    time; but one event is not two steps, so a step whose event stands before in the funnel must be
-    later than the step before it.
+    A user enters with each first event in the period, and then has `window` (in `window_unit`s; a
+    month is 30 days) for the other steps, even after the end of the period. For each user, the
+    attempt that reached furthest counts; of equal ones, the earliest. Steps may happen at the same
+    time. But one event is not two steps: if a step has the same event as an earlier one, it must
+    happen later than the step before it.
 
-    `on` parts users by their first event, and `unit` by when they entered; both also take each
-    user's best attempt. `where` holds for the events of all steps.
+    `on` segments users by their first event, and `unit` by the time they entered; in each of them
+    the best attempt of a user counts. `where` applies to the events of all steps.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     known = _checked(steps)
-    among("window_unit", window_unit, list(SECONDS))
-    seconds = count("window", window, 1, LONGEST // SECONDS[window_unit]) * SECONDS[window_unit]
+    check_choice("window_unit", window_unit, list(SECONDS))
+    seconds = (
+        checked_int("window", window, 1, MAX_LENGTH // SECONDS[window_unit]) * SECONDS[window_unit]
+    )
     if unit is not None:
-        among("unit", unit, UNITS)
-    count("limit", limit, 1, MOST_SEGMENTS)
+        check_choice("unit", unit, UNITS)
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     scope = Scope(source)
     statement = _statement(scope, period, known, seconds, on, where, unit, limit)
 
@@ -128,13 +130,13 @@ def funnel(
             str(period.to_date),
             total[-1].overall_conversion_rate,
             total,
-            None if on is None else written(on),
+            None if on is None else segment_name(on),
             found[SEGMENTS],
             dates | found[DATES],
             window,
             window_unit,
             limit_hit=limit_hit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, tuple(step.event for step in known))
@@ -143,10 +145,10 @@ def funnel(
 
 def _checked(steps: Sequence[str | AnyStep]) -> tuple[AnyStep, ...]:
     if isinstance(steps, str) or not hasattr(steps, "__iter__"):
-        raise ConfigError(f"steps={steps!r} must be a list of events, in their order")
+        raise ConfigError(f"steps={steps!r} must be a list of events in order")
     known = tuple(_step(each) for each in steps)
-    if not 1 <= len(known) <= MOST_STEPS:
-        raise ConfigError(f"a funnel has 1 to {MOST_STEPS} steps, not {len(known)}")
+    if not 1 <= len(known) <= MAX_STEPS:
+        raise ConfigError(f"a funnel has 1 to {MAX_STEPS} steps, not {len(known)}")
     for step in known:
         event_name(step.event, "steps")
     return known
@@ -180,7 +182,7 @@ def _statement(
             events = scope.segmented(events, on)
             columns += ", segment"
         ctes[f"step{number}"] = f"SELECT {columns}\nFROM {block(events)}"
-    ctes["attempts"] = _attempts(period, steps, seconds, unit, parted=on is not None)
+    ctes["attempts"] = _attempts(period, steps, seconds, unit, has_segments=on is not None)
     parts = [_counted(ALL, None, len(steps))]
     if on is not None:
         best = f"{_counted(SEGMENTS, 'segment', len(steps))}\nORDER BY counts[1] DESC, segment"
@@ -193,9 +195,16 @@ def _statement(
 
 
 def _attempts(
-    period: Period, steps: Sequence[AnyStep], seconds: int, unit: TimeUnit | None, *, parted: bool
+    period: Period,
+    steps: Sequence[AnyStep],
+    seconds: int,
+    unit: TimeUnit | None,
+    *,
+    has_segments: bool,
 ) -> str:
-    """Return the query of each entry: the time of each step, and how many steps were in time."""
+    """Return the query of all attempts: the time of each step, and the number of steps in time."""
+    # An ASOF join finds the nearest later event of a step in one pass over sorted rows. Taking the
+    # nearest is enough: a later one could only leave less time for the steps that follow.
     joins, times, reached = "", ["time1"], "1"
     for number in range(2, len(steps) + 1):
         before = number - 1
@@ -212,7 +221,7 @@ def _attempts(
     if whens:
         reached = f"CASE {' '.join(whens)} ELSE 1 END"
     columns = ["step1.distinct_id", f"[{', '.join(times)}] AS times", f"{reached} AS reached"]
-    if parted:
+    if has_segments:
         columns.append("segment")
     if unit is not None:
         columns.append(f"{period.bucket('time1', unit)} AS bucket")
@@ -220,8 +229,9 @@ def _attempts(
 
 
 def _counted(kind: str, column: Literal["segment", "bucket"] | None, steps: int) -> str:
-    """Return the query of the counts and times of each group of attempts."""
-    # The furthest attempt first, then the earliest; milliseconds have 15 digits at most.
+    """Return the query of the counts and average times of each group of users."""
+    # One number orders attempts by steps reached, then by earliest start: milliseconds since 1970
+    # have at most 15 digits, so they never carry over into the steps.
     best = "arg_max(times, reached * 1_000_000_000_000_000 - epoch_ms(times[1]))"
     counts = ", ".join(f"count(*) FILTER (reached >= {number})" for number in range(1, steps + 1))
     gaps, totals = ["NULL"], ["NULL"]

@@ -1,11 +1,11 @@
-"""Sums, averages and ranges of a number, over the occurrences of an event."""
+"""Sums, averages and numeric ranges over the occurrences of an event."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from mixpanel.data.analysis.arguments import about, among, event_name
+from mixpanel.data.analysis.arguments import check_choice, common_fields, event_name
 from mixpanel.data.analysis.layout import conditions, with_queries
 from mixpanel.data.analysis.period import label
 from mixpanel.data.analysis.query import Query
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["segmentation_average", "segmentation_numeric", "segmentation_sum"]
 
 UNITS = get_args(HourDayUnit)
-RANGES = 10  # about so many ranges are made of what the values span
+RANGES = 10  # approximate number of ranges over the span of the values
 
 R = TypeVar("R", NumericSumResult, NumericAverageResult)
 
@@ -42,9 +42,9 @@ def segmentation_sum(
     unit: HourDayUnit = "day",
     where: Condition | None = None,
 ) -> Query[NumericSumResult]:
-    """Add up a number over an event, by date; what is not a number counts as 0, as in Mixpanel.
+    """Sum a numeric property of an event, by date; other values count as 0, as in Mixpanel.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     return _by_date(NumericSumResult, "sum", source, period, event, on, unit, where)
 
@@ -58,11 +58,11 @@ def segmentation_average(
     unit: HourDayUnit = "day",
     where: Condition | None = None,
 ) -> Query[NumericAverageResult]:
-    """Average a number over an event, by date; what is not a number counts as 0, as in Mixpanel.
+    """Average a numeric property of an event, by date; other values count as 0, as in Mixpanel.
 
-    To leave those events out, filter them: `where='defined(properties["amount"])'`.
+    To exclude such events, filter them: `where='defined(properties["amount"])'`.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     return _by_date(NumericAverageResult, "avg", source, period, event, on, unit, where)
 
@@ -78,7 +78,7 @@ def _by_date(
     where: Condition | None,
 ) -> Query[R]:
     event = event_name(event)
-    among("unit", unit, UNITS)
+    check_choice("unit", unit, UNITS)
     scope = Scope(source)
     events = scope.events([event], period.start, period.end, where=where)
     number = scope.number(on)
@@ -98,7 +98,7 @@ def _by_date(
             expression(on, "on"),
             unit,
             results,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query: Query[R] = Query(statement, scope.parameters, read, (event,))
@@ -112,19 +112,19 @@ def segmentation_numeric(
     *,
     on: Condition,
     unit: HourDayUnit = "day",
-    type: CountType = "general",  # noqa: A002 - Mixpanel's word
+    type: CountType = "general",
     where: Condition | None = None,
 ) -> Query[NumericBucketResult]:
-    """Count an event by ranges of a number, and date.
+    """Count an event by numeric range and date.
 
-    The ranges are of equal width (1, 2 or 5 times a power of ten) and about ten in number. Each
-    holds its lower bound, and not its upper one. What is not a number is in none.
+    There are about ten ranges of equal width: 1, 2 or 5 times a power of ten. A range includes its
+    lower bound, but not its upper one. Values that are not numbers are in none.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    among("unit", unit, UNITS)
-    among("type", type, TYPES)
+    check_choice("unit", unit, UNITS)
+    check_choice("type", type, TYPES)
     scope = Scope(source)
     events = scope.events([event], period.start, period.end, where=where)
     number = scope.number(on)
@@ -135,7 +135,7 @@ def segmentation_numeric(
         f"{MEASURES[type]} AS n\nFROM numbers, widths\nGROUP BY ALL\nORDER BY ALL",
         events=events,
         numbers=(
-            f"SELECT distinct_id, {period.bucket('time', unit)} AS bucket, number\n"  # noqa: S608
+            f"SELECT distinct_id, {period.bucket('time', unit)} AS bucket, number\n"
             f"FROM (SELECT *, {number} AS number FROM events){chosen}"
         ),
         spans=f"SELECT max(number) - min(number) AS span, {power} AS power\nFROM numbers",
@@ -161,7 +161,7 @@ def segmentation_numeric(
             unit,
             {name: nothing | dates for name, dates in found.items()},
             type,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))

@@ -1,4 +1,4 @@
-"""The days of a report, in the project's timezone: their bounds in UTC, and their buckets."""
+"""The days of a report in the project's timezone, with their bounds in UTC and their buckets."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Bucket", "Period", "begin", "label"]
 Bucket = Literal["minute", "hour", "day", "week", "month"]
 
 ONE_DAY = timedelta(days=1)
-MOST_DAYS = {"minute": 366, "hour": 3_660}
+MAX_DAYS = {"minute": 366, "hour": 3_660}
 FIRST, LAST = datetime.min, datetime.max  # noqa: DTZ901 - UTC, as all here
 SECOND = timedelta(seconds=1)
-# No zone changes its clock twice in so short a time.
+# No timezone changes its clock twice within this time.
 BETWEEN_CHANGES = timedelta(hours=12)
-# What wall clocks are shifted by is a multiple of this, so that a step of it misses no hour.
+# Offsets from UTC are multiples of this, so that steps of this size hit every bucket.
 STEP = {"hour": timedelta(minutes=15), "minute": timedelta(minutes=1)}
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Whole days from `from_date` to `to_date`, both included, of the project's wall clock.
+    """Whole days from `from_date` to `to_date`, both included, by the project's wall clock.
 
-    An hour that a clock repeats is one bucket, and one that it skips is none. Weeks begin on
-    Monday; the first week or month of a report may hold days before `from_date`, which are not
-    counted.
+    When the clock goes back, the repeated hour is one bucket; when it goes forward, the skipped
+    hour has none. Weeks begin on Monday; in the first week or month, days before `from_date` are
+    not counted.
     """
 
     from_date: date
@@ -43,15 +43,15 @@ class Period:
 
     @classmethod
     def checked(cls, from_date: Day, to_date: Day, timezone: str | None = None) -> Period:
-        """Read the arguments of a report.
+        """Return the period for the arguments of a report.
 
-        :raises ConfigError: for what is not a date, reversed dates and unknown timezones.
+        :raises ConfigError: for invalid or reversed dates, and unknown timezones.
         """
         first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
         if first > last:
-            raise ConfigError(f"from_date={first} is after to_date={last}: exchange them")
+            raise ConfigError(f"from_date={first} is later than to_date={last}")
         if not date.min + ONE_DAY < first <= last < date.max - ONE_DAY:
-            raise ConfigError(f"{first} to {last} is beyond what dates can express")
+            raise ConfigError(f"{first} to {last} is outside the range of dates")
         try:
             found = zone(timezone)
         except ConfigError:
@@ -71,15 +71,17 @@ class Period:
         return self.instant(self.to_date + ONE_DAY)
 
     def before(self, length: timedelta) -> datetime:
-        """Return the instant so long before the start, or the first one there is."""
+        """Return the time `length` before the start, or the earliest that a datetime can be."""
         return max(self.start, FIRST + length) - length
 
     def after(self, length: timedelta) -> datetime:
-        """Return the instant so long after the end, or the last one there is."""
+        """Return the time `length` after the end, or the latest that a datetime can be."""
         return min(self.end, LAST - length) + length
 
     def local(self, column: str) -> str:
-        """Return SQL of the wall clock of a UTC timestamp that lies in the period."""
+        """Return SQL of the wall clock time of a UTC timestamp in the period."""
+        # Offsets are written into the SQL, so that days are those of Python's timezone data, and
+        # DuckDB does not need its own (the ICU extension).
         pieces = self._offsets(self.start, self.end)
         if len(pieces) == 1:
             return _shifted(column, pieces[0][1])
@@ -90,14 +92,14 @@ class Period:
         return f"CASE {' '.join(cases)} ELSE {_shifted(column, pieces[-1][1])} END"
 
     def bucket(self, column: str, unit: Bucket) -> str:
-        """Return SQL of the bucket of a UTC timestamp: the wall clock at which it begins.
+        """Return SQL of the bucket of a UTC timestamp: the wall clock time at its start.
 
-        :raises ConfigError: for more minutes or hours than a result can hold.
+        :raises ConfigError: for a period with too many minutes or hours.
         """
-        days, most = (self.to_date - self.from_date).days + 1, MOST_DAYS.get(unit)
+        days, most = (self.to_date - self.from_date).days + 1, MAX_DAYS.get(unit)
         if most is not None and days > most:
             raise ConfigError(
-                f"unit={unit!r} takes {most:,} days at most, not {days:,}: choose a longer unit"
+                f"unit={unit!r} allows {most:,} days at most, not {days:,}: use a longer unit"
             )
         return f"date_trunc('{unit}', {self.local(column)})"
 
@@ -127,7 +129,7 @@ class Period:
 
     def instant(self, day: date) -> datetime:
         """Return the first instant of a day, in UTC without a zone."""
-        # Of a midnight that the clock skips, this is the instant at which it does.
+        # If the clock skips midnight, this is the time at which it does.
         return datetime.combine(day, time(), self._zone).astimezone(UTC).replace(tzinfo=None)
 
     def _offset(self, instant: datetime) -> timedelta:
@@ -136,7 +138,7 @@ class Period:
         return offset
 
     def _offsets(self, start: datetime, end: datetime) -> list[tuple[datetime, timedelta]]:
-        """Return from when on the wall clock is by how much ahead of UTC."""
+        """Return the offsets of the wall clock from UTC, each with the time at which it begins."""
         pieces = [(start, self._offset(start))]
         low = start
         while low < end:
@@ -158,14 +160,14 @@ class Period:
 
 
 def label(start: date, *, clock: bool = False) -> str:
-    """Return a bucket as Mixpanel writes it: `2026-01-31`, or `2026-01-31 13:00:00`."""
+    """Return the label of a bucket, in Mixpanel's form: `2026-01-31` or `2026-01-31 13:00:00`."""
     if clock and isinstance(start, datetime):
         return start.isoformat(sep=" ", timespec="seconds")
     return start.isoformat()[: len("2026-01-31")]
 
 
 def begin(day: date, unit: Bucket) -> date:
-    """Return the first day of the week or month of a day; of others, the day itself."""
+    """Return the first day of the week or month of a day; for other units, the day itself."""
     if unit == "week":
         return day - timedelta(days=day.weekday())
     return day.replace(day=1) if unit == "month" else day

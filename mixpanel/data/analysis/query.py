@@ -1,4 +1,4 @@
-"""A report as SQL: the statement, its parameters, and how its rows become a result."""
+"""A report as SQL: the statement, its parameters, and the function that reads its rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
 
 @dataclass(frozen=True, slots=True)
 class Query(Generic[R]):
-    """One report: run `statement` with `parameters` on DuckDB, and give the rows to `read`.
+    """A report: run `statement` with `parameters` on DuckDB, and pass the rows to `read`.
 
-    `events` are the names it looks for. `sql` is the same statement with its parameters written
-    in, to be shown or run by hand.
+    `events` are the names of its events. `sql` is the statement with its parameters as literals,
+    to be shown or run by hand.
     """
 
     statement: str
@@ -34,7 +34,7 @@ class Query(Generic[R]):
 
     @property
     def sql(self) -> str:
-        """The statement with its parameters written in."""
+        """The statement with its parameters as literals."""
         return _PARAMETER.sub(self._written, self.statement)
 
     def _written(self, found: re.Match[str]) -> str:
@@ -53,4 +53,6 @@ def _literal(value: Any) -> str:
     parts = str(value).replace("'", "''").split("\x00")
     if len(parts) == 1:
         return f"'{parts[0]}'"
-    return "(" + " || chr(0) || ".join(f"'{part}'" for part in parts) + ")"  # no SQL holds a NUL
+    return (
+        "(" + " || chr(0) || ".join(f"'{part}'" for part in parts) + ")"
+    )  # SQL text cannot contain NUL

@@ -1,19 +1,19 @@
-"""How many users came back, and how often users are active."""
+"""Retention and frequency: how many users came back, and how often they are active."""
 
 from __future__ import annotations
 
 import calendar
 from collections import defaultdict
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mixpanel.data.analysis.arguments import (
-    MOST_SEGMENTS,
-    about,
-    among,
-    count,
+    MAX_SEGMENTS,
+    check_choice,
+    checked_int,
+    common_fields,
     event_name,
-    written,
+    segment_name,
 )
 from mixpanel.data.analysis.layout import block, with_queries
 from mixpanel.data.analysis.period import begin, label
@@ -39,9 +39,23 @@ __all__ = ["frequency", "retention"]
 
 UNITS = get_args(TimeUnit)
 DAYS = {"day": 1, "week": 7, "month": 30}
-LONGEST = 90  # days of an interval; Mixpanel's own limit
-MOST_INTERVALS = 730
+MAX_LENGTH = 90  # days of an interval; Mixpanel's own limit
+MAX_INTERVALS = 730
 HOURS = 24
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as all here
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Intervals(NamedTuple):
+    """The intervals after a birth: their length in microseconds, and the number of the last.
+
+    With `strictly`, an event at the time of the birth is the birth itself, and no return.
+    """
+
+    ticks: int
+    most: int
+    strictly: bool
+    unbounded: bool
 
 
 def retention(
@@ -63,32 +77,33 @@ def retention(
 ) -> Query[RetentionResult]:
     """Count the users who came back in each interval after their first event.
 
-    With "birth", a user is in the cohort of the first `born_event` in the period. With
+    With "birth", a user is in the cohort of their first `born_event` in the period. With
     "compounded" there is no `born_event`, and a user is in the cohort of each date with a
-    `return_event`. Without a `return_event`, any event counts. Cohorts begin every `interval`
-    `unit`s; a week's on Monday, a month's on its first day.
+    `return_event`. Without a `return_event`, any event counts. A cohort begins every `interval`
+    `unit`s: weeks on Monday, months on their first day.
 
-    Intervals are counted from each user's own first event, whatever the clock says: a day is 24
-    hours, a week 7 days and a month 30. Interval 0 holds what follows at once, and there are
-    `interval_count` more. The first event is not itself a return; one of another name may happen
-    at the same time. With `unbounded`, interval N counts those who came back in N or later.
+    Intervals are counted from the time of each user's first event: a day is 24 hours, a week 7 days
+    and a month 30. Interval 0 begins with the first event, and `interval_count` more follow. The
+    first event is not a return; another event at the same time is one. With `unbounded`, interval N
+    counts the users who came back in N or later.
 
-    `on` parts users by their first event; `born_where` and `return_where` choose events. `until`
-    is when the events end, in UTC without a zone: a cohort has no intervals that begin after it.
+    `on` segments users by their first event; `born_where` and `return_where` filter events. `until`
+    is the time at which the events end, in UTC without a timezone: a cohort has no intervals that
+    begin after it.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
-    among("retention_type", retention_type, get_args(RetentionType))
+    check_choice("retention_type", retention_type, get_args(RetentionType))
     compounded = retention_type == "compounded"
     if compounded and (born_event is not None or born_where is not None):
-        raise ConfigError("compounded retention has no born_event: give the return_event alone")
+        raise ConfigError("compounded retention has no born_event: pass only return_event")
     first = return_event if compounded else event_name(born_event, "born_event")
     if return_event is not None:
         event_name(return_event, "return_event")
-    among("unit", unit, UNITS)
-    count("interval", interval, 1, LONGEST // DAYS[unit])
-    count("interval_count", interval_count, 1, MOST_INTERVALS)
-    count("limit", limit, 1, MOST_SEGMENTS)
+    check_choice("unit", unit, UNITS)
+    checked_int("interval", interval, 1, MAX_LENGTH // DAYS[unit])
+    checked_int("interval_count", interval_count, 1, MAX_INTERVALS)
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     scope = Scope(source)
     length = timedelta(days=interval * DAYS[unit])
     users = ["distinct_id IS NOT NULL"]
@@ -108,17 +123,20 @@ def retention(
     )
     if on is not None:
         births = scope.segmented(births, on)
-    statement = _retained(
-        births=_births(
-            births, period, unit, interval, compounded=compounded, parted=on is not None
-        ),
-        returns=f"SELECT distinct_id, time\nFROM {block(returns)}",
-        later=">" if return_event in (None, first) else ">=",
-        cell=f"(epoch_us(time) - epoch_us(birth)) // {length // timedelta(microseconds=1)}",
-        intervals=interval_count,
-        unbounded=unbounded,
-        parted=on is not None,
+    has_segments = on is not None
+    births = _births(
+        births, period, unit, interval, compounded=compounded, has_segments=has_segments
     )
+    returns = f"SELECT distinct_id, time\nFROM {block(returns)}"
+    intervals = Intervals(
+        length // MICROSECOND, interval_count, return_event in (None, first), unbounded
+    )
+    cells = (
+        _cells_by_slots(returns, intervals, period.start, has_segments=has_segments)
+        if compounded
+        else _cells(returns, intervals, has_segments=has_segments)
+    )
+    statement = _retained(births, cells, has_segments=has_segments)
 
     def read(rows: Sequence[tuple[Any, ...]]) -> RetentionResult:
         days = _cohort_days(period, unit, interval)
@@ -149,10 +167,10 @@ def retention(
             interval_count,
             retention_type,
             unbounded,
-            None if on is None else written(on),
+            None if on is None else segment_name(on),
             {name: groups[name] for name in names[:limit]},
             limit_hit=len(names) > limit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     names = tuple(name for name in (born_event, return_event) if name is not None)
@@ -161,15 +179,21 @@ def retention(
 
 
 def _births(
-    events: str, period: Period, unit: TimeUnit, interval: int, *, compounded: bool, parted: bool
+    events: str,
+    period: Period,
+    unit: TimeUnit,
+    interval: int,
+    *,
+    compounded: bool,
+    has_segments: bool,
 ) -> str:
-    """Return the query of each user's cohort and birth."""
+    """Return the query of the cohort and the first event (birth) of each user."""
     anchor = begin(period.from_date, unit)
     between = (
         f"date_diff('{unit}', TIMESTAMP '{anchor}', date_trunc('{unit}', {period.local('time')}))"
     )
     cohort = f"{between} // {interval}"
-    segment = ", first(segment ORDER BY time, segment) AS segment" if parted else ""
+    segment = ", first(segment ORDER BY time, segment) AS segment" if has_segments else ""
     if compounded:
         return (
             f"SELECT distinct_id, {cohort} AS cohort, min(time) AS birth{segment}\n"
@@ -180,41 +204,120 @@ def _births(
         "GROUP BY distinct_id"
     )
     columns = f"distinct_id, {cohort} AS cohort, time AS birth"
-    return f"SELECT {columns}{', segment' if parted else ''}\nFROM {block(first)}"
+    return f"SELECT {columns}{', segment' if has_segments else ''}\nFROM {block(first)}"
 
 
-def _retained(
-    *,
-    births: str,
-    returns: str,
-    later: str,
-    cell: str,
-    intervals: int,
-    unbounded: bool,
-    parted: bool,
-) -> str:
-    """Return the query of the size of each cohort (cell NULL), and of each of its cells."""
-    column = "segment, " if parted else ""
-    returned = (
-        f"SELECT {column}cohort, distinct_id, {cell} AS cell\n"
-        f"FROM births JOIN returns USING (distinct_id)\n"
-        f"WHERE time {later} birth AND {cell} <= {intervals}"
-    )
-    if unbounded:
-        returned = (
-            f"SELECT {column}cohort, distinct_id, max(cell) AS cell\n"
-            f"FROM {block(returned)}\nGROUP BY {column}cohort, distinct_id"
-        )
-    groups = ["NULL", "segment"] if parted else ["NULL"]
+def _retained(births: str, cells: dict[str, str], *, has_segments: bool) -> str:
+    """Return the query of the size of each cohort (cell NULL), and of each of its cells.
+
+    The last of the queries `cells` returns the users of each cell, by segment where `has_segments`.
+    """
+    users = list(cells)[-1]
     parts = []
-    for group in groups:
-        key = "cohort" if group == "NULL" else f"{group}, cohort"
-        name = f"{group}::VARCHAR AS segment, cohort"
-        sizes = f"SELECT {name}, NULL AS cell, count(*) AS users\nFROM births\nGROUP BY {key}"
-        users = f"SELECT {name}, cell, count(DISTINCT distinct_id) AS users"
-        parts += [sizes, f"{users}\nFROM returned\nGROUP BY {key}, cell"]
+    for name in ["NULL", "segment"] if has_segments else ["NULL"]:
+        group = "cohort" if name == "NULL" else "segment, cohort"
+        head = f"SELECT {name}::VARCHAR AS segment, cohort"
+        parts += [
+            f"{head}, NULL AS cell, count(*) AS users\nFROM births\nGROUP BY {group}",
+            f"{head}, cell, sum(users)::BIGINT AS users\nFROM {users}\nGROUP BY {group}, cell",
+        ]
     last = "\nUNION ALL\n".join(parts) + "\nORDER BY ALL"
-    return with_queries(last, births=births, returns=returns, returned=returned)
+    return with_queries(last, births=births, **cells)
+
+
+def _cells(returns: str, intervals: Intervals, *, has_segments: bool) -> dict[str, str]:
+    """Return the queries of the cells of users who are in one cohort each."""
+    columns = "segment, cohort" if has_segments else "cohort"
+    cell = f"(epoch_us(time) - epoch_us(birth)) // {intervals.ticks}"
+    returned = (
+        f"SELECT {columns}, distinct_id, {cell} AS cell\n"
+        "FROM births JOIN returns USING (distinct_id)\n"
+        f"WHERE time {'>' if intervals.strictly else '>='} birth AND {cell} <= {intervals.most}"
+    )
+    if intervals.unbounded:
+        returned = (
+            f"SELECT {columns}, distinct_id, max(cell) AS cell\n"
+            f"FROM {block(returned)}\nGROUP BY {columns}, distinct_id"
+        )
+    cells = (
+        f"SELECT {columns}, cell, count(DISTINCT distinct_id) AS users\n"
+        f"FROM returned\nGROUP BY {columns}, cell"
+    )
+    return {"returns": returns, "returned": returned, "cells": cells}
+
+
+def _cells_by_slots(
+    returns: str, intervals: Intervals, start: datetime, *, has_segments: bool
+) -> dict[str, str]:
+    """Return the queries of the cells of users who may be in every cohort.
+
+    To join each event of a user with each cohort would be slow. So time since `start` is cut into
+    slots as long as an interval, and of a user's events in a slot only the earliest and the latest
+    offset count: the interval that began `n` slots before, at the offset `moment`, holds an event
+    of this slot if `latest >= moment`, and the interval before it if `earliest < moment`.
+    """
+    columns = "segment, cohort" if has_segments else "cohort"
+    offset = f"epoch_us({{}}) - {(start - EPOCH) // MICROSECOND}"
+    begun, happened = offset.format("birth"), offset.format("time")
+    ticks, most = intervals.ticks, intervals.most
+    placed = (
+        f"SELECT {columns}, distinct_id,\n"
+        f"    ({begun}) // {ticks} AS slot, ({begun}) % {ticks} AS moment\nFROM births"
+    )
+    slots = (
+        f"SELECT distinct_id, ({happened}) // {ticks} AS slot,\n"
+        f"    min(({happened}) % {ticks}) AS earliest, max(({happened}) % {ticks}) AS latest\n"
+        "FROM returns\nGROUP BY distinct_id, slot"
+    )
+    neighbours = (
+        "SELECT *, CASE WHEN lag(slot) OVER past = slot - 1 THEN lag(latest) OVER past END\n"
+        "    AS latest_before\nFROM slots\n"
+        "WINDOW past AS (PARTITION BY distinct_id ORDER BY slot)"
+    )
+    here = _reaches("latest", 0, strictly=intervals.strictly)
+    counted = _reaches("latest_before", 1, strictly=intervals.strictly)
+    pairs = (
+        f"SELECT {columns}, distinct_id, neighbours.slot - placed.slot AS n,\n"
+        f"    {here} AS here, n > 0 AND earliest < moment AS before,\n"
+        f"    coalesce({counted}, FALSE) AS counted\n"
+        "FROM placed JOIN neighbours USING (distinct_id)\n"
+        f"WHERE neighbours.slot BETWEEN placed.slot AND placed.slot + {most + 1}"
+    )
+    if intervals.unbounded:
+        last = f"max(CASE WHEN here AND n <= {most} THEN n WHEN before THEN n - 1 END)"
+        each = f"SELECT {columns}, {last} AS cell\nFROM pairs\nGROUP BY {columns}, distinct_id"
+        cells = (
+            f"SELECT {columns}, cell, count(*) AS users\nFROM {block(each)}\n"
+            f"WHERE cell IS NOT NULL\nGROUP BY {columns}, cell"
+        )
+    else:
+        # One pass over the pairs: DuckDB stores the rows of a query that is named twice.
+        slot_counts = (
+            f"SELECT {columns}, n, count_if(here) AS these,\n"
+            "    count_if(before AND NOT counted) AS those\n"
+            f"FROM pairs\nGROUP BY {columns}, n"
+        )
+        cells = (
+            f"SELECT {columns}, n + shift AS cell, if(shift = 0, these, those) AS users\n"
+            f"FROM {block(slot_counts)}, (VALUES (0), (-1)) AS shifts (shift)\n"
+            f"WHERE n + shift BETWEEN 0 AND {most}"
+        )
+    return {
+        "returns": returns, "placed": placed, "slots": slots, "neighbours": neighbours,
+        "pairs": pairs, "cells": cells,
+    }  # fmt: skip
+
+
+def _reaches(latest: str, first: int, *, strictly: bool) -> str:
+    """Return SQL of whether the latest event of a slot is in the interval that began before.
+
+    In the pairs whose `n` is `first`, that is the interval of the birth itself.
+    """
+    return (
+        f"({latest} > moment OR {latest} = moment AND n > {first})"
+        if strictly
+        else (f"{latest} >= moment")
+    )
 
 
 def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
@@ -228,7 +331,7 @@ def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
 
 
 def _intervals_until(start: datetime, until: datetime | None, length: timedelta, most: int) -> int:
-    """Return how many intervals of a cohort begin before the events end; one at least."""
+    """Return how many intervals of a cohort begin before the events end, at least one."""
     if until is None:
         return most + 1
     return min(most + 1, max(1, -((start - until) // length)))
@@ -247,7 +350,7 @@ def _days_of_month(day: date) -> int:
 def _cohorts(
     rows: Iterable[tuple[Any, ...]], intervals: int, *, unbounded: bool
 ) -> dict[str | None, dict[int, tuple[int, list[int]]]]:
-    """Return the size and the counts of each cohort of each segment."""
+    """Return the size and the counts of each cohort, by segment."""
     found: dict[str | None, dict[int, tuple[int, list[int]]]] = defaultdict(
         lambda: defaultdict(lambda: (0, [0] * (intervals + 1)))
     )
@@ -266,7 +369,7 @@ def _cohorts(
 
 
 def _accumulate(counts: list[int]) -> None:
-    """Add to each count all that follow it."""
+    """Add to each count the counts after it."""
     for number in range(len(counts) - 2, -1, -1):
         counts[number] += counts[number + 1]
 
@@ -295,15 +398,15 @@ def frequency(
 
     Hours and days are those of the project's clock. Without an `event`, any event counts. Each
     period has as many counts as it has `addiction_unit`s: 24 hours a day, 28 to 31 days a month.
-    With `on`, a user is counted in each segment by the events that are in it.
+    With `on`, each segment counts the users of its own events.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     if event is not None:
         event_name(event)
-    among("unit", unit, UNITS)
-    among("addiction_unit", addiction_unit, get_args(HourDayUnit))
-    count("limit", limit, 1, MOST_SEGMENTS)
+    check_choice("unit", unit, UNITS)
+    check_choice("addiction_unit", addiction_unit, get_args(HourDayUnit))
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     scope = Scope(source)
     events = scope.events(
         None if event is None else [event],
@@ -314,7 +417,7 @@ def frequency(
     )
     if on is not None:
         events = scope.segmented(events, on)
-    statement = _active(events, period, unit, addiction_unit, parted=on is not None)
+    statement = _active(events, period, unit, addiction_unit, has_segments=on is not None)
 
     def read(rows: Sequence[tuple[Any, ...]]) -> FrequencyResult:
         nothing = {day: [0] * _units_of(day, unit, addiction_unit) for day in period.buckets(unit)}
@@ -337,10 +440,10 @@ def frequency(
             unit,
             addiction_unit,
             _frozen(every),
-            None if on is None else written(on),
+            None if on is None else segment_name(on),
             {name: _frozen(found[name]) for name in names[:limit]},
             limit_hit=len(names) > limit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, () if event is None else (event,))
@@ -348,19 +451,19 @@ def frequency(
 
 
 def _active(
-    events: str, period: Period, unit: TimeUnit, addiction_unit: HourDayUnit, *, parted: bool
+    events: str, period: Period, unit: TimeUnit, addiction_unit: HourDayUnit, *, has_segments: bool
 ) -> str:
-    """Return the query of how many users were active in how many sub-units of each bucket."""
-    column = "segment, " if parted else ""
+    """Return the query that counts users by the number of active sub-units in a bucket."""
+    column = "segment, " if has_segments else ""
     active = (
         f"SELECT DISTINCT {column}distinct_id, {period.bucket('time', unit)} AS bucket, "
         f"{period.bucket('time', addiction_unit)} AS active\nFROM {block(events)}"
     )
     parts = []
-    for group in ["NULL", "segment"] if parted else ["NULL"]:
+    for group in ["NULL", "segment"] if has_segments else ["NULL"]:
         key = "" if group == "NULL" else "segment, "
-        # Of all segments together, an hour counts once.
-        hours = "count(*)" if group == "segment" or not parted else "count(DISTINCT active)"
+        # For all segments together, an hour counts once.
+        hours = "count(*)" if group == "segment" or not has_segments else "count(DISTINCT active)"
         users = (
             f"SELECT {key}bucket, distinct_id, {hours} AS hours\nFROM active\n"
             f"GROUP BY {key}bucket, distinct_id"

@@ -6,13 +6,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, get_args
 
 from mixpanel.data.analysis.arguments import (
-    MOST_SEGMENTS,
-    about,
-    among,
-    count,
+    MAX_SEGMENTS,
+    check_choice,
+    checked_int,
+    common_fields,
     event_name,
     event_names,
-    written,
+    segment_name,
 )
 from mixpanel.data.analysis.layout import block, conditions, with_queries
 from mixpanel.data.analysis.period import label
@@ -39,7 +39,7 @@ __all__ = ["event_counts", "property_counts", "segmentation"]
 UNITS = get_args(SegmentationUnit)
 TYPES = get_args(CountType)
 SEGMENTS = 1_000
-MOST_COUNTS = 10_000_000  # of a result, about 1 GB
+MAX_COUNTS = 10_000_000  # of a result, about 1 GB
 # Average is that of events per user.
 MEASURES = {
     "general": "count(*)",
@@ -55,7 +55,7 @@ def segmentation(
     *,
     on: Condition | None = None,
     unit: SegmentationUnit = "day",
-    type: CountType = "general",  # noqa: A002 - Mixpanel's word
+    type: CountType = "general",
     where: Condition | None = None,
     limit: int = SEGMENTS,
 ) -> Query[SegmentationResult]:
@@ -65,12 +65,12 @@ def segmentation(
     with the most events are returned, most frequent first. Unique users are counted within a
     bucket, and an event without a distinct_id counts for none.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    among("unit", unit, UNITS)
-    among("type", type, TYPES)
-    count("limit", limit, 1, MOST_SEGMENTS)
+    check_choice("unit", unit, UNITS)
+    check_choice("type", type, TYPES)
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     scope = Scope(source)
     events = scope.events([event], period.start, period.end, where=where)
     if on is not None:
@@ -87,12 +87,12 @@ def segmentation(
             str(period.from_date),
             str(period.to_date),
             unit,
-            None if on is None else written(on),
+            None if on is None else segment_name(on),
             total,
             series,
             type,
             limit_hit=limit_hit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))
@@ -105,15 +105,15 @@ def event_counts(
     events: Sequence[str] | str,
     *,
     unit: SegmentationUnit = "day",
-    type: CountType = "general",  # noqa: A002 - Mixpanel's word
+    type: CountType = "general",
 ) -> Query[EventCountsResult]:
     """Count several events by date; each event and bucket is there, with 0 where nothing happened.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     names = event_names(events)
-    among("unit", unit, UNITS)
-    among("type", type, TYPES)
+    check_choice("unit", unit, UNITS)
+    check_choice("type", type, TYPES)
     scope = Scope(source)
     chosen = scope.events(names, period.start, period.end)
     statement = _counted(chosen, "event", period, unit, type, len(names))
@@ -127,7 +127,7 @@ def event_counts(
             unit,
             type,
             series,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, names)
@@ -142,7 +142,7 @@ def property_counts(
     *,
     values: Sequence[str] | None = None,
     unit: SegmentationUnit = "day",
-    type: CountType = "general",  # noqa: A002 - Mixpanel's word
+    type: CountType = "general",
     limit: int = 255,
 ) -> Query[PropertyCountsResult]:
     """Count an event by the values of a property and date.
@@ -150,12 +150,12 @@ def property_counts(
     With `values`, only those are counted, in their order; numbers are given as text. Else the
     `limit` most frequent ones are returned, most frequent first.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    among("unit", unit, UNITS)
-    among("type", type, TYPES)
-    count("limit", limit, 1, MOST_SEGMENTS)
+    check_choice("unit", unit, UNITS)
+    check_choice("type", type, TYPES)
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     wanted = None if values is None else _values(values)
     scope = Scope(source)
     events = scope.events([event], period.start, period.end)
@@ -177,7 +177,7 @@ def property_counts(
             type,
             series,
             limit_hit=limit_hit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event,))
@@ -216,7 +216,7 @@ def _series(
     limit: int,
     names: Sequence[str] | None,
 ) -> tuple[Series, bool]:
-    """Return the counts of each segment and bucket, and whether there are more segments."""
+    """Return the counts of each segment and bucket, and True if there are more segments."""
     clock = unit in ("minute", "hour")
     found: dict[str, dict[str, float]] = defaultdict(dict)
     if names is not None:
@@ -229,10 +229,10 @@ def _series(
         name = names[0] if segment is None and names else str(segment)
         found[name][label(bucket, clock=clock)] = n
     nothing = dict.fromkeys(period.buckets(unit), 0)
-    if len(nothing) * len(found) > MOST_COUNTS:
+    if len(nothing) * len(found) > MAX_COUNTS:
         raise ConfigError(
-            f"{len(found):,} segments of {len(nothing):,} {unit}s are more than {MOST_COUNTS:,} "
-            "counts: lower the limit, or choose a longer unit"
+            f"{len(found):,} segments of {len(nothing):,} {unit}s are more than {MAX_COUNTS:,} "
+            "counts: lower the limit, or use a longer unit"
         )
     return {name: nothing | dates for name, dates in found.items()}, limit_hit
 
@@ -243,8 +243,10 @@ def _total(series: Series) -> int:
 
 def _values(values: Sequence[str]) -> tuple[str, ...]:
     if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise ConfigError(f"values={values!r} must be a list of texts; numbers too, as '1'")
+        raise ConfigError(
+            f"values={values!r} must be a list of text; write numbers as text, too: '1'"
+        )
     found = tuple(dict.fromkeys(values))
-    if not 1 <= len(found) <= MOST_SEGMENTS:
-        raise ConfigError(f"values must hold 1 to {MOST_SEGMENTS:,} texts, not {len(found)}")
+    if not 1 <= len(found) <= MAX_SEGMENTS:
+        raise ConfigError(f"values must contain 1 to {MAX_SEGMENTS:,} values, not {len(found)}")
     return found

@@ -1,4 +1,4 @@
-"""Where the events of a report are, and how their names and properties are reached in SQL."""
+"""The events of a report in SQL: their table, and their names and properties."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 Condition = str | Expression | Compiled
-"""What `where` and `on` may be: text, an expression of Python, or one that is SQL already."""
+"""The type of `where` and `on`: expression text, a Python expression, or compiled SQL."""
 
 __all__ = ["Condition", "EventSource", "Scope", "accessor", "expression", "named"]
 
 SECONDS = Value(number="epoch(time)", set_when="true", is_time=True)
 USER = Value(text="distinct_id")
-# What `properties["..."]` finds in a column of its own.
+# Properties that have a column of their own.
 COLUMNS = {
     "time": SECONDS,
     "$time": SECONDS,
@@ -38,7 +38,7 @@ COLUMNS = {
     "$distinct_id": USER,
     "$insert_id": Value(text="insert_id"),
 }
-# The text of a JSON `value`; `1.0` is `1`, as JavaScript writes it.
+# The text of a JSON `value`; `1.0` becomes `1`, as in JavaScript.
 LABEL_OF_JSON = (
     "CASE WHEN value IS NULL THEN 'undefined' "
     "WHEN starts_with(value, '\"') THEN json_extract_string(value, '$') "
@@ -50,11 +50,11 @@ _ACCESS = re.compile(r"""\b(properties|user|event)\s*\[\s*["']""")
 
 @dataclass(frozen=True, slots=True)
 class EventSource:
-    """A table of events: what stands after FROM, and the SQL of each thing in it.
+    """A table of events: the `relation` after FROM, and the SQL of each column.
 
-    `time` is a timestamp in UTC, `properties` a JSON object, `profile` that of the user's profile,
-    if there is one. Where copies of one event may be in the table (same event, time, distinct_id
-    and `$insert_id`), `version` orders them, and the last one counts.
+    `time` is a timestamp in UTC, `properties` a JSON object, `profile` the properties of the user's
+    profile, if any. If the table may contain copies of an event (same event, time, distinct_id and
+    `$insert_id`), they are ordered by `version`, and the last one counts.
     """
 
     relation: str
@@ -76,7 +76,7 @@ class Scope:
     _expressions: int = 0
 
     def parameter(self, name: str, value: Any) -> str:
-        """Add a parameter, and return the SQL of it; equal ones are one."""
+        """Add a parameter and return its SQL; one with the same name and value is reused."""
         unique, number = name, 1
         while unique in self.parameters and self.parameters[unique] != value:
             number += 1
@@ -93,7 +93,7 @@ class Scope:
         where: Condition | None = None,
         extra: Sequence[str] = (),
     ) -> str:
-        """Return the query of the events of some names (None: all) from `start` to before `end`.
+        """Return the query of the named events (None: all) from `start` to before `end`.
 
         Its columns are event, time, distinct_id (NULL for no user), insert_id, properties and
         profile; DuckDB reads only those that are used. `extra` are further conditions.
@@ -127,7 +127,7 @@ class Scope:
         return f"SELECT {', '.join(columns)}\nFROM {source.relation}{conditions(*chosen)}"
 
     def _latest(self, chosen: Sequence[str]) -> str:
-        """Return the query that reads the last copy of each event."""
+        """Return the query of the last copy of each event."""
         source = self.source
         version, id_ = source.version, source.insert_id
         columns = [
@@ -139,6 +139,7 @@ class Scope:
         ]
         if source.profile is not None:
             columns.append(f"arg_max({source.profile}, {version}) AS profile")
+        # Events without an id are never copies: their version makes each a group of its own.
         key = [source.event, source.time, source.user, id_]
         key.append(f"CASE WHEN coalesce({id_}, '') = '' THEN {version} END")
         return (
@@ -147,11 +148,11 @@ class Scope:
         )
 
     def segmented(self, events: str, on: Condition, argument: str = "on") -> str:
-        """Return the query of the same events with a column `segment`: the text of `on`.
+        """Return the query of the same events with a column `segment`: the value of `on` as text.
 
-        What is missing is "undefined", and a JSON null "null"; a list is one text as a whole.
+        A missing value is "undefined", a JSON null "null"; a list is one text.
 
-        :raises ConfigError: for an expression that cannot be read, saying where.
+        :raises ConfigError: for a syntax error, with its position.
         """
         json = None if isinstance(on, Compiled) else self._property(on, argument)
         if json is None:
@@ -165,12 +166,12 @@ class Scope:
     def condition(self, where: Condition, argument: str) -> str:
         """Return SQL that is true or false for each event.
 
-        :raises ConfigError: for an expression that cannot be read, saying where.
+        :raises ConfigError: for a syntax error, with its position.
         """
         return self._compiled(where, argument, is_condition=True).condition
 
     def json(self, on: Condition, argument: str = "on") -> str:
-        """Return SQL of a property as JSON, NULL where it is missing.
+        """Return SQL of a property as JSON, NULL if it is missing.
 
         :raises ConfigError: for an expression that is not a property.
         """
@@ -182,7 +183,7 @@ class Scope:
         return f"coalesce({', '.join(f'to_json({each})' for each in columns)})"
 
     def _property(self, on: Condition, argument: str) -> str | None:
-        """Return SQL of a property as JSON; None for one with a column of its own, and others."""
+        """Return SQL of a JSON member; None for a property with its own column and expressions."""
         of, name = property_in(expression(on, argument)) or ("", "")
         names = self._names().get(of)
         if names is None or names.json is None or name in names.columns:
@@ -192,13 +193,13 @@ class Scope:
         return f"json_extract({names.json}, {self.parameter(f'x{self._expressions}_', pointer)})"
 
     def number(self, on: Condition, argument: str = "on") -> str:
-        """Return SQL of a number; NULL where the expression has none.
+        """Return SQL of a number; NULL if the value is not a number.
 
-        :raises ConfigError: also for an expression that never is a number.
+        :raises ConfigError: for a syntax error, and an expression that is never a number.
         """
         value = self._compiled(on, argument).value
         if value.number is None:
-            raise ConfigError(f"{argument}={on!r} never is a number: convert it, as number({on})")
+            raise ConfigError(f"{argument}={on!r} is never a number: convert it by number({on})")
         return value.number
 
     def _compiled(self, text: Condition, argument: str, *, is_condition: bool = False) -> Compiled:
@@ -212,7 +213,7 @@ class Scope:
         try:
             if is_condition:
                 if not isinstance(text, str):
-                    raise ConfigError(f"{argument}={text!r} must be an expression, as text")
+                    raise ConfigError(f"{argument}={text!r} must be the text of an expression")
                 found = compile_condition(text, self._names(), prefix=prefix)
             else:
                 found = compile_expression(expression(text, argument), self._names(), prefix=prefix)
@@ -234,9 +235,9 @@ class Scope:
 
 
 def expression(on: object, argument: str) -> str:
-    """Return the expression for `on`: a property's name, unless it already is an expression.
+    """Return the text of an expression; the name of a property becomes one.
 
-    :raises ConfigError: for what is not text, or empty.
+    :raises ConfigError: for anything but text, and for empty text.
     """
     if isinstance(on, Expression):
         return str(on)
@@ -248,9 +249,9 @@ def expression(on: object, argument: str) -> str:
 
 
 def accessor(name: object, argument: str) -> str:
-    """Return the expression of a property, whatever characters are in its name.
+    """Return the expression of a property, with its name quoted.
 
-    :raises ConfigError: for what is not text, or empty.
+    :raises ConfigError: for anything but text, and for empty text.
     """
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{argument}={name!r} must be the name of a property, or an expression")
@@ -262,7 +263,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def named(column: str, name: str) -> str:
-    """Return the SQL of a column under a name."""
+    """Return the SQL of a column with an alias."""
     return column if column == name else f"{column} AS {name}"
 
 

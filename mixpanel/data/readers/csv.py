@@ -68,7 +68,7 @@ def mistyped_columns(
         return set()
     quoted = ['"' + column.replace('"', '""') + '"' for column in patterns]
     checks = ", ".join(f"bool_and(regexp_full_match(trim({each}), ?))" for each in quoted)
-    query = f"SELECT {checks} FROM read_csv(?, {CSV_OPTIONS}, all_varchar = true)"  # noqa: S608 - quoted
+    query = f"SELECT {checks} FROM read_csv(?, {CSV_OPTIONS}, all_varchar = true)"
     result = connection.execute(query, [*patterns.values(), name]).fetchone() or ()
     return {column for column, fits in zip(patterns, result, strict=True) if fits is False}
 

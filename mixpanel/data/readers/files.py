@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import deterministic_id, to_api_time
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.data.readers.csv import CSV_OPTIONS, check_layout, explain_error, mistyped_columns
@@ -120,7 +120,7 @@ def count_rows(path: Path) -> int:
     source = _json_source(path) if file_format == "ndjson" else source
     try:
         with _connect(duckdb) as connection:
-            query = f"SELECT count(*) FROM {source}"  # noqa: S608 - constant text
+            query = f"SELECT count(*) FROM {source}"
             row = connection.execute(query, [_escaped(path)]).fetchone()
     except duckdb.Error as error:
         raise _unreadable(path, error) from error
@@ -174,7 +174,7 @@ def _json_source(path: Path) -> str:
 def _objects(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Any]:
     # Read as text, not columns: DuckDB's common schema of all lines would convert values and add
     # the keys of other lines.
-    query = f"SELECT json FROM {_json_source(path)}"  # noqa: S608 - constant text
+    query = f"SELECT json FROM {_json_source(path)}"
     for (text,) in _iter_rows(connection.execute(query, [_escaped(path)])):
         row = None
         with suppress(ValueError, RecursionError):  # too many digits, or nested too deeply
@@ -205,7 +205,7 @@ def _table(
         parameters["types"] = dict.fromkeys(texts, "VARCHAR")
         types |= parameters["types"]
     select_list = ", ".join(_column(name, type_) for name, type_ in types.items())
-    query = f"SELECT {select_list} FROM {source}"  # noqa: S608 - names are quoted
+    query = f"SELECT {select_list} FROM {source}"
     for row in _iter_rows(connection.execute(query, parameters)):
         yield dict(zip(types, row, strict=True))
 

@@ -184,7 +184,7 @@ class Database(Connection):
         with self._query_cursor() as cursor:
             self._drop(cursor, names)
 
-    def drop_all(self, type: TableType | None = None) -> None:  # noqa: A002 - the user's word
+    def drop_all(self, type: TableType | None = None) -> None:
         """Drop all tables and views, or only the tables of one type."""
         with self._query_cursor() as cursor:
             self._drop(cursor, catalog.names_of_type(cursor, type))

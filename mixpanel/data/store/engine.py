@@ -172,7 +172,7 @@ def restrict_wal(path: Path | None) -> None:
 
 def count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
     """Count the rows of a quoted table."""
-    row = connection.execute(f"SELECT count(*) FROM {source}").fetchone()  # noqa: S608
+    row = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
     return int(row[0]) if row else 0
 
 

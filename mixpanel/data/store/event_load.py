@@ -130,7 +130,7 @@ class Load(Staging):
         # part's range or without a time, to the nearest one, as `_record_days` counts it.
         day = f"coalesce(CAST({self._time_column} AS DATE), l.from_date)"
         self._connection.execute(
-            f"DELETE FROM {self._staging_table} USING _ledger AS l WHERE l.table_name = ? "  # noqa: S608
+            f"DELETE FROM {self._staging_table} USING _ledger AS l WHERE l.table_name = ? "
             "AND l.state = 'staged' AND l.part = _part AND l.day IN (SELECT unnest(?::DATE[])) "
             f"AND l.day = greatest(l.from_date, least(l.to_date, {day}))",
             [self.name, sorted(days)],
@@ -211,7 +211,7 @@ class Load(Staging):
     def _repaired(self, source: _Source) -> _Source:
         columns = "event: 'VARCHAR', properties: 'JSON'"
         query = (
-            "SELECT count(*) FILTER (event IS NULL AND properties IS NULL), "  # noqa: S608
+            "SELECT count(*) FILTER (event IS NULL AND properties IS NULL), "
             f"count({schema.checked_nesting('properties')}) "
             f"FROM {schema.ndjson_source([source.path], columns, gzip=source.gzip)}"
         )
@@ -249,7 +249,7 @@ class Load(Staging):
         counts: dict[int, int] = {}
         last = -1
         query = (
-            f"SELECT rowid, _part, properties FROM {self._staging_table} "  # noqa: S608
+            f"SELECT rowid, _part, properties FROM {self._staging_table} "
             "WHERE (contains(properties, 'NaN') OR contains(properties, 'Infinity')) "
             "AND _part >= ? AND rowid > ? AND regexp_matches(properties, '[\\[:,]-?(NaN|Inf)') "
             "ORDER BY rowid LIMIT ?"
@@ -261,7 +261,7 @@ class Load(Staging):
             for _, part, _ in changed:
                 counts[part] = counts.get(part, 0) + 1
             self._connection.execute(
-                f"UPDATE {self._staging_table} SET properties = fixed.new FROM (SELECT "  # noqa: S608
+                f"UPDATE {self._staging_table} SET properties = fixed.new FROM (SELECT "
                 "unnest(?::BIGINT[]) AS row, unnest(?::VARCHAR[]) AS new) AS fixed "
                 f"WHERE {self._staging_table}.rowid = fixed.row",
                 [[row for row, _, _ in changed], [new for _, _, new in changed]],
@@ -282,7 +282,7 @@ class Load(Staging):
                         GROUP BY ALL HAVING count(*) > 1))
                 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY TRY_CAST(
                     properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, rowid DESC
-                ) > 1) RETURNING _part""",  # noqa: S608
+                ) > 1) RETURNING _part""",
             {"first": first},
         ).fetchall()
         counts: dict[int, int] = {}
@@ -298,7 +298,7 @@ class Load(Staging):
         without_time = dict.fromkeys(by_number, 0)
         by_day = {(source.number, day): 0 for source in sources for day in source.part.chunk}
         counted = self._connection.execute(
-            f"SELECT _part, CAST({self._time_column} AS DATE), count(*), "  # noqa: S608
+            f"SELECT _part, CAST({self._time_column} AS DATE), count(*), "
             "count(*) FILTER (event_name IS NULL AND properties IS NULL) "
             f"FROM {self._staging_table} WHERE _part >= ? GROUP BY ALL",
             [sources[0].number],
@@ -350,7 +350,7 @@ class Load(Staging):
         with database_errors(), transaction(self._connection):
             if limit is not None:
                 self._connection.execute(
-                    f"DELETE FROM {self._staging_table} WHERE rowid NOT IN (SELECT rowid "  # noqa: S608
+                    f"DELETE FROM {self._staging_table} WHERE rowid NOT IN (SELECT rowid "
                     f"FROM {self._staging_table} ORDER BY event_time NULLS LAST, rowid LIMIT ?)",
                     [limit],
                 )
@@ -379,7 +379,7 @@ class Load(Staging):
         if {entry.filters for entry in done} - {self._filters}:
             by_key = "true"
         else:
-            self._execute_with_days(f"DELETE FROM {self._table} WHERE {in_days}")  # noqa: S608
+            self._execute_with_days(f"DELETE FROM {self._table} WHERE {in_days}")
         same = " AND ".join(
             f"old.{column} IS NOT DISTINCT FROM new.{column}"
             for column in schema.EVENT_KEY.split(", ")
@@ -387,14 +387,14 @@ class Load(Staging):
         columns = f"{schema.EVENT_KEY}, properties"
         columns += "" if self._timezone is None else ", event_time_local"
         into = f"INSERT INTO {self._table} ({columns}) "
-        into += f"SELECT {columns} FROM {self._staging_table} WHERE"  # noqa: S608
+        into += f"SELECT {columns} FROM {self._staging_table} WHERE"
         self._execute_with_days(
-            f"DELETE FROM {self._table} AS old USING (FROM {self._staging_table} "  # noqa: S608
+            f"DELETE FROM {self._table} AS old USING (FROM {self._staging_table} "
             f"WHERE {by_key} AND {schema.HAS_INSERT_ID}) AS new WHERE {same}"
         )
         # Rows without an insert id are compared whole. EXCEPT ALL keeps the number of equal rows.
         self._execute_with_days(
-            f"{into} {by_key} AND NOT {schema.HAS_INSERT_ID} EXCEPT ALL "  # noqa: S608
+            f"{into} {by_key} AND NOT {schema.HAS_INSERT_ID} EXCEPT ALL "
             f"SELECT {columns} FROM {self._table} WHERE NOT {schema.HAS_INSERT_ID}"
         )
         self._execute_with_days(f"{into} NOT ({by_key} AND NOT {schema.HAS_INSERT_ID})")

@@ -68,7 +68,7 @@ def parquet(
             )
         columns.append("CAST(event_time AS DATE) AS day")
         options += f", PARTITION_BY (day), FILENAME_PATTERN 'part-{uuid4().hex}-{{i}}'"
-    query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"  # noqa: S608
+    query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"
     target = _target(path, storage_options, database_path)
     target.check(folder=partition_by is not None, overwrite=overwrite)
     with scratch_folder(exchange) as folder:
@@ -96,7 +96,7 @@ def csv(
         f"AS {quoted(guarded(c.name))}"
         for c in schema.columns
     )
-    query = f"SELECT {columns} FROM {quoted(schema.table_name)}"  # noqa: S608
+    query = f"SELECT {columns} FROM {quoted(schema.table_name)}"
     target = _target(path, storage_options, database_path)
     target.check(folder=False, overwrite=overwrite)
     name = "table.csv.gz" if str(path).endswith(".gz") else "table.csv"

@@ -112,7 +112,7 @@ def tables(connection: duckdb.DuckDBPyConnection) -> list[Table]:
     # Databases of the previous package have no such column.
     zone = "project_timezone" if "project_timezone" in known else "NULL"
     rows = connection.execute(
-        f"SELECT table_name, type, fetched_at, from_date, to_date, {zone} "  # noqa: S608
+        f"SELECT table_name, type, fetched_at, from_date, to_date, {zone} "
         "FROM _metadata WHERE type <> 'database' ORDER BY table_name"
     ).fetchall()
     return [Table(name, type_, aware(at), *rest) for name, type_, at, *rest in rows]
@@ -230,7 +230,7 @@ def delete(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Delete everything recorded about a table."""
     for table in ("_metadata", "_ledger", "_parts"):
         if _columns(connection, table):
-            connection.execute(f"DELETE FROM {table} WHERE table_name = ?", [name])  # noqa: S608
+            connection.execute(f"DELETE FROM {table} WHERE table_name = ?", [name])
 
 
 # ---- part files --------------------------------------------------------------------------------

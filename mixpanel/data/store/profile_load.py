@@ -113,7 +113,7 @@ class ProfilesLoad(Staging):
         with database_errors(), transaction(self._connection):
             staged = count(self._connection, self._staging_table)
             self._connection.execute(
-                f"DELETE FROM {self._staging_table} WHERE rowid IN (SELECT rowid "  # noqa: S608
+                f"DELETE FROM {self._staging_table} WHERE rowid IN (SELECT rowid "
                 f"FROM {self._staging_table} WHERE distinct_id IS NOT NULL QUALIFY row_number() "
                 "OVER (PARTITION BY distinct_id ORDER BY _part DESC, rowid DESC) > 1)"
             )
@@ -130,7 +130,7 @@ class ProfilesLoad(Staging):
 
     def _merge_into_table(self) -> None:
         self._connection.execute(
-            f"DELETE FROM {self._table} AS old USING {self._staging_table} AS new "  # noqa: S608
+            f"DELETE FROM {self._table} AS old USING {self._staging_table} AS new "
             "WHERE old.distinct_id IS NOT DISTINCT FROM new.distinct_id"
         )
         self._connection.execute(f"INSERT INTO {self._table} BY NAME FROM {self._staging_table}")

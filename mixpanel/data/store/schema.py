@@ -69,7 +69,7 @@ def events(paths: Mapping[Path, int], *, gzip: bool, time_in_ms: bool, timezone:
                 properties, ['/time', '/distinct_id', '/$insert_id']) AS found
             FROM {source} JOIN (VALUES {numbers}) AS parts(filename, part) USING (filename)
         )))
-    """  # noqa: S608 - paths and the zone are quoted
+    """
 
 
 def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
@@ -85,7 +85,7 @@ def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
                 TRY_CAST("$properties"->>'/$last_seen' AS TIMESTAMP) AS seen
             FROM {ndjson_source(paths, columns, gzip=gzip)}
             JOIN (VALUES {numbers}) AS parts(filename, part) USING (filename))
-    """  # noqa: S608 - paths are quoted
+    """
 
 
 def checked_nesting(properties: str) -> str:

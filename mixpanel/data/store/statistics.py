@@ -48,7 +48,7 @@ def event_breakdown(connection: DuckDBPyConnection, name: str) -> EventBreakdown
     """Return count, users and first and last time of each event."""
     table = _with_columns(connection, name, "event_name", "event_time", "distinct_id")
     query = (
-        "SELECT event_name, count(*), count(DISTINCT distinct_id), min(event_time), "  # noqa: S608
+        "SELECT event_name, count(*), count(DISTINCT distinct_id), min(event_time), "
         f"max(event_time), grouping(event_name) FROM {quoted(table)} "
         "GROUP BY ROLLUP (event_name) ORDER BY ALL"
     )
@@ -70,7 +70,7 @@ def property_keys(connection: DuckDBPyConnection, name: str, event: str | None) 
     columns = ("properties",) if event is None else ("properties", "event_name")
     table = _with_columns(connection, name, *columns)
     rows = connection.execute(
-        f"SELECT DISTINCT unnest(json_keys(properties)) FROM {quoted(table)} "  # noqa: S608
+        f"SELECT DISTINCT unnest(json_keys(properties)) FROM {quoted(table)} "
         + ("" if event is None else "WHERE event_name = ?"),
         [] if event is None else [event],
     ).fetchall()
@@ -88,19 +88,19 @@ def column_stats(
     value, dtype = _value(connection, table, column)
     total, non_null, unique = _row(
         connection,
-        "SELECT count(*), count(v), approx_count_distinct(v) "  # noqa: S608
+        "SELECT count(*), count(v), approx_count_distinct(v) "
         f"FROM (SELECT {value} v FROM {source})",
     )
     numeric_stats: list[float | None] = [None] * 4
     if non_null and _NUMERIC.fullmatch(dtype):
         row = _row(
             connection,
-            "SELECT min(v), max(v), avg(v), stddev_samp(v) "  # noqa: S608
+            "SELECT min(v), max(v), avg(v), stddev_samp(v) "
             f"FROM (SELECT CAST({value} AS DOUBLE) v FROM {source})",
         )
         numeric_stats = [None if number is None else float(number) for number in row]
     top = connection.execute(
-        f"SELECT {value} v, count(*) n FROM {source} WHERE v IS NOT NULL "  # noqa: S608
+        f"SELECT {value} v, count(*) n FROM {source} WHERE v IS NOT NULL "
         "GROUP BY v ORDER BY n DESC, v LIMIT ?",
         [top_n],
     ).fetchall()
@@ -136,7 +136,7 @@ def _value(connection: DuckDBPyConnection, table: str, column: str) -> tuple[str
     text = f"{quoted(path[1])}->>{where}"
     (numbers,) = _row(
         connection,
-        f"SELECT bool_and(json_type({json}) IN ('BIGINT', 'UBIGINT', 'DOUBLE')) "  # noqa: S608
+        f"SELECT bool_and(json_type({json}) IN ('BIGINT', 'UBIGINT', 'DOUBLE')) "
         f"FILTER (({text}) IS NOT NULL) FROM {quoted(table)}",
     )
     return (f"CAST({text} AS DOUBLE)", "DOUBLE") if numbers else (f"({text})", "VARCHAR")

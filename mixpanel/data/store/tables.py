@@ -212,7 +212,7 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
         f"{_property(key, found[key])} AS {quoted(_unique_name(key, taken))}"
         for key in sorted(found)
     ]
-    statement = f"SELECT {', '.join(chosen)} FROM {quoted(source)}"  # noqa: S608 - names are quoted
+    statement = f"SELECT {', '.join(chosen)} FROM {quoted(source)}"
     with database_errors(), transaction(connection):
         connection.execute(f"CREATE OR REPLACE VIEW {quoted(view)} AS {statement}")
     return view
@@ -222,7 +222,7 @@ def _property_types(connection: DuckDBPyConnection, table: str) -> dict[str, str
     """Return the type of each property; None if it has several, or is a list or an object."""
     pointer = "'/' || replace(replace(key, '~', '~0'), '/', '~1')"
     rows = connection.execute(
-        f"SELECT DISTINCT key, json_type(properties, {pointer}) FROM (SELECT properties, "  # noqa: S608
+        f"SELECT DISTINCT key, json_type(properties, {pointer}) FROM (SELECT properties, "
         f"unnest(json_keys(properties)) AS key FROM {quoted(table)})"
     ).fetchall()
     seen: dict[str, set[str | None]] = {}

@@ -30,7 +30,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class AccessRequest:
-    """What a client asks a person for."""
+    """A client's request for access, which a person allows or denies."""
 
     client_id: str
     redirect_uri: str

@@ -22,7 +22,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Allow acce
 <style>body{{font:1.1rem system-ui;margin:4rem auto;max-width:34rem}}
 button{{font:inherit;padding:.4rem 1.2rem;margin-right:.6rem}}</style>
 <h1>Allow access?</h1>
-<p>A program on this machine asks to read the emulator as you. It waits at
+<p>A program on this machine requests to read the emulator as you. It waits at
 <code>{redirect_uri}</code>.</p>
 <form method="post" action="/oauth/authorize/">{fields}
 <button name="decision" value="allow">Allow</button>

@@ -97,7 +97,7 @@ class EventReports:
         scope, period = Scope(source()), Period.checked(*days)
         events = scope.events(None, period.start, period.end)
         statement = (
-            f"select event, {measure} as n from ({events}) group by event order by n desc, event"  # noqa: S608
+            f"select event, {measure} as n from ({events}) group by event order by n desc, event"
         )
         return [(name, n) for name, n in self.rows(statement, scope.parameters)]
 
@@ -131,7 +131,7 @@ class EventReports:
         except ConfigError as error:
             raise RefusedRequest(400, str(error)) from error
         rows = self.rows(
-            f"select segment from ({values}) where segment not in ('undefined', 'null')"  # noqa: S608
+            f"select segment from ({values}) where segment not in ('undefined', 'null')"
             f" group by segment order by count(*) desc, segment limit {limit}",
             scope.parameters,
         )

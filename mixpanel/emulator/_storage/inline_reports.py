@@ -261,7 +261,7 @@ class InlineReports:
                 columns += (
                     f", {scope.number(accessor(of))} as number, {scope.json(accessor(of))} as value"
                 )
-            rows = f"select *, {columns} from {block(events)}"  # noqa: S608
+            rows = f"select *, {columns} from {block(events)}"
             keys = [f"g{number}" for number in range(len(shown.groups))]
             statement = _measured(rows, keys, measurement)
         except ConfigError as error:
@@ -395,8 +395,8 @@ def _grouped(scope: Scope, events: str, group: Mapping[str, Any], number: int) -
         low = scope.parameter(f"bucket{number}", size)
         start = f"(floor(({scope.number(on)}) / {low}) * {low})"
         segment = f"coalesce(printf('%g - %g', {start}, {start} + {low}), 'undefined')"
-        return f"select *, {segment} as g{number} from {block(events)}"  # noqa: S608
-    return f"select * exclude (segment), segment as g{number} from {block(scope.segmented(events, on))}"  # noqa: S608, E501
+        return f"select *, {segment} as g{number} from {block(events)}"
+    return f"select * exclude (segment), segment as g{number} from {block(scope.segmented(events, on))}"  # noqa: E501
 
 
 def _measured(rows: str, keys: Sequence[str], measurement: Mapping[str, Any]) -> str:
@@ -417,13 +417,13 @@ def _measured(rows: str, keys: Sequence[str], measurement: Mapping[str, Any]) ->
         if inner is None:
             raise RefusedRequest(400, f"perUserAggregation {per!r} is not known")
         rows = (
-            f"select {chosen}, distinct_id, {inner} as number from {block(rows)}"  # noqa: S608
+            f"select {chosen}, distinct_id, {inner} as number from {block(rows)}"
             f" where distinct_id is not null group by {chosen}, distinct_id"
         )
     columns = f"{chosen}, {figure} as n, count(*) as events"
     if grouping:
         columns = f"{columns}, {grouping}"
-    return f"select {columns} from {block(rows)} group by grouping sets ({sets}) order by all"  # noqa: S608
+    return f"select {columns} from {block(rows)} group by grouping sets ({sets}) order by all"
 
 
 def _buckets(period: Period, unit: str) -> list[str]:

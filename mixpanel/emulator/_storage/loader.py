@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.emulator._rules.events import InvalidRecord, json_text, milliseconds
 from mixpanel.emulator._storage.flights import load_flights
 from mixpanel.emulator._storage.warehouse import EventCopy, Warehouse

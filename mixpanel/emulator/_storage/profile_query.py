@@ -132,7 +132,7 @@ class Profiles:
     def _open(self, form: Mapping[str, Any], now: float) -> tuple[str, QuerySession]:
         query = self._build_query(form, now)
         sql = (
-            f"select p.distinct_id from ({query.people}) p {query.joins}"  # noqa: S608
+            f"select p.distinct_id from ({query.people}) p {query.joins}"
             f" where {query.condition} order by {query.order}"
         )
         limit = _whole_number(form, "limit")
@@ -169,7 +169,7 @@ class Profiles:
         self, session: QuerySession, ids: Sequence[str], output: list[str] | None
     ) -> list[dict[str, Any]]:
         rows = self._warehouse.query(
-            f"select p.distinct_id, p.properties, {SEEN} from ({session.people}) p"  # noqa: S608
+            f"select p.distinct_id, p.properties, {SEEN} from ({session.people}) p"
             " where p.distinct_id in (select unnest($ids::varchar[]))",
             {**session.parameters, "ids": list(ids)},
         )

@@ -20,6 +20,7 @@ create table if not exists groups (
 );
 create table if not exists aliases (alias varchar, distinct_id varchar);
 create table if not exists lookup_tables (id varchar, name varchar, rows json);
+create table if not exists saved_objects (what varchar, kind varchar, name varchar, content json);
 create or replace view owners as with recursive chain (alias, distinct_id, hops) as (
     select alias, distinct_id, 1 from aliases
     union all
@@ -51,7 +52,7 @@ select $seq + number as seq, event,
     json_merge_patch(properties, '{REMOVE_COLUMNS}') as properties,
     coalesce(fields[4]::bigint, $now) as ingested_at
 from found where event is not null and fields[1] is not null and json_type(properties) = 'OBJECT'
-"""  # noqa: S608
+"""
 TABLES = ("events", "profiles", "groups", "aliases", "lookup_tables")
 KEYS = {"profiles": ("distinct_id",), "groups": ("group_key", "group_id")}
 
@@ -60,4 +61,4 @@ alter table events add column sent_fields varchar;
 alter table events add column raw varchar;
 update events set sent_fields = json_object('time', properties -> '$.time'),
     properties = json_merge_patch(properties, '{REMOVE_COLUMNS}');
-"""  # noqa: S608
+"""

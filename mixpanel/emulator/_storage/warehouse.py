@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import duckdb
 from pydantic_core import from_json
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.emulator._rules.events import Event, json_text
 from mixpanel.emulator._rules.profiles import Properties, Update, apply_update
 from mixpanel.emulator._storage.database import Database
@@ -100,9 +100,7 @@ class Warehouse:
 
     def count(self) -> int:
         """Count the events, without repeated copies."""
-        rows = self._read(
-            f"select count(*) from (select distinct {COPY_KEY} from events)"  # noqa: S608
-        )
+        rows = self._read(f"select count(*) from (select distinct {COPY_KEY} from events)")
         return int(rows[0][0])
 
     def copies(self) -> int:
@@ -113,10 +111,7 @@ class Warehouse:
 
     def counts(self) -> dict[str, int]:
         """Count the rows of every table, copies of events included."""
-        return {
-            table: self._read(f"select count(*) from {table}")[0][0]  # noqa: S608
-            for table in TABLES
-        }
+        return {table: self._read(f"select count(*) from {table}")[0][0] for table in TABLES}
 
     def add_copies(self, copies: Iterable[EventCopy]) -> None:
         """Store copies of events without validation."""
@@ -161,7 +156,7 @@ class Warehouse:
         """
         columns = "event, time, distinct_id, insert_id, sent_fields, properties"
         insert = (
-            f"insert into events by name select $seq + number as seq, {columns},"  # noqa: S608
+            f"insert into events by name select $seq + number as seq, {columns},"
             f" $now as ingested_at from ({select}) order by number"
         )
         with self._lock:
@@ -254,6 +249,44 @@ class Warehouse:
         found = self._read("select id, name, rows from lookup_tables order by rowid")
         return {table_id: {"name": name, "rows": from_json(rows)} for table_id, name, rows in found}
 
+    def drop_lookup_table(self, table_id: str) -> None:
+        """Remove a lookup table, if there is one."""
+        self._run("delete from lookup_tables where id = ?", [table_id])
+
+    # Saved objects
+
+    @property
+    def is_file(self) -> bool:
+        """True if the data is kept in a file."""
+        return self._path is not None
+
+    def objects(self) -> list[tuple[str, str, str, dict[str, Any]]]:
+        """Return the saved objects, in the order in which they were kept first."""
+        rows = self._read("select what, kind, name, content from saved_objects order by rowid")
+        return [(what, kind, name, from_json(content)) for what, kind, name, content in rows]
+
+    def keep_object(self, what: str, kind: str, name: str, content: Any) -> None:
+        """Keep a saved object, or remove it if the content is None."""
+        key = [what, kind, name]
+        with self._lock:
+            known = "what = ? and kind = ? and name = ?"
+            if content is None:
+                self._run(f"delete from saved_objects where {known}", key)
+            elif self._read(
+                "select 1 from saved_objects where what = $what and kind = $kind and name = $name",
+                {"what": what, "kind": kind, "name": name},
+            ):
+                values = [json_text(content), *key]
+                self._run(f"update saved_objects set content = ? where {known}", values)
+            else:
+                self._run(
+                    "insert into saved_objects values (?, ?, ?, ?)", [*key, json_text(content)]
+                )
+
+    def clear_objects(self) -> None:
+        """Remove all saved objects."""
+        self._run("delete from saved_objects")
+
     # The database
 
     def clear(self) -> None:
@@ -266,7 +299,7 @@ class Warehouse:
             for changed in self._changed.values():
                 changed.clear()
             for table in TABLES:
-                self._run(f"delete from {table}")  # noqa: S608
+                self._run(f"delete from {table}")
 
     def open(self) -> None:
         """Open the database now.
@@ -354,7 +387,7 @@ class Warehouse:
         if missing := [key for key in keys if key not in changed]:
             width = len(KEYS[table])
             columns = f"{', '.join(KEYS[table])}, properties, last_seen"
-            sql = f"select {columns} from {table} where {_keys_match(table)}"  # noqa: S608
+            sql = f"select {columns} from {table} where {_keys_match(table)}"
             for row in self._open().connection.execute(sql, _columns(missing)).fetchall():
                 known[row[:width]] = (from_json(row[width]), row[width + 1])
         return known
@@ -369,7 +402,7 @@ class Warehouse:
             if properties is not None
         ]
         self._run("begin")
-        self._run(f"delete from {table} where {_keys_match(table)}", _columns(profiles))  # noqa: S608
+        self._run(f"delete from {table} where {_keys_match(table)}", _columns(profiles))
         if kept:
             keys = "unnest(?::varchar[]), " * len(KEYS[table])
             self._run(

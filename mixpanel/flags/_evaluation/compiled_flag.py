@@ -117,6 +117,7 @@ class FlagCompiler:
 
         :raises ValueError: the flag is malformed, exceeds a limit or has no variants.
         """
+        # Most polls change few flags. One that did not change keeps its function and its cache.
         revision = blake2b(to_json(raw), digest_size=8).hexdigest()
         if previous is not None and previous.revision == revision:
             return previous

@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import Response, TransportFailure, retry_after
-from mixpanel._records.encoding import dumps, loads
+from mixpanel._records.json_encoding import dumps, loads
 from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
 from mixpanel.exceptions import MixpanelException, TransportError
 from mixpanel.settings import Endpoints, is_loopback

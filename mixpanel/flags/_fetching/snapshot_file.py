@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mixpanel._records.encoding import dumps, loads
+from mixpanel._records.json_encoding import dumps, loads
 from mixpanel._runtime.checked_files import UnsafeFileError, open_checked, read_checked
 from mixpanel._runtime.private_files import make_folder, remove_abandoned, write
 from mixpanel._runtime.safe_logging import logger

@@ -28,7 +28,7 @@ from mixpanel.flags._rules.budget import (
     is_counting,
 )
 from mixpanel.flags._rules.casefolding import fold, get_casefolded
-from mixpanel.flags._rules.js_values import is_number
+from mixpanel.flags._rules.js_conversions import is_number
 from mixpanel.flags._rules.operators import BOOLEAN
 from mixpanel.flags._rules.syntax import is_computed, is_operation, operands_of, property_name
 from mixpanel.flags.types import FallbackReason, SelectedVariant
@@ -167,6 +167,7 @@ def _comparison_template(name: str, constant: Any) -> str | None:
     elif isinstance(constant, bool):
         test, kinds = f"value {sign} {{constant}}", "is bool"
     elif is_number(constant):
+        # Not `isinstance`: a bool is an int in Python, and JsonLogic converts it first.
         test, kinds = f"value {sign} {{constant}}", "is int or kind is float"
         found = f"(kind := {found})"
     else:
@@ -215,6 +216,7 @@ def _expression_code(source: str) -> CodeType:
 
 # ---- flags: a function of the context ---------------------------------------------------------
 
+# The outer `try`: a context is whatever the caller passes, so that `get` or `str` may raise.
 _FLAG: Final = """\
 def decide(context):
     try:
@@ -230,6 +232,8 @@ _TEST_USERS: Final = """\
         if distinct_id and (selected := test_users.get(distinct_id)) is not None:
             return copy(selected)
 """
+# `assignments` computes the entry of a new user in `__missing__`: for a known one, all the hashing
+# costs one look-up.
 _ASSIGNMENTS: Final = """\
         {assigned}, = assignments[value if type(value) is str else str(value)]
 """
@@ -243,6 +247,8 @@ _BRANCH: Final = """\
         if assigned{at} is not None:
             {outcome}
 """
+# A rule that fails must not hide a later rollout that serves the user: its error is remembered, and
+# becomes the fallback only if none does.
 _RULE_BRANCH: Final = """\
         if assigned{at} is not None:
 {reading}            try:
@@ -260,6 +266,8 @@ _CASEFOLD: Final = """\
             if not are_casefolded(data):
                 data = prepare(data)
 """
+# `given` and `folded` are made by the first rule that needs them, as a user may be in no rollout
+# with a rule, and casefolding the names of properties copies them all.
 _READ_ONCE: Final = """\
             if given is None:
                 given = context.get("custom_properties")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from mixpanel.flags._rules.budget import charge, charge_parsing
 from mixpanel.flags._rules.casefolding import fold
 from mixpanel.flags._rules.codegen import GeneratedTest, Test, call, comparison, join
-from mixpanel.flags._rules.js_values import double, is_array, text, truthy
+from mixpanel.flags._rules.js_conversions import is_array, is_truthy, to_double, to_text
 from mixpanel.flags._rules.limits import ITERATING, MAX_DEPTH, RuleError
 from mixpanel.flags._rules.operators import BOOLEAN, OPERATORS
 from mixpanel.flags._rules.syntax import (
@@ -89,7 +89,7 @@ def _test(node: Any, read: Read) -> Test:
         if name in BOOLEAN or name in _BOOLEAN_SPECIAL:
             return _value(node, read)
     value = _value(node, read)
-    return lambda data: truthy(value(data))
+    return lambda data: is_truthy(value(data))
 
 
 def _apply(function: Callable[..., Any], operands: list[Closure]) -> Closure:
@@ -139,7 +139,7 @@ def _var(operands: list[Any], read: Read) -> Closure:
 def _path(name: Any) -> list[str]:
     if name is None or name == "":
         return []
-    path = text(name)
+    path = to_text(name)
     charge_parsing(path)
     return path.split(".")
 
@@ -183,7 +183,7 @@ def _missing_some(operands: list[Any], read: Read) -> Closure:
         names = listed(data)
         names = names if is_array(names) else [names]
         missing_names = _missing_names(data, names, read)
-        return [] if len(names) - len(missing_names) >= double(required(data)) else missing_names
+        return [] if len(names) - len(missing_names) >= to_double(required(data)) else missing_names
 
     return missing_some
 
@@ -218,7 +218,7 @@ def _first(operands: list[Any], read: Read, *, wanted: bool) -> Closure:
         found = None
         for value in values:
             found = value(data)
-            if truthy(found) is wanted:
+            if is_truthy(found) is wanted:
                 break
         return found
 

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 from mixpanel.flags._rules.budget import charge, charge_text
 from mixpanel.flags._rules.comparisons import datetime_compare, semver_compare
-from mixpanel.flags._rules.js_values import (
-    double,
+from mixpanel.flags._rules.js_conversions import (
     is_array,
     is_number,
-    joined,
-    leading_number,
+    is_truthy,
+    join_array,
     loose_equal,
-    number,
+    parse_leading_number,
     strict_equal,
-    text,
-    truthy,
+    to_double,
+    to_number,
+    to_text,
 )
 
 Operator = Callable[..., Any]
@@ -35,9 +35,9 @@ def _compare(a: Any, b: Any, test: Callable[[Any, Any], bool]) -> bool:
     if isinstance(a, str) and isinstance(b, str):
         return test(a, b)
     if isinstance(a, str) and is_number(b):
-        return bool(a.strip()) and test(number(a), b)
+        return bool(a.strip()) and test(to_number(a), b)
     if is_number(a) and isinstance(b, str):
-        return bool(b.strip()) and test(a, number(b))
+        return bool(b.strip()) and test(a, to_number(b))
     return isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS) and test(a, b)
 
 
@@ -60,7 +60,7 @@ def _at_least(a: Any = None, b: Any = None, *_: Any) -> bool:
 def _in(needle: Any = None, haystack: Any = None, *_: Any) -> bool:
     if isinstance(haystack, str):
         charge_text(haystack)
-        return needle is not None and text(needle) in haystack
+        return needle is not None and to_text(needle) in haystack
     if isinstance(haystack, _COLLECTIONS):
         charge(len(haystack))
         return any(strict_equal(needle, item) for item in haystack)
@@ -68,13 +68,13 @@ def _in(needle: Any = None, haystack: Any = None, *_: Any) -> bool:
 
 
 def _plus(*terms: Any) -> float:
-    return sum(map(leading_number, terms), 0.0)
+    return sum(map(parse_leading_number, terms), 0.0)
 
 
 def _times(*factors: Any) -> float:
     product = 1.0
     for factor in factors:
-        product *= leading_number(factor)
+        product *= parse_leading_number(factor)
     return product
 
 
@@ -95,25 +95,25 @@ def _remainder(a: Any = _ABSENT, b: Any = _ABSENT, *_: Any) -> float:
 
 
 def _double(value: Any) -> float:
-    return nan if value is _ABSENT else double(value)
+    return nan if value is _ABSENT else to_double(value)
 
 
 def _smallest(*values: Any) -> float:
-    numbers = [double(value) for value in values]
+    numbers = [to_double(value) for value in values]
     return nan if any(map(isnan, numbers)) else min(numbers, default=inf)
 
 
 def _largest(*values: Any) -> float:
-    numbers = [double(value) for value in values]
+    numbers = [to_double(value) for value in values]
     return nan if any(map(isnan, numbers)) else max(numbers, default=-inf)
 
 
 def _cat(*parts: Any) -> str:
-    return joined(parts, "")
+    return join_array(parts, "")
 
 
 def _substr(source: Any = None, start: Any = 0, length: Any = _ABSENT, *_: Any) -> str:
-    whole = text(source)
+    whole = to_text(source)
     charge_text(whole)
     first = _position(start)
     rest = whole[max(len(whole) + first, 0) if first < 0 else first :]
@@ -121,7 +121,7 @@ def _substr(source: Any = None, start: Any = 0, length: Any = _ABSENT, *_: Any) 
 
 
 def _position(value: Any) -> int:
-    place = double(value)
+    place = to_double(value)
     return 0 if isnan(place) else int(max(min(place, 1e9), -1e9))
 
 
@@ -145,8 +145,8 @@ BOOLEAN: Final[dict[str, Callable[..., bool]]] = {
     "<=": _at_most,
     ">": _more,
     ">=": _at_least,
-    "!": lambda value=None, *_: not truthy(value),
-    "!!": lambda value=None, *_: truthy(value),
+    "!": lambda value=None, *_: not is_truthy(value),
+    "!!": lambda value=None, *_: is_truthy(value),
     "in": _in,
     "semver_compare": semver_compare,
     "datetime_compare": datetime_compare,

@@ -100,7 +100,7 @@ def user(event):
 
 
 def text(event, name):
-    """Return the text of a property, by which events are parted."""
+    """Return the text of a property, by which events are segmented."""
     value = event.properties.get(name, MISSING)
     if value is MISSING:
         return "undefined"

@@ -28,8 +28,8 @@ JANUARY = Period.checked("2026-01-01", "2026-01-03")
 
 @quick
 @given(reports())
-def test_distributions_and_coverage(tables, report):
-    """Each value once, of its type; what is null is missing."""
+def test_distributions_and_coverage_agree_with_the_reference(tables, report):
+    """Each value once, by type; null counts as missing."""
     tables.put(report.events)
     for source, seen in sources(report):
         found = tables.run(property_distribution(source, period_of(report), "A", "n", limit=3))
@@ -55,8 +55,8 @@ def test_distributions_and_coverage(tables, report):
 
 @quick
 @given(reports())
-def test_summaries_of_numbers(tables, report):
-    """Of numbers alone, the percentiles between neighbours."""
+def test_numeric_summaries_agree_with_the_reference(tables, report):
+    """Of numbers only, with interpolated percentiles."""
     tables.put(report.events)
     for source, seen in sources(report):
         query = numeric_summary(source, period_of(report), "A", "n", percentiles=[0, 50, 100])
@@ -82,8 +82,8 @@ def test_summaries_of_numbers(tables, report):
 
 @quick
 @given(reports())
-def test_days_and_users(tables, report):
-    """Events by day, and users by their events; each user in one bucket."""
+def test_daily_counts_and_engagement_agree_with_the_reference(tables, report):
+    """Events by day, and users by number of events; each user is in one bucket."""
     tables.put(report.events)
     for source, seen in sources(report):
         found = tables.run(daily_counts(source, period_of(report)))
@@ -101,8 +101,8 @@ def test_days_and_users(tables, report):
         assert ["1", "2-3", "4+"] == [bucket.bucket_label for bucket in found.buckets]
 
 
-def test_rows_are_those_of_the_lists(tables):
-    """As data frames and tables show them."""
+def test_rows_of_exploration_results_are_the_items_of_their_lists(tables):
+    """As in data frames and tables."""
     tables.put([])
     queries = (
         property_distribution(KEPT, JANUARY, "A", "plan"),
@@ -122,8 +122,8 @@ def test_rows_are_those_of_the_lists(tables):
         assert tables.run(query) == tables.run_as_shown(query)
 
 
-def test_percentages_are_of_all_values(tables):
-    """Those past the limit too."""
+def test_percentages_include_values_beyond_the_limit(tables):
+    """They are shares of all values."""
     plans = ["a", "a", "b", "c"]
     tables.put([
         reference.Event("A", 1_767_225_600_000, "u", None, {"plan": plan}) for plan in plans
@@ -152,7 +152,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_arguments_that_cannot_work_are_refused(case):
+def test_invalid_arguments_of_exploration_raise(case):
     """Before any SQL runs."""
     with pytest.raises(ConfigError):
         BAD[case]()

@@ -60,6 +60,7 @@ def evaluate(table, text):
     return present[0] if present else UNDEFINED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -181,8 +182,8 @@ def evaluate(table, text):
         ("'single'", "single"),
     ],
 )
-def test_the_table_of_the_language(table, text, expected):
-    """Each construct gives what is documented, undefined included."""
+def test_each_construct_has_the_documented_value(table, text, expected):
+    """Undefined included."""
     found = evaluate(table, text)
     assert (expected, isinstance(expected, bool)) == (found, isinstance(found, bool))
 
@@ -220,29 +221,29 @@ def test_the_table_of_the_language(table, text, expected):
         ("a\0b", "cannot read", 1),
     ],
 )
-def test_what_is_no_expression_says_why_and_where(text, message, position):
-    """A person can find the place; nothing is ever run."""
+def test_a_syntax_error_names_its_reason_and_position(text, message, position):
+    """Nothing is ever executed."""
     with pytest.raises(ExpressionError, match=message) as caught:
         compile_expression(text, {"properties": Names("p"), "event": EVENT})
     assert position in (None, caught.value.position)
 
 
-def test_a_condition_is_true_or_false():
-    """A number is none; a property may be."""
+def test_a_condition_must_be_able_to_be_a_boolean():
+    """A number cannot be one; a property can."""
     names = {"properties": Names("p")}
     with pytest.raises(ExpressionError, match="must be true or false"):
         compile_condition("1 + 1", names)
     assert compile_condition('properties["yes"]', names).condition.startswith("coalesce(")
 
 
-def test_joining_what_is_no_boolean_is_an_error(table):
-    """`and` and `or` take booleans and undefined, and nothing else."""
+def test_and_and_or_of_anything_but_booleans_raise(table):
+    """They take booleans and undefined only."""
     with pytest.raises(duckdb.Error, match="joins conditions"):
         evaluate(table, 'properties["s"] and true')
 
 
-def test_what_grows_beyond_measure_is_refused():
-    """Some expressions double with every level."""
+def test_expressions_whose_sql_grows_too_long_raise():
+    """Some expressions double with every level of nesting."""
     text = 'properties["s"]'
     for _ in range(40):
         text = f"(not string({text}) == string(boolean({text})))" if len(text) < 5000 else text
@@ -250,15 +251,15 @@ def test_what_grows_beyond_measure_is_refused():
         compile_expression(text, {"properties": Names("p")})
 
 
-def test_it_says_which_names_it_uses():
-    """So that a join is made only when somebody asks for it."""
+def test_a_compiled_expression_lists_the_names_it_uses():
+    """So that profiles are joined only if they are used."""
     names = {"properties": Names("p"), "user": Names("u")}
     assert {"user"} == compile_expression('defined(user["$email"])', names).uses
 
 
 @given(st.text(), st.text())
-def test_what_a_person_wrote_is_never_part_of_the_sql(name, value):
-    """Names and values travel as parameters, whatever is in them."""
+def test_names_and_strings_are_never_part_of_the_sql(name, value):
+    """They are passed as parameters, whatever they contain."""
 
     def quoted(text):
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -273,8 +274,8 @@ def test_what_a_person_wrote_is_never_part_of_the_sql(name, value):
 
 
 @given(dividend=st.floats(allow_nan=False, allow_infinity=False), divisor=st.integers(1, 10**6))
-def test_remainders_follow_the_dividend(table, dividend, divisor):
-    """As C has it, and Python has not."""
+def test_remainders_have_the_sign_of_the_dividend(table, dividend, divisor):
+    """As in C and JavaScript, unlike in Python."""
     compiled = compile_expression(f"({dividend!r}) % {divisor}", {})
     sql = f"select {compiled.value.number}"
     expected = [(math.fmod(dividend, divisor),)]

@@ -50,16 +50,16 @@ def _shop(tables):
     tables.put(SHOP)
 
 
-def test_uniques_have_no_total(tables):
-    """A user of two days would be counted twice."""
+def test_unique_users_have_no_total(tables):
+    """A user who is active on two days would be counted twice."""
     found = tables.run(segmentation(FETCHED, JANUARY, "Opened", type="unique"))
     assert {"2026-01-01": 2, "2026-01-02": 1, "2026-01-03": 0} == found.series["Opened"]
     assert found.total is None
     assert 3 == tables.run(segmentation(FETCHED, JANUARY, "Opened")).total
 
 
-def test_a_result_shows_sql_that_gives_it(tables):
-    """Its parameters written in, so that it can be run by hand."""
+def test_the_sql_of_a_result_can_be_run_by_hand(tables):
+    """Its parameters are literals."""
     query = segmentation(FETCHED, JANUARY, "Opened", on="plan", where='properties["plan"] != "x"')
     found = tables.run(query)
     assert found == tables.run_as_shown(query)
@@ -69,21 +69,21 @@ def test_a_result_shows_sql_that_gives_it(tables):
     assert found.computed_at.tzinfo is UTC
 
 
-def test_a_limit_that_cuts_is_reported(tables):
-    """And takes the total away, of which a part is missing."""
+def test_segments_beyond_the_limit_are_reported(tables):
+    """The total is None then, as a part is missing."""
     found = tables.run(segmentation(FETCHED, JANUARY, "Opened", on="plan", limit=1))
     assert (["free"], True, None) == (list(found.series), found.limit_hit, found.total)
 
 
-def test_days_begin_where_the_project_is(tables):
+def test_days_begin_in_the_timezone_of_the_project(tables):
     """Half past midnight in Oslo is the day before in UTC."""
     tables.put([event("Opened", "2026-01-01 23:30")])
     oslo = Period.checked("2026-01-02", "2026-01-02", "Europe/Oslo")
     assert {"2026-01-02": 1} == tables.run(segmentation(FETCHED, oslo, "Opened")).series["Opened"]
 
 
-def test_an_hour_that_a_clock_repeats_is_one(tables):
-    """As Mixpanel writes hours without their offset."""
+def test_a_repeated_hour_is_one_bucket(tables):
+    """Mixpanel writes hours without their offset."""
     tables.put([event("A", "2026-10-25 00:30"), event("A", "2026-10-25 01:30")])
     berlin = Period.checked("2026-10-25", "2026-10-25", "Europe/Berlin")
     found = tables.run(segmentation(FETCHED, berlin, "A", unit="hour")).series["A"]
@@ -104,9 +104,10 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_only_names(tables, name):
-    """Of events, of properties and as values, also in the SQL that is shown."""
+def test_hostile_names_stay_names(tables, name):
+    """Of events and properties, and as values, also in the SQL that is shown."""
     rows = [event(name, "2026-01-01 10:00")._replace(properties={name: name})]
     if "\x00" not in name:  # DuckDB's JSON holds none
         tables.put(rows)
@@ -127,7 +128,7 @@ def test_hostile_names_are_only_names(tables, name):
 
 
 def test_a_property_named_like_an_expression_is_an_expression(tables):
-    """`on` takes both; `property_counts` takes names alone."""
+    """`on` takes names and expressions; `property_counts` takes names only."""
     tables.put([event("A", "2026-01-01 10:00")._replace(properties={'properties["x"]': "odd"})])
     period = Period.checked("2026-01-01", "2026-01-01")
     by_expression = tables.run(segmentation(FETCHED, period, "A", on='properties["x"]'))
@@ -147,22 +148,22 @@ def test_a_property_named_like_an_expression_is_an_expression(tables):
         ('properties["nothing"]', {"undefined": 3}),
     ],
 )
-def test_segments_of_expressions(tables, on, expected):
-    """Numbers and booleans as text, what has no value as undefined."""
+def test_segments_of_expressions_are_text(tables, on, expected):
+    """Also numbers and booleans; a missing value is "undefined"."""
     found = tables.run(segmentation(FETCHED, JANUARY, "Paid", on=on))
     assert expected == {name: sum(dates.values()) for name, dates in found.series.items()}
 
 
-def test_compiled_expressions_are_taken_too(tables):
-    """As an emulator has them, which compiles by its own names."""
+def test_reports_accept_compiled_expressions(tables):
+    """As from the emulator, which has its own names."""
     names = {"properties": Names("properties")}
     where = compile_condition('properties["amount"] == 10', names)
     on = compile_expression('properties["amount"]', names, prefix="y")
     assert 1 == tables.run(segmentation(KEPT, JANUARY, "Paid", where=where, on=on)).total
 
 
-def test_expressions_of_python_are_taken_too(tables):
-    """Quoted whatever is in them; a result names the property."""
+def test_reports_accept_python_expressions(tables):
+    """With everything quoted; the result names the property."""
     found = tables.run(
         segmentation(FETCHED, JANUARY, "Opened", on=prop("plan"), where=prop("plan") != 'x"')
     )
@@ -175,7 +176,7 @@ def test_expressions_of_python_are_taken_too(tables):
 
 
 def test_user_properties_need_profiles(tables):
-    """A source says where they are."""
+    """A source without profiles raises."""
     with pytest.raises(ConfigError, match=r"unknown name 'user'"):
         segmentation(FETCHED, JANUARY, "Paid", on='user["plan"]')
     source = EventSource("(SELECT *, properties AS profile FROM fetched)", profile="profile")
@@ -183,8 +184,8 @@ def test_user_properties_need_profiles(tables):
     assert 1 == found.total
 
 
-def test_numbers_as_text_are_no_numbers(tables):
-    """They count as 0, unless the expression converts them."""
+def test_numbers_stored_as_text_count_as_zero(tables):
+    """Unless the expression converts them."""
     last = "2026-01-03"
     found = tables.run(segmentation_sum(FETCHED, JANUARY, "Paid", on="amount"))
     assert {"2026-01-01": 10, "2026-01-02": 30, last: 0} == found.results
@@ -194,8 +195,8 @@ def test_numbers_as_text_are_no_numbers(tables):
     ).results[last]  # fmt: skip
 
 
-def test_ranges_are_named_as_mixpanel_names_them(tables):
-    """With thousands separators; a range holds its lower bound."""
+def test_numeric_ranges_are_named_as_in_mixpanel(tables):
+    """With thousands separators; a range includes its lower bound."""
     amounts = [2000, 2099.5, 2100, 2950]
     tables.put([event("Paid", "2026-01-01 10:00", amount=n) for n in amounts])
     day = Period.checked("2026-01-01", "2026-01-01")
@@ -212,7 +213,7 @@ def test_ranges_are_named_as_mixpanel_names_them(tables):
 
 
 def test_a_funnel_takes_the_attempt_that_reached_furthest(tables):
-    """Not the first one, when that ran out of time."""
+    """Not the first attempt, if that ran out of time."""
     tables.put([
         event("Opened", "2026-01-01 10:00"),
         event("Opened", "2026-01-02 10:00"),
@@ -224,7 +225,7 @@ def test_a_funnel_takes_the_attempt_that_reached_furthest(tables):
     assert 1.0 == found.conversion_rate
 
 
-def test_a_window_goes_on_after_the_last_day_and_holds_its_end(tables):
+def test_the_window_of_a_funnel_extends_beyond_the_last_day(tables):
     """A step exactly at its end is in time."""
     tables.put([event("Opened", "2026-01-03 23:00"), event("Paid", "2026-01-04 01:00")])
     two = tables.run(funnel(FETCHED, JANUARY, ["Opened", "Paid"], window=2, window_unit="hour"))
@@ -232,8 +233,8 @@ def test_a_window_goes_on_after_the_last_day_and_holds_its_end(tables):
     assert (1.0, 0.0) == (two.conversion_rate, one.conversion_rate)
 
 
-def test_one_event_is_not_two_steps(tables):
-    """The same event again must be later; others may be at the same time."""
+def test_one_event_is_not_two_steps_of_a_funnel(tables):
+    """The same event must happen again later; others may be at the same time."""
     tables.put([event("A", "2026-01-01 10:00"), event("B", "2026-01-01 10:00")])
     assert [1, 0] == counts(tables.run(funnel(FETCHED, JANUARY, ["A", "A"])))
     assert [1, 1] == counts(tables.run(funnel(FETCHED, JANUARY, ["B", "A"])))
@@ -244,8 +245,8 @@ def counts(found):
     return [step.count for step in found.steps]
 
 
-def test_steps_have_conditions_and_labels(tables):
-    """Each of its own, beside one for all."""
+def test_steps_of_a_funnel_have_conditions_and_labels(tables):
+    """In addition to a condition for all steps."""
     steps = [Step("Opened", 'properties["plan"] == "team"'), Step("Paid", label="bought")]
     found = tables.run(funnel(FETCHED, JANUARY, steps))
     assert [1, 1] == counts(found)
@@ -255,14 +256,14 @@ def test_steps_have_conditions_and_labels(tables):
 
 
 def test_funnel_segments_beyond_the_limit_are_reported(tables):
-    """Those with most users stay."""
+    """Those with most users are kept."""
     found = tables.run(funnel(FETCHED, JANUARY, ["Opened"], on="plan", limit=1))
     assert (["free"], True) == (list(found.segments), found.limit_hit)
     assert 2 == found.steps[0].count
 
 
-def test_a_table_may_be_named_like_a_part_of_the_statement(tables):
-    """With its schema before it."""
+def test_a_table_may_have_the_name_of_a_common_table_expression(tables):
+    """It is qualified with its schema."""
     for name in ("events", "births", "returns", "step1", "attempts", "sequence", "paths", "active"):
         tables.connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM fetched")
         source = EventSource(f'main."{name}"')
@@ -273,8 +274,8 @@ def test_a_table_may_be_named_like_a_part_of_the_statement(tables):
         tables.run(flows(source, JANUARY, "Opened"))
 
 
-def test_retention_is_counted_from_each_users_own_birth(tables):
-    """24 hours, not days: and more may come back later than sooner."""
+def test_retention_is_counted_from_the_first_event_of_each_user(tables):
+    """In steps of 24 hours, not days, so later intervals may have more users than earlier ones."""
     tables.put([
         event("Opened", "2026-01-01 20:00", "u1"),
         event("Opened", "2026-01-01 08:00", "u2"),
@@ -291,15 +292,15 @@ def test_retention_is_counted_from_each_users_own_birth(tables):
     assert (2, 2) == tables.run(unbounded).cohorts[0].counts
 
 
-def test_retention_is_exactly_what_its_last_interval_holds(tables):
-    """Long intervals at the end of time do not overflow."""
+def test_long_retention_intervals_do_not_overflow(tables):
+    """The last interval may end after the last possible date."""
     period = Period.checked("9998-12-01", "9998-12-30")
     query = retention(FETCHED, period, "A", unit="month", interval=3, interval_count=730)
     assert 731 == len(tables.run(query).cohorts[0].counts)
 
 
-def test_flows_name_what_is_left_out(tables):
-    """Rare events of a step together, and users who did nothing more."""
+def test_flows_have_other_events_and_drop_offs(tables):
+    """Rare events of a step are one node, and users who did nothing more another."""
     tables.put([
         event("A", "2026-01-01 10:00", "u1"), event("B", "2026-01-01 10:01", "u1"),
         event("A", "2026-01-01 10:00", "u2"), event("B", "2026-01-01 10:01", "u2"),
@@ -315,8 +316,8 @@ def test_flows_name_what_is_left_out(tables):
     assert [(("A", "B"), 2)] == [(path.events, path.count) for path in found.paths]
 
 
-def test_nothing_at_all_is_zeros(tables):
-    """An empty table, for each report."""
+def test_reports_of_an_empty_table_are_zeros(tables):
+    """For each report."""
     tables.put([])
     for query in (
         segmentation(FETCHED, JANUARY, "A"),
@@ -348,26 +349,26 @@ def test_nothing_at_all_is_zeros(tables):
         (date.max, date.max),
     ],
 )
-def test_dates_that_cannot_be_are_refused(dates):
-    """Reversed, of another type, or beyond what a date can be."""
+def test_invalid_dates_raise(dates):
+    """Reversed, of another type, or outside the range of dates."""
     with pytest.raises(ConfigError):
         Period.checked(*dates)
 
 
 @pytest.mark.parametrize(("unit", "days"), [("minute", 367), ("hour", 3661)])
-def test_more_buckets_than_a_result_can_hold_are_refused(unit, days):
+def test_too_many_buckets_raise(unit, days):
     """Before any SQL runs."""
     first = date(2026, 1, 1)
     period = Period.checked(first, first + timedelta(days=days - 1))
-    with pytest.raises(ConfigError, match="choose a longer unit"):
+    with pytest.raises(ConfigError, match="use a longer unit"):
         segmentation(FETCHED, period, "A", unit=unit)
     fits = Period.checked(first, first + timedelta(days=days - 2))
     assert segmentation(FETCHED, fits, "A", unit=unit).statement
 
 
 @pytest.mark.parametrize("zone", ["Mars/Base", "../etc/passwd", "", 7, "+01:00"])
-def test_unknown_timezones_are_refused(zone):
-    """None is UTC."""
+def test_unknown_timezones_raise(zone):
+    """None means UTC."""
     assert "UTC" == Period.checked("2026-01-01", "2026-01-01").timezone
     with pytest.raises(ConfigError, match=r"timezone=.* is not a timezone"):
         Period.checked("2026-01-01", "2026-01-01", zone)
@@ -430,14 +431,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_arguments_that_cannot_work_are_refused(case):
+def test_invalid_arguments_of_reports_raise(case):
     """Before any SQL runs, with an error that names them."""
     with pytest.raises(ConfigError):
         BAD[case]()
 
 
-def test_an_error_in_an_expression_says_where():
-    """As the character, counted from 1."""
+def test_an_expression_error_in_a_report_has_its_position():
+    """The character, counted from 1."""
     with pytest.raises(
         ExpressionError, match=r"where=.*unknown name 'nonsense'.*at character 4"
     ) as caught:

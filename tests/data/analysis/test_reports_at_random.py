@@ -77,14 +77,14 @@ kinds = st.sampled_from(["general", "unique", "average"])
 
 @quick
 @given(reports(), st.sampled_from(["hour", "day", "week", "month"]))
-def test_buckets_are_those_of_the_clock(report, unit):
-    """Also when it skips or repeats an hour, or a day."""
+def test_buckets_follow_the_clock(report, unit):
+    """Also when it skips or repeats an hour or a day."""
     assert report.buckets(unit) == period_of(report).buckets(unit)
 
 
 @settings(quick, max_examples=10)
 @given(reports())
-def test_minutes_are_those_of_the_clock(report):
+def test_minutes_follow_the_clock(report):
     """One bucket each, in order."""
     report = report._replace(last=report.first)
     assert report.buckets("minute") == period_of(report).buckets("minute")
@@ -92,7 +92,7 @@ def test_minutes_are_those_of_the_clock(report):
 
 @quick
 @given(reports(), st.sampled_from(["hour", "day", "week", "month"]), kinds)
-def test_segmentation(tables, report, unit, kind):
+def test_segmentation_agrees_with_the_reference(tables, report, unit, kind):
     """Events, users and events per user, by date."""
     tables.put(report.events)
     for source, seen in sources(report):
@@ -108,8 +108,8 @@ def test_segmentation(tables, report, unit, kind):
 
 @quick
 @given(reports(), kinds, st.integers(1, 4), st.sampled_from(["plan", "n", 'we/"i~rd']))
-def test_segmentation_by_a_property(tables, report, kind, limit, name):
-    """Whatever the values; the most frequent first, and no total where a limit cut."""
+def test_segmentation_by_a_property_agrees_with_the_reference(tables, report, kind, limit, name):
+    """For any values; the most frequent first, and no total beyond the limit."""
     tables.put(report.events)
     for source, seen in sources(report):
         query = segmentation(source, period_of(report), "A", on=name, type=kind, limit=limit)
@@ -124,8 +124,8 @@ def test_segmentation_by_a_property(tables, report, kind, limit, name):
 
 @quick
 @given(reports())
-def test_segmentation_where(tables, report):
-    """A condition on a property; a copy that was replaced does not count, even if it fits."""
+def test_segmentation_with_a_condition_agrees_with_the_reference(tables, report):
+    """A replaced copy does not count, even if it fulfils the condition."""
     tables.put(report.events)
     where = 'properties["n"] == 1 or properties["plan"] == "team"'
     for source, seen in sources(report):
@@ -140,8 +140,8 @@ def test_segmentation_where(tables, report):
 
 @quick
 @given(reports(), kinds, st.lists(st.sampled_from([*NAMES, "never"]), min_size=1, unique=True))
-def test_event_counts(tables, report, kind, names):
-    """In the order of the arguments, also what never happened."""
+def test_event_counts_agree_with_the_reference(tables, report, kind, names):
+    """In the order of the arguments, with events that never happened."""
     tables.put(report.events)
     for source, seen in sources(report):
         found = tables.run(event_counts(source, period_of(report), names, type=kind))
@@ -153,7 +153,7 @@ def test_event_counts(tables, report, kind, names):
 
 @quick
 @given(reports(), st.lists(st.sampled_from(["1", "null", "team", "x"]), min_size=1, unique=True))
-def test_property_counts_of_some_values(tables, report, wanted):
+def test_property_counts_of_given_values_agree_with_the_reference(tables, report, wanted):
     """In the order of the arguments."""
     tables.put(report.events)
     for source, seen in sources(report):
@@ -167,8 +167,8 @@ def test_property_counts_of_some_values(tables, report, wanted):
 
 @quick
 @given(reports(), st.sampled_from(["hour", "day"]))
-def test_sums_and_averages(tables, report, unit):
-    """What is not a number counts as 0."""
+def test_sums_and_averages_agree_with_the_reference(tables, report, unit):
+    """Values that are not numbers count as 0."""
     tables.put(report.events)
     for source, seen in sources(report):
         period = period_of(report)
@@ -186,8 +186,8 @@ def test_sums_and_averages(tables, report, unit):
 
 @quick
 @given(reports(), kinds, st.sampled_from([1, 0.001, 250, 1e6]))
-def test_numeric_ranges(tables, report, kind, scale):
-    """Ranges hold all numbers, each once, in ranges of one round width."""
+def test_numeric_ranges_agree_with_the_reference(tables, report, kind, scale):
+    """Each number is in exactly one range, and all have one round width."""
     events = [
         each._replace(properties={"n": value * scale})
         if isinstance(value := each.properties.get("n"), float)
@@ -224,8 +224,8 @@ def test_numeric_ranges(tables, report, kind, scale):
     st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
     st.integers(1, 30),
 )
-def test_funnels(tables, report, steps, hours):
-    """The furthest, then earliest attempt of each user, among all that could be made."""
+def test_funnels_agree_with_the_reference(tables, report, steps, hours):
+    """The reference tries all attempts, and takes the furthest, then earliest of each user."""
     tables.put(report.events)
     for source, seen in sources(report):
         query = funnel(
@@ -268,8 +268,10 @@ def same(expected, steps):
     st.booleans(),
     st.booleans(),
 )
-def test_retention(tables, report, events, unit, interval, count, compounded, unbounded):
-    """Intervals of each user's own clock, by cohorts of the project's days."""
+def test_retention_agrees_with_the_reference(
+    tables, report, events, unit, interval, count, compounded, unbounded
+):
+    """Intervals from each user's first event, by cohorts of the project's days."""
     tables.put(report.events)
     born, returned = (None, events[1]) if compounded else events
     for source, seen in sources(report):
@@ -302,8 +304,8 @@ def test_retention(tables, report, events, unit, interval, count, compounded, un
     st.sampled_from([("day", "hour"), ("week", "day"), ("week", "hour"), ("month", "day")]),
     st.sampled_from(["A", None]),
 )
-def test_frequency(tables, report, units, name):
-    """Users by the number of different hours or days; a segment counts its own events."""
+def test_frequency_agrees_with_the_reference(tables, report, units, name):
+    """Users by number of different hours or days; a segment counts its own events."""
     tables.put(report.events)
     unit, sub_unit = units
     for source, seen in sources(report):
@@ -330,8 +332,10 @@ def test_frequency(tables, report, units, name):
     st.booleans(),
     st.booleans(),
 )
-def test_flows(tables, report, reverse, forward, hours, unique, collapse, hide):
-    """Every node is the number of paths through it, and every edge of those along it."""
+def test_flows_agree_with_the_reference(
+    tables, report, reverse, forward, hours, unique, collapse, hide
+):
+    """A node counts the paths through it, and an edge those along it."""
     if not reverse and not forward:
         return
     tables.put(report.events)

@@ -120,6 +120,7 @@ def test_times_with_a_zone_need_no_other_package(tmp_path):
     assert isinstance(event["properties"]["all"], str)
 
 
+@pytest.mark.slow
 def test_rows_keep_the_order_of_the_file(tmp_path):
     """A position is the same event in every run."""
     path = parquet(
@@ -266,6 +267,7 @@ def test_a_csv_has_no_comments_and_no_preamble(write):
         read(title)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cells", "values"),
     [

@@ -145,6 +145,7 @@ def test_closing_a_handle_keeps_the_folder_of_others(tmp_path):
 # ---- paths and permissions ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["[x]", "a*b", "**", "[", "it's", "a b", '"q"', "{a,b}", "ž"])
 def test_a_folder_can_have_any_name(tmp_path, name):
     """Folders that the name would match as a glob pattern are not read."""
@@ -182,6 +183,7 @@ with Database.open(path) as db:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("umask", ["000", "022", "777"])
 def test_a_database_is_private_to_its_owner(tmp_path, umask):

@@ -154,6 +154,7 @@ NOT_READING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", NOT_READING)
 def test_sql_that_does_more_than_read_is_refused(prepared, query):
     """This holds for every spelling; no file is written, and no row changes."""

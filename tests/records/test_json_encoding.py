@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel import DatetimeSerializer, json_dumps
-from mixpanel._records.encoding import dumps, plain_depth
+from mixpanel._records.json_encoding import dumps, plain_depth
 
 
 class Plan(enum.Enum):
@@ -206,6 +206,7 @@ def test_anything_becomes_strict_json(properties):
     json.loads(body.decode("utf-8"), parse_constant=refuse)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4))
 def test_plain_data_survives_the_standard_library(properties):
     """What is called plain is read back unchanged."""

@@ -35,7 +35,7 @@ def is_array(value: Any) -> bool:
     return isinstance(value, _ARRAYS)
 
 
-def truthy(value: Any) -> bool:
+def is_truthy(value: Any) -> bool:
     """Return True for all values but null, false, 0, NaN, "" and [], as JsonLogic does."""
     if isinstance(value, float):
         return value != 0 and not isnan(value)
@@ -44,14 +44,14 @@ def truthy(value: Any) -> bool:
     return value is not None
 
 
-def number(value: Any) -> float:
+def to_number(value: Any) -> float:
     """Convert as `Number(value)` does: null is 0, text must be a number as a whole, else NaN."""
     if value is None:
         return 0
     if isinstance(value, _NUMBERS):
         return value
     if is_array(value):
-        value = text(value)
+        value = to_text(value)
     return _number_of_text(value) if isinstance(value, str) else nan
 
 
@@ -68,26 +68,26 @@ def _number_of_text(value: str) -> float:
     return float(value) if value in {"Infinity", "+Infinity", "-Infinity"} else nan
 
 
-def leading_number(value: Any) -> float:
+def parse_leading_number(value: Any) -> float:
     """Convert as `parseFloat(value)` does: "3px" is 3; null, true and "px" are NaN."""
     if is_number(value):
-        return double(value)
-    written_out = text(value)
+        return to_double(value)
+    written_out = to_text(value)
     charge_parsing(written_out)
     found = _LEADING_NUMBER.match(written_out.lstrip())
     return float(found[0]) if found else nan
 
 
-def double(value: Any) -> float:
+def to_double(value: Any) -> float:
     """Convert to a double, where a number too large for one is infinite."""
-    value = number(value)
+    value = to_number(value)
     try:
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
 
 
-def text(value: Any) -> str:
+def to_text(value: Any) -> str:
     """Convert as `String(value)` does: 1.0 is "1", true is "true", a list is joined by commas."""
     if isinstance(value, str):
         return value
@@ -98,16 +98,16 @@ def text(value: Any) -> str:
     if isinstance(value, _NUMBERS):
         return _text_of_number(value)
     if is_array(value):
-        return joined(value, ",")
+        return join_array(value, ",")
     return "[object Object]"
 
 
-def joined(values: Any, separator: str) -> str:
+def join_array(values: Any, separator: str) -> str:
     """Join as `Array.join` does: null leaves a gap."""
     charge(len(values))
     parts = []
     for value in values:
-        part = "" if value is None else text(value)
+        part = "" if value is None else to_text(value)
         charge_text(part)  # before they are joined: each may be the same long text
         parts.append(part)
     return separator.join(parts)
@@ -116,7 +116,7 @@ def joined(values: Any, separator: str) -> str:
 def _text_of_number(value: float) -> str:
     if isinstance(value, int) and abs(value) < _FIXED_BELOW:
         return str(int(value))
-    value = double(value)
+    value = to_double(value)
     if isnan(value):
         return "NaN"
     if isinf(value):
@@ -150,8 +150,8 @@ def loose_equal(a: Any = None, b: Any = None, *_: Any) -> bool:
         return a == b
     if isinstance(a, _CONTAINERS) == isinstance(b, _CONTAINERS):
         if isinstance(a, _SCALARS) and isinstance(b, _SCALARS):
-            return number(a) == number(b)
+            return to_number(a) == to_number(b)
         return strict_equal(a, b)
     if isinstance(a, _CONTAINERS):
-        return loose_equal(text(a), b)
-    return loose_equal(a, text(b))
+        return loose_equal(to_text(a), b)
+    return loose_equal(a, to_text(b))
