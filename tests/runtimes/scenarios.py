@@ -68,6 +68,16 @@ def script(name: str, *arguments: str) -> Callable[..., object]:
     return partial(servers.run, arguments=[str(PROGRAMS / name), *arguments])
 
 
+def signalled(name: str) -> Callable[..., object]:
+    """Return what runs a program that ends by SIGTERM."""
+
+    def run(emulator: Emulator, *, folder: Path) -> None:
+        with servers.running(emulator, str(PROGRAMS / name), folder=folder) as process:
+            assert process.wait(servers.TIMEOUT) == -signal.SIGTERM
+
+    return run
+
+
 def gunicorn(*arguments: str, app: str = "wsgi:app") -> Callable[..., object]:
     """Return what runs two workers of gunicorn, and stops them with SIGTERM."""
     command = ["-m", "gunicorn", app, "--bind", "127.0.0.1:{port}", "--workers", "2", *arguments]
@@ -145,6 +155,8 @@ SCENARIOS = [
         in_suite=True,
         faults=(Fault.latency(0.5) * 2,),
     ),
+    Scenario("gevent, flush_on_signal, chained", script("gevent_signal.py", "chained")),
+    Scenario("gevent, flush_on_signal", signalled("gevent_signal.py")),
     Scenario("eventlet script", script("eventlet_script.py", "close")),
     Scenario("eventlet script, patched late", script("eventlet_script.py", "late")),
     *(
