@@ -26,9 +26,8 @@ __all__ = ["RUDDERSTACK", "AsyncRudderStack", "RudderStack"]
 def prepare(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message with its channel; the traits of a person are read in the context."""
     message["channel"] = "server"
-    if message["type"] == "identify":
-        traits = message.pop("traits", {})
-        message["context"] = {**message["context"], "traits": traits}
+    if message["type"] == "identify" and "traits" in message:
+        message["context"] = {**message["context"], "traits": message.pop("traits")}
     return message
 
 
@@ -39,6 +38,7 @@ RUDDERSTACK = Dialect(
     max_batch_bytes=4_000_000,
     timestamp_fields=("timestamp", "originalTimestamp"),
     prepare=prepare,
+    own_fields=frozenset({"channel"}),
 )
 
 

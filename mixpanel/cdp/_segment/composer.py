@@ -280,7 +280,8 @@ class SegmentComposer:
             known = ", ".join(map(repr, KINDS))
             raise ValidationError([f"the message's type must be one of {known}"])
         arguments = _ARGUMENTS[kind]
-        unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
+        known_fields = arguments.keys() | _SERVER_FIELDS | self.dialect.own_fields
+        unknown = [name for name in message if name not in known_fields]
         if unknown:
             raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
         given = {arguments[name]: message[name] for name in arguments if name in message}

@@ -89,7 +89,9 @@ class Dialect:
     - `envelope(sent_at, write_key)`: the bytes before and after the messages of a batch. The key is
       given with OAuth, where the header has an access token.
     - `prepare(message)`: returns a message with the vendor's own fields. The message has its `type`
-      and all fields of the spec. It may be changed, but not the objects in it.
+      and all fields of the spec. It may be changed, but not the objects in it. Messages given as
+      dicts may be prepared already, as those of a dead letter are.
+    - `own_fields`: the fields that `prepare` adds.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Dialect:
     region_of: Callable[[str], str | None] = unknown_region
     envelope: Callable[[str, str | None], tuple[bytes, bytes]] = batch_envelope
     prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    own_fields: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Validate the hosts, the envelope and the path of the schema version.
@@ -162,7 +165,7 @@ class Dialect:
         if variable is not None and os.environ.get(variable):
             return checked_origin(os.environ[variable], variable)
         if not self.hosts:
-            also = "" if variable is None else f", or set {variable}"
+            also = "" if variable is None else f" or set {variable}"
             raise ConfigurationError(
                 f"{self.name} has no host that all customers share: pass base_url={also}"
             )

@@ -188,7 +188,8 @@ def source_options(
         Vendor | None,
         typer.Option(
             metavar="VENDOR", envvar="MP_CDP_TO", rich_help_panel=PANEL,
-            show_default="the one whose key is set", help="customerio, hightouch, segment or rudderstack.",
+            show_default="the one whose key is set",
+            help="customerio, hightouch, segment or rudderstack.",
         ),
     ] = None,
     write_key: Annotated[
@@ -204,8 +205,7 @@ def source_options(
         typer.Option(
             envvar="MP_CDP_REGION", metavar="REGION", rich_help_panel=PANEL,
             show_default="that of a prefixed key, else the first",
-            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1. RudderStack has none: "
-            "pass --base-url.",
+            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1. None for RudderStack.",
         ),
     ] = None,
     base_url: Annotated[
@@ -213,7 +213,8 @@ def source_options(
         typer.Option(
             envvar="MP_CDP_BASE_URL", metavar="URL", rich_help_panel=PANEL,
             show_default="MP_<VENDOR>_BASE_URL",
-            help="Send to this address, such as http://127.0.0.1:8650/customerio.",
+            help="Send to this address, such as http://127.0.0.1:8650/customerio. For RudderStack "
+            "the data plane.",
         ),
     ] = None,
     permissive: Annotated[
