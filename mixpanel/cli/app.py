@@ -66,7 +66,7 @@ GROUPS = (
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
     ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
-    ("cdp", "cdp", "Send to Customer.io Data Pipelines and Hightouch Events."),
+    ("cdp", "cdp", "Send to Customer.io, Hightouch, Segment and RudderStack."),
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 CLICK_USAGE = 2  # the exit code of click's and Typer's errors of usage

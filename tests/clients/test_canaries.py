@@ -52,7 +52,7 @@ from mixpanel._http.responses import (
     Response,
 )
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
-from mixpanel.cdp._hightouch.oauth import AccessTokens
+from mixpanel.cdp._segment.oauth import AccessTokens
 from mixpanel.consumers import AnyConsumer
 from mixpanel.credentials import ApiSecret, Secret
 from mixpanel.data import (
