@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -103,6 +104,13 @@ def _parsed(known: Field, value: Any) -> Any:
             return [_number(each) for text in value for each in text.split(",") if each.strip()]
         case "text" if known.name == "csv":
             return _read(value, option)
+        case "text" if known.secret and not known.env:
+            if value != "-" and not value.startswith("@"):
+                raise typer.BadParameter(
+                    f"{option}: pass it as @FILE, or as - for stdin: others can read the arguments "
+                    "of a command"
+                )
+            return _read(value, option).rstrip("\r\n")
     return value
 
 
@@ -134,6 +142,8 @@ def _parameter(known: Field) -> inspect.Parameter:
             help_text += " Repeatable."
         if known.required and not known.env:
             help_text += " Required."
+        if known.secret and not known.env:
+            help_text += " As @FILE, or - for stdin."
         declared = typer.Option(*names, show_default=False, help=help_text, **more)
     return inspect.Parameter(
         known.name,
@@ -146,7 +156,7 @@ def _parameter(known: Field) -> inspect.Parameter:
 
 
 WriteOptions = {
-    "json_fields": Annotated[
+    "extra": Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--json", metavar="JSON", show_default=False,
@@ -167,7 +177,7 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
     """Call an endpoint with the values of a command's options."""
     confirm = bool(values.pop("confirm", False))
     dry_run = bool(values.pop("dry_run", False))
-    text = values.pop("json_fields", None)
+    text = values.pop("extra", None)
     fields = {each.name: each for each in endpoint.arguments}
     given = {
         name: _parsed(fields[name], value)
@@ -283,7 +293,7 @@ COMMANDS: "tuple[Command | Subgroup, ...]" = (
             resource.command,
             unwrapped(resource.summary),
             _example(resource, next(iter(resource))),
-            _commands(resource),
+            partial(_commands, resource),
         )
         for resource in RESOURCES
     ),

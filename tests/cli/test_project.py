@@ -110,7 +110,7 @@ def test_passwords_come_from_json_and_are_shown_nowhere(mp, folder):
     assert {"name": "Sync", "url": "https://example.org", "password": "***", "brand_new": 1} == (
         json.loads(plan.stdout)["body"]
     )
-    made = mp(*creating)
+    made = mp(*creating, "--password", "-", given="pa55\n")
     assert (0, 1) == (made.exit_code, json.loads(made.stdout)["brand_new"])
     assert "pa55" not in made.stdout + made.stderr
 
@@ -141,6 +141,7 @@ WRONG = [
     (("annotations", "list", "--from", "yesterday"), 3, "must be a day"),
     (("metrics", "create", "--name", "Paid", "--definition", "{}"), 1, "of that name already"),
     (("dashboards", "remove", "7"), 3, "No such command"),
+    (("webhooks", "update", "1005", "--password", "pa55word"), 3, "as @FILE, or as - for stdin"),
 ]
 
 
@@ -164,5 +165,5 @@ def test_every_method_of_the_library_has_a_command():
     groups = {each.name: each for each in project.COMMANDS if isinstance(each, Subgroup)}
     assert {each.command for each in RESOURCES} == set(groups)
     for resource in RESOURCES:
-        names = [name for name, _, _ in groups[resource.command].commands]
+        names = [name for name, _, _ in groups[resource.command].commands()]
         assert names == [each.name.replace("_", "-") for each in resource]

@@ -63,8 +63,8 @@ class FanOutMethods(Generic[Outcome]):
 
     def track(
         self,
-        user_id: UserId | None,
-        event: str | SemanticEvent,
+        user_id: UserId | None = None,
+        event: str | SemanticEvent | None = None,
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
@@ -79,7 +79,7 @@ class FanOutMethods(Generic[Outcome]):
 
     def identify(
         self,
-        user_id: UserId | None,
+        user_id: UserId | None = None,
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
@@ -94,8 +94,8 @@ class FanOutMethods(Generic[Outcome]):
 
     def group(
         self,
-        user_id: UserId | None,
-        group_id: UserId,
+        user_id: UserId | None = None,
+        group_id: UserId | None = None,
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
@@ -112,7 +112,7 @@ class FanOutMethods(Generic[Outcome]):
 
     def page(
         self,
-        user_id: UserId | None,
+        user_id: UserId | None = None,
         category: str | None = None,
         name: str | None = None,
         properties: Properties | None = None,
@@ -124,7 +124,7 @@ class FanOutMethods(Generic[Outcome]):
 
     def screen(
         self,
-        user_id: UserId | None,
+        user_id: UserId | None = None,
         category: str | None = None,
         name: str | None = None,
         properties: Properties | None = None,

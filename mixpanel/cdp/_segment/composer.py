@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import Properties, checked_mapping
 from mixpanel._records.values import is_missing
-from mixpanel.cdp._segment.message import KINDS, Kind, Message
+from mixpanel.cdp._segment.hooks import BeforeSendHook
+from mixpanel.cdp._segment.message import KINDS, DroppedMessage, Kind, Message
 from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, set_path
 from mixpanel.cdp._segment.values import (
     Timestamp,
@@ -21,6 +22,7 @@ from mixpanel.cdp._segment.values import (
     dumps,
     id_text,
     milliseconds_text,
+    now_text,
     timestamp_text,
 )
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -28,7 +30,7 @@ from mixpanel.exceptions import ConfigurationError, ValidationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mixpanel._records.record import Note, Validation
+    from mixpanel._records.record import BeforeSend, Note, Validation
     from mixpanel.cdp._customerio.name_advice import Advice
     from mixpanel.cdp._segment.dialect import Dialect
 
@@ -53,14 +55,6 @@ _ARGUMENTS: dict[Kind, dict[str, str]] = {
         **{name: argument for name, argument in _SHARED.items() if name != "anonymousId"},
         "previousId": "previous_id",
     },
-}
-_POSITIONAL: dict[Kind, tuple[str, ...]] = {
-    "identify": (),
-    "track": ("user_id", "event"),
-    "page": (),
-    "screen": (),
-    "group": ("user_id", "group_id"),
-    "alias": ("previous_id", "user_id"),
 }
 _SERVER_FIELDS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
 
@@ -93,12 +87,18 @@ class SegmentComposer:
         default_context: Properties | None = None,
         validation: Validation = "warn",
         advice: Callable[[str | None], Advice | None] | None = None,
+        before_send: BeforeSend | None = None,
         note: Note = lambda _kind, _text: None,
     ) -> None:
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
         self.dialect = dialect
-        self._prefixes = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
+        self.before_send = None if before_send is None else BeforeSendHook(before_send)
+        self._has_hooks = before_send is not None or dialect.prepare is not None
+        # Empty with a hook, so that only then `_build` takes the slower path.
+        self._prefixes = {
+            kind: f'{{"type":"{kind}",' for kind in dialect.kinds if not self._has_hooks
+        }
         # Cached because many messages have the same millisecond.
         self._cached_timestamps = lru_cache(maxsize=4)(
             lambda at: self._timestamps(milliseconds_text(at))
@@ -144,8 +144,8 @@ class SegmentComposer:
 
     def track(
         self,
-        user_id: UserId | None,
-        event: str | SemanticEvent,
+        user_id: UserId | None = None,
+        event: str | SemanticEvent | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
@@ -234,8 +234,8 @@ class SegmentComposer:
 
     def group(
         self,
-        user_id: UserId | None,
-        group_id: UserId,
+        user_id: UserId | None = None,
+        group_id: UserId | None = None,
         traits: Properties | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
@@ -257,8 +257,8 @@ class SegmentComposer:
 
     def alias(
         self,
-        previous_id: UserId,
-        user_id: UserId,
+        previous_id: UserId | None = None,
+        user_id: UserId | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
         integrations: Properties | None = None,
@@ -284,11 +284,11 @@ class SegmentComposer:
             known = ", ".join(map(repr, KINDS))
             raise ValidationError([f"the message's type must be one of {known}"])
         arguments = _ARGUMENTS[kind]
-        unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
+        known_fields = arguments.keys() | _SERVER_FIELDS | self.dialect.own_fields
+        unknown = [name for name in message if name not in known_fields]
         if unknown:
             raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
-        given = dict.fromkeys(_POSITIONAL[kind])
-        given |= {arguments[name]: message[name] for name in arguments if name in message}
+        given = {arguments[name]: message[name] for name in arguments if name in message}
         if is_missing(given.get("timestamp")):
             given["timestamp"] = message.get("originalTimestamp")
         composed: Message = getattr(self, kind)(**given)
@@ -324,7 +324,9 @@ class SegmentComposer:
         """
         prefix = self._prefixes.get(kind)
         if prefix is None:
-            raise ValidationError([f"{self.dialect.name} does not support {kind} messages"])
+            return self._build_with_hooks(
+                kind, fields, context, timestamp, integrations, message_id
+            )
         if message_id is None:
             final_id = self._new_id()
             prefix = f'{prefix}"messageId":"{final_id}",'
@@ -351,6 +353,46 @@ class SegmentComposer:
             self._report_problems(
                 notes + self._context_notes, [] if advise is None else advise(fields)
             )
+        return Message(kind, body, final_id)
+
+    def _build_with_hooks(
+        self,
+        kind: Kind,
+        fields: dict[str, Any],
+        context: Properties | None,
+        timestamp: Timestamp | None,
+        integrations: Properties | None,
+        message_id: str | None,
+    ) -> Message:
+        """Serialise a message after `before_send` and the dialect's `prepare` changed it."""
+        if kind not in self.dialect.kinds:
+            raise ValidationError([f"{self.dialect.name} does not support {kind} messages"])
+        final_id = self._new_id() if message_id is None else _required_id(message_id, "message_id")
+        at = now_text(self._now()) if timestamp is None else timestamp_text(timestamp)
+        times = dict.fromkeys(self.dialect.timestamp_fields, at)
+        message = {"type": kind, "messageId": final_id, **times, **fields}
+        if integrations is not None:
+            message["integrations"] = dict(checked_mapping(integrations, "integrations"))
+        message["context"] = self._merged_context(context, fields.get("context"))
+        advise = None if self._advice is None else self._advice(fields.get("event"))
+        doubts = [] if advise is None else advise(message)
+        notes = list(self._context_notes)
+        if self.before_send is not None:
+            # As JSON, so that the hook sees what is sent, and cannot change the caller's objects.
+            body, lost = dumps(message)
+            notes += lost
+            changed, reason = self.before_send(kind, loads(body))
+            if changed is None:
+                return DroppedMessage(kind, body, final_id, reason)
+            message = changed
+        if self.dialect.prepare is not None:
+            message = self.dialect.prepare(message)
+        final_id = _required_id(message.get("messageId", final_id), "messageId")
+        # The type is first, where `body_without_type` expects it.
+        message = {"type": kind, **message, "messageId": final_id}
+        message["type"] = kind
+        body, lost = dumps(message)
+        self._report_problems(notes + lost, doubts)
         return Message(kind, body, final_id)
 
     def _timestamps(self, timestamp: str) -> str:
@@ -414,6 +456,8 @@ def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
     """Return an event's name, and the event itself if it is a typed one."""
     typed = event if isinstance(event, SemanticEvent) else None
     name = event if typed is None else typed.event_name
+    if name is None:
+        raise ValidationError(["the event name is missing"])
     if not isinstance(name, str):
         raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
     if not name or name.isspace():

@@ -62,8 +62,8 @@ def send_method(
 # Its parameters are those of `SegmentComposer.track`, in the same order.
 def _track(
     client: Any,
-    user_id: Any,
-    event: Any,
+    user_id: Any = None,
+    event: Any = None,
     properties: Any = None,
     context: Any = None,
     timestamp: Any = None,

@@ -1,5 +1,6 @@
 """Collections of saved objects: list, create, read, change, delete, and what each has besides."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ COLLECTIONS: dict[str, Rules] = {
         required=("event_name",), lists_changes=True, defaults={"active": True, "filters": []}
     ),
     "metrics": Rules(required=("name", "definition"), ids="metrics", by_id=True, unique=True),
-    "behaviors": Rules(required=("name", "behavior"), ids="behaviors", by_id=True, unique=True),
+    "behaviors": Rules(required=("name",), ids="behaviors", by_id=True, unique=True),
 }  # fmt: skip
 STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "success"}
 CREATOR = {"creator_id": 1, "creator_name": "Emulator"}
@@ -216,10 +217,14 @@ class Collections:
         elif name == "annotations":
             fields |= {"tags": self._tags(fields.get("tags"))}
             fields["user"] = {"id": 1, "first_name": "A", "last_name": "B"}
+        elif name == "feature-flags":
+            fields = {"created": now, "modified": now, "hash_salt": secrets.token_hex(16), **fields}
         elif name == "annotations/tags":
             fields |= {"project_id": int(call.project_id), "has_annotations": False}
         elif name in ("metrics", "behaviors"):
             what = fields.get("definition") or fields.get("behavior") or {}
+            if name == "behaviors" and not what:
+                raise RefusedRequest(400, "definition: required")
             kind = what.get("type", "simple") if isinstance(what, Mapping) else "simple"
             fields = {"type": kind, "definition": what, "description": "", "created": now, **fields}
         elif name not in ("cohorts", "data-definitions/tags"):
@@ -288,6 +293,8 @@ class Collections:
         row = self.row(name, number)
         if name in ("bookmarks", "dashboards", "alerts/custom", "feature-flags", "experiments"):
             changes["modified"] = now
+        if changes.pop("reset_hash_salt", False):
+            changes["hash_salt"] = secrets.token_hex(16)
         if name == "annotations" and "tags" in changes:
             changes["tags"] = self._tags(changes["tags"])
         if name == "dashboards" and "content" in changes:
@@ -340,7 +347,9 @@ class Collections:
 
     def _duplicate(self, name: str, call: Call, row: Row) -> Answer:
         title = call.body.get("name") or f"{row.get('name')} copy"
-        copy = {key: value for key, value in row.items() if key != "id"}
+        copy = {key: value for key, value in row.items() if key not in ("id", "hash_salt")}
+        if name == "feature-flags":
+            copy["hash_salt"] = secrets.token_hex(16)
         if "key" in copy:
             copy["key"] = f"{copy['key']}-copy"
         row = self._project.saved.add(name, {**copy, **call.body, "name": title})
