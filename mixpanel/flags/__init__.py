@@ -34,6 +34,13 @@ from mixpanel.flags.types import (
 
 # Imported on first use: they need the HTTP transports, evaluation alone does not.
 if TYPE_CHECKING or not load_lazily(__name__):
+    from mixpanel.flags import (
+        custom_operators,
+        local_feature_flags,
+        remote_feature_flags,
+        types,
+        utils,
+    )
     from mixpanel.flags._fetching.requests import FlagsError
     from mixpanel.flags.hybrid import HybridFeatureFlagsProvider
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
@@ -67,8 +74,13 @@ __all__ = [
     "Variant",
     "VariantOverride",
     "VariantSource",
+    "custom_operators",
     "evaluate",
     "explain",
     "lint",
+    "local_feature_flags",
     "parse_definitions",
+    "remote_feature_flags",
+    "types",
+    "utils",
 ]

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 import anyio.to_thread
@@ -54,6 +54,8 @@ class RemoteFeatureFlagsProvider:
     With a `cache_time_to_live` in the configuration, variants are cached for that many seconds for
     the same context, and evaluations at the same time share one request.
     """
+
+    FLAGS_URL_PATH: Final = "/flags"
 
     def __init__(
         self,
