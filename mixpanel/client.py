@@ -19,7 +19,7 @@ from mixpanel._delivery.awaitables import (
     raise_after_yield,
     yield_to_loop,
 )
-from mixpanel._delivery.custom_consumer import CustomConsumer
+from mixpanel._delivery.custom_consumer import CustomConsumer, ReplacedSend
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
@@ -31,6 +31,7 @@ from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
@@ -138,7 +139,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             consumer = self._default_consumer(credentials=credentials, **for_consumer)
         else:
             if credentials is not None and local_flags_config is remote_flags_config is None:
-                for_consumer["credentials"] = credentials
+                logger.warning(
+                    "the client's credentials are not used: pass them to the consumer that it was "
+                    "given, as in Consumer(credentials=...)"
+                )
             if for_consumer:
                 given = ", ".join(sorted(for_consumer))
                 raise ConfigurationError(f"{given}: pass this to the consumer, not to the client")
@@ -149,12 +153,23 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             else CustomConsumer(consumer, DeliveryStats())
         )
         self._stats = self._delivery.stats
+        # A consumer of the program's own gets each message through its `send`, and so does one of
+        # this package with another `send` than its own: a subclass may redact or filter there.
+        self._custom = (
+            ReplacedSend(consumer, self._stats)
+            if isinstance(self._delivery, Sender)
+            else self._delivery
+        )
+        self._own_send: Any = None
+        if isinstance(consumer, AnyConsumer) and not consumer.replaces("send", "accept", "deliver"):
+            self._own_send = self._consumer.send
         if self._is_sync and isinstance(self._delivery, Sender):
             self._delivery.serve_sync_client()
         self._closed = False
         # A sender that accepts a message without further checks: of async clients, nearly always.
         self._fast_sender: Sender[IngestionApi] | None = None
-        if isinstance(self._delivery, Sender) and self._delivery.background and not self._disabled:
+        is_fast = self._own_send is not None and not self._disabled
+        if isinstance(self._delivery, Sender) and self._delivery.background and is_fast:
             self._fast_sender = self._delivery
         self._composer = Composer(
             token,
@@ -244,16 +259,22 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         """Accept a message without waiting, whatever the consumer."""
         if self._discards(1):
             return
-        if isinstance(self._delivery, CustomConsumer):
-            self._delivery.deliver_in_background(record)
-        else:
+        if isinstance(self._delivery, Sender) and self._consumer.send == self._own_send:
             sync_delivery.enqueue(self._delivery, record)
+        else:
+            self._custom.deliver_in_background(record)
 
     def _api_and_connections(self, method: str) -> tuple[IngestionApi, LoopConnections]:
         if isinstance(self._delivery, CustomConsumer):
             raise ConfigurationError(
                 f"{method}() needs one of the consumers of mixpanel, not a "
                 f"{type(self._consumer).__name__}"
+            )
+        if method == "import_events" and self._consumer.send != self._own_send:
+            raise ConfigurationError(
+                f"import_events() sends in bulk, not through the send() of "
+                f"{type(self._consumer).__name__}: use before_send= for what it does, and one of "
+                "the consumers of mixpanel"
             )
         return self._delivery.api, self._delivery.connections
 
@@ -328,9 +349,12 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
         if (self._closed or self._disabled) and self._discards(len(records)):
             return already_done()
-        sender = self._delivery
-        if isinstance(sender, CustomConsumer) or not sender.buffered:
-            return sender.deliver(records)
+        if self._consumer.send != self._own_send:
+            return self._custom.deliver(records)
+        sender: Any = self._delivery
+        if not sender.buffered:
+            delivery: Coroutine[Any, Any, None] = sender.deliver(records)
+            return delivery
         if len(records) > 1:
             sender.buffer.ensure_space(records)
         accept = sender.accept
@@ -365,7 +389,16 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         Return early when `timeout` seconds have passed, or when only a human can help, as with
         wrong credentials; the rest is `pending` in the result.
         """
-        return await self._delivery.flush(timeout)
+        if isinstance(self._delivery, CustomConsumer):
+            return await self._delivery.flush(timeout)
+        await self._custom.wait_async(timeout)
+        if not self._consumer.replaces("flush", "_flush_endpoint"):
+            return await self._delivery.flush(timeout)
+        before = self._delivery.buffer.snapshot()
+        result = await self._custom.call_flush(timeout)
+        if isinstance(result, FlushResult):
+            return result
+        return self._delivery.buffer.result_since(before)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result of the flush.
@@ -377,7 +410,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         self._closed = True
         result = FlushResult(0, 0, {}, 0)
         end = anyio.current_time() + (math.inf if timeout is None else timeout)
-        finish = self._delivery.aclose if self._owns_consumer else self._delivery.flush
+        finish = self._delivery.aclose if self._owns_consumer else self.flush
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(timeout):
                 if self._local_flags is not None:
@@ -485,10 +518,10 @@ class Mixpanel(_Client[None]):
     def _deliver(self, records: list[Record]) -> None:
         if (self._closed or self._disabled) and self._discards(len(records)):
             return
-        sender = self._delivery
-        if isinstance(sender, CustomConsumer):
-            sender.deliver_sync(records)
+        if self._consumer.send != self._own_send:
+            self._custom.deliver_sync(records)
             return
+        sender: Any = self._delivery
         if not sender.buffered:
             background_loop.refuse_in_async(
                 "Mixpanel",
@@ -509,6 +542,13 @@ class Mixpanel(_Client[None]):
         if isinstance(self._delivery, CustomConsumer):
             return self._delivery.flush_sync(timeout)
         background_loop.refuse_in_async("Mixpanel.flush")
+        self._custom.wait(timeout)
+        if self._consumer.replaces("flush", "_flush_endpoint"):
+            before = self._delivery.buffer.snapshot()
+            result = self._custom.call_flush_sync(timeout)
+            if isinstance(result, FlushResult):
+                return result
+            return self._delivery.buffer.result_since(before)
         return sync_delivery.flush(self._delivery, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
@@ -524,6 +564,7 @@ class Mixpanel(_Client[None]):
                 flags.shutdown()
         self._closed = True
         if self._owns_consumer and isinstance(self._delivery, Sender):
+            self._custom.wait(timeout)
             return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 

@@ -9,6 +9,9 @@
 
 Any other object with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
 works as a consumer too.
+
+Subclasses may replace `send` and `flush`, and of `BufferedConsumer` also `_flush_endpoint`, as with
+the official consumers: each message and each flush then goes through them.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ from mixpanel._http.ingestion import (
 from mixpanel._http.proxies import (
     TransportOptions,
 )
-from mixpanel._records.json_encoding import loads
+from mixpanel._records.json_encoding import dumps, loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
-from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
+from mixpanel.credentials import ProjectToken, ServiceAccountCredentials, authority_of
 from mixpanel.exceptions import (
     ConfigurationError,
     MixpanelException,
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+    from mixpanel.credentials import Authority
 
 __all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
 
@@ -172,12 +177,22 @@ class AnyConsumer(Rebuilt):
             credentials=credentials,
             **options,
         )
+        if isinstance(self, Consumer) and self.replaces("flush", "_flush_endpoint"):
+            self._sender.flush_hook = self._flush_through_hooks
 
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
 
     def _rebuild(self, settings: dict[str, Any]) -> None:
         AnyConsumer.__init__(self, **settings)
+
+    def replaces(self, *names: str) -> bool:
+        """Return True if a subclass, or this object, has its own version of one of these methods.
+
+        A client then calls it for each message, as the official client does.
+        """
+        methods = [getattr(self, name) for name in names if hasattr(self, name)]
+        return any(getattr(each, "__func__", None) not in _OWN_METHODS for each in methods)
 
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
@@ -188,19 +203,21 @@ class AnyConsumer(Rebuilt):
 
 
 @hide_arguments
-def record_from_json(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
-    """Make a record from the arguments of the official `send`; the key may be `(key, secret)`.
+def records_from_json(
+    endpoint: str, json_message: str | bytes, authority: list[Any]
+) -> list[Record]:
+    """Make records from the arguments of the official `send`; the key may be `(key, secret)`.
 
-    `authority` is a list of API key and secret, which is emptied: so the caller keeps them in no
-    variable that the traceback of an error would show.
+    A JSON array holds one record in each item. `authority` is a list of API key and secret, which
+    is emptied: so the caller keeps them in no variable that the traceback of an error would show.
 
     :raises MixpanelException: for an unknown endpoint.
-    :raises ValidationError: for a message that is not a JSON object.
+    :raises ValidationError: for a message that is not a JSON object or an array of them.
     """
     if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)
         raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
-    auth = api_secret_of(authority)
+    auth = authority_of(authority, "")
     if not isinstance(json_message, (str, bytes)):
         raise ValidationError(
             [f"json_message must be JSON as str or bytes, not {type(json_message).__name__}"]
@@ -210,9 +227,23 @@ def record_from_json(endpoint: str, json_message: str | bytes, authority: list[A
         message = loads(body)
     except (ValueError, RecursionError) as error:
         raise ValidationError([f"json_message is not JSON: {error}"]) from error
-    if not isinstance(message, dict):
-        raise ValidationError(["json_message must be one JSON object"])
-    return Record(endpoint, body, repeatable=is_repeatable(message), auth=auth)
+    if isinstance(message, dict):
+        return [_record(endpoint, message, body, auth)]
+    items = message if isinstance(message, list) else []
+    if not items or not all(isinstance(item, dict) for item in items):
+        raise ValidationError(["json_message must be a JSON object, or an array of objects"])
+    return [_record(endpoint, item, dumps(item)[0], auth) for item in items]
+
+
+def _record(endpoint: str, message: dict[str, Any], body: bytes, auth: Authority) -> Record:
+    properties = message.get("properties")
+    token = properties.get("token") if isinstance(properties, dict) else None
+    authority: Authority | None = auth
+    if isinstance(auth, ProjectToken):
+        authority = ProjectToken(token, auth.api_key) if isinstance(token, str) else None
+    if endpoint != "imports":
+        authority = None
+    return Record(endpoint, body, repeatable=is_repeatable(message), auth=authority)
 
 
 class AsyncConsumer(AnyConsumer):
@@ -229,14 +260,13 @@ class AsyncConsumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Send one message that is already JSON.
+        """Send a message that is already JSON, or an array of messages.
 
         :raises DeliveryError: when it was not delivered.
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
-        await self.deliver([record])
+        await self.deliver(records_from_json(endpoint, json_message, authority))
 
     async def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, in as few requests as they fit in.
@@ -309,13 +339,14 @@ class AsyncBufferedConsumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Accept one message that is already JSON."""
+        """Accept a message that is already JSON, or an array of messages."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
+        records = records_from_json(endpoint, json_message, authority)
         try:
-            while self.accept(record) is None:
-                await self.wait_for_space()
+            for record in records:
+                while self.accept(record) is None:
+                    await self.wait_for_space()
         except QueueFullError as error:
             await raise_after_yield(error)
 
@@ -344,33 +375,56 @@ class Consumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Send one message that is already JSON.
+        """Send a message that is already JSON, or an array of messages.
 
         :raises DeliveryError: when it was not delivered.
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
-        self.deliver([record])
+        self.deliver(records_from_json(endpoint, json_message, authority))
 
     def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, in as few requests as they fit in.
 
         :raises DeliveryError: for the first batch that was not delivered.
         """
-        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
+        self._refuse_in_async(allow_background_loop=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that are waiting; everything else was sent at once."""
-        background_loop.refuse_in_async(type(self).__name__)
+        self._refuse_in_async()
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
-        background_loop.refuse_in_async(type(self).__name__)
-        return sync_delivery.close(self._sender, timeout)
+        self._refuse_in_async()
+        if not self.replaces("flush", "_flush_endpoint"):
+            return sync_delivery.close(self._sender, timeout)
+        before = self._sender.buffer.snapshot()
+        self.flush()
+        sync_delivery.close(self._sender, timeout)
+        return self._sender.buffer.result_since(before)
+
+    def _refuse_in_async(self, *, allow_background_loop: bool = False) -> None:
+        # The error names the async class: of a subclass, that of its base.
+        name = next(each.__name__ for each in type(self).__mro__ if each.__module__ == __name__)
+        background_loop.refuse_in_async(name, allow_background_loop=allow_background_loop)
+
+    def _flush_endpoint(self, endpoint: str) -> FlushResult:
+        """Send what is kept for one endpoint.
+
+        Subclasses may replace it, as with the official `BufferedConsumer`: then full batches and
+        `flush` go through it.
+        """
+        return sync_delivery.flush(self._sender, FLUSH_TIMEOUT, endpoint)
+
+    def _flush_through_hooks(self, endpoint: str | None) -> None:
+        if endpoint is None:
+            self.flush()
+        else:
+            self._flush_endpoint(endpoint)
 
 
 @hide_init_arguments
@@ -438,15 +492,29 @@ class BufferedConsumer(Consumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Accept one message that is already JSON, and send the batch that it fills."""
+        """Accept a message that is JSON, or an array of messages; send the batches they fill."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
-        self.accept(record)
+        for record in records_from_json(endpoint, json_message, authority):
+            self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return the result."""
-        return super().flush(timeout)
+        if not self.replaces("_flush_endpoint"):
+            return super().flush(timeout)
+        self._refuse_in_async()
+        before = self._sender.buffer.snapshot()
+        for endpoint in ENDPOINTS:
+            self._flush_endpoint(endpoint)
+        return self._sender.buffer.result_since(before)
+
+
+_OWN_METHODS = frozenset(
+    method
+    for kind in (AsyncConsumer, AsyncBufferedConsumer, Consumer, BufferedConsumer)
+    for name in ("send", "accept", "deliver", "flush", "_flush_endpoint")
+    if (method := getattr(kind, name, None)) is not None
+)
 
 
 def checked_size(max_size: int) -> int:

@@ -23,7 +23,7 @@ __all__ = [
     "ProjectToken",
     "Secret",
     "ServiceAccountCredentials",
-    "api_secret_of",
+    "authority_of",
     "checked_text",
 ]
 
@@ -185,10 +185,11 @@ class ApiSecret:
 
 
 @hide_arguments
-def api_secret_of(authority: list[Any]) -> ApiSecret | None:
-    """Return the credential in `[key, secret]` or `[(key, secret), None]`; None without a secret.
+def authority_of(authority: list[Any], token: str) -> Authority:
+    """Return the credential in `[key, secret]` or `[(key, secret), None]`, else the token.
 
-    The list is emptied, so that no frame above holds the secret in a local variable.
+    The list is emptied, so that no frame above holds the secret in a local variable. A key without
+    a secret authorizes nothing; it is kept for consumers of the user's own.
     """
     api_key, api_secret = authority
     authority.clear()
@@ -196,16 +197,22 @@ def api_secret_of(authority: list[Any]) -> ApiSecret | None:
         if len(api_key) != 2:
             raise ConfigurationError("api_key must be a string, or a tuple of key and secret")
         api_key, api_secret = api_key
-    return None if api_secret is None else ApiSecret(api_secret, api_key)
+    if api_secret is not None:
+        return ApiSecret(api_secret, api_key)
+    return ProjectToken(token, api_key)
 
 
 class ProjectToken:
-    """The token of a project, which `/import` also accepts. A token is not secret."""
+    """The token of a project, which `/import` also accepts. A token is not secret.
 
-    __slots__ = ("token",)
+    `api_key` is the legacy key of a call without a secret. It is not sent.
+    """
 
-    def __init__(self, token: str) -> None:
+    __slots__ = ("api_key", "token")
+
+    def __init__(self, token: str, api_key: Any = None) -> None:
         self.token: str = token
+        self.api_key = api_key
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""

@@ -109,6 +109,7 @@ class EndpointQueue:
         self.paused_until = 0.0
         self.paused_by: DeliveryError | None = None
         self.gzip: bool | None = None
+        self.flush_marker = 0
 
     def oldest_sequence(self) -> int | None:
         """Return the sequence number of the oldest message that is not settled."""
@@ -446,12 +447,19 @@ class Buffer:
         unsent = queue.unsent
         if not unsent or len(queue.in_flight) >= queue.max_in_flight or now < queue.paused_until:
             return False
-        if everything or unsent[0].sequence <= self.flush_marker:
+        if everything or unsent[0].sequence <= max(self.flush_marker, queue.flush_marker):
             return True
         if len(unsent) >= self.limits.max_batch_size or queue.bytes >= queue.max_bytes:
             return True
         age = self.limits.flush_after
         return age is not None and now - unsent[0].enqueued_at >= age
+
+    @_locked
+    def due_endpoints(self) -> list[str]:
+        """Return the endpoints of which a batch may be taken now."""
+        now = self.clock()
+        queues = self.queues.values()
+        return [one.endpoint for one in queues if self._is_due(one, now, everything=False)]
 
     @_locked
     def seconds_until_due(self) -> float | None:
@@ -463,7 +471,7 @@ class Buffer:
                 continue
             at = queue.paused_until
             if not (
-                queue.unsent[0].sequence <= self.flush_marker
+                queue.unsent[0].sequence <= max(self.flush_marker, queue.flush_marker)
                 or len(queue.unsent) >= self.limits.max_batch_size
                 or queue.bytes >= queue.max_bytes
             ):
@@ -680,12 +688,21 @@ class Buffer:
         self.flush_marker = sys.maxsize
 
     @_locked
-    def has_unsettled(self, up_to: int) -> bool:
+    def mark_endpoint_for_flush(self, endpoint: str) -> int:
+        """Like `mark_for_flush`, for the messages of one endpoint."""
+        queue = self.queues[endpoint]
+        queue.flush_marker = self.stats.accepted
+        if queue.paused_by is not None:
+            queue.paused_by, queue.paused_until = None, 0.0
+        return queue.flush_marker
+
+    @_locked
+    def has_unsettled(self, up_to: int, endpoint: str | None = None) -> bool:
         """Return True if messages up to this sequence number are unsettled in a queue that sends.
 
         A queue that only a human can start again does not count: a flush would wait for ever.
         """
-        for queue in self.queues.values():
+        for queue in self.queues.values() if endpoint is None else [self.queues[endpoint]]:
             oldest = queue.oldest_sequence()
             if oldest is not None and oldest <= up_to and queue.paused_by is None:
                 return True

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Record
 
-__all__ = ["CustomConsumer"]
+__all__ = ["CustomConsumer", "ReplacedSend"]
 
 POLL_INTERVAL = 0.01  # seconds
 
@@ -113,8 +113,7 @@ class CustomConsumer:
         When the timeout (in seconds) passes, a blocking `flush` continues in its worker thread.
         """
         with anyio.move_on_after(timeout) as scope:
-            while any(not future.done() for future in set(self._in_background)):  # noqa: ASYNC110
-                await anyio.sleep(POLL_INTERVAL)
+            await self._wait_for_background()
             flush = getattr(self._consumer, "flush", None)
             if flush is not None:
                 await self._call_async(flush, abandon=True)
@@ -125,6 +124,10 @@ class CustomConsumer:
 
     aclose = flush
 
+    async def _wait_for_background(self) -> None:
+        while any(not future.done() for future in set(self._in_background)):  # noqa: ASYNC110
+            await anyio.sleep(POLL_INTERVAL)
+
     def flush_sync(self, timeout: float | None = None) -> FlushResult:
         """Wait for calls in progress, then flush the consumer in this thread if it has `flush`."""
         native_threads.wait_for_all(set(self._in_background), timeout)
@@ -133,10 +136,30 @@ class CustomConsumer:
             self._call_sync(flush)
         return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
-    async def _call_async(self, method: Any, *arguments: Any, abandon: bool = False) -> None:
+    def wait(self, timeout: float | None) -> None:
+        """Wait for calls in progress."""
+        if self._in_background:
+            native_threads.wait_for_all(set(self._in_background), timeout)
+
+    async def wait_async(self, timeout: float | None) -> None:
+        """Wait for calls in progress."""
+        if self._in_background:
+            with anyio.move_on_after(timeout):
+                await self._wait_for_background()
+
+    async def call_flush(self, timeout: float | None) -> Any:
+        """Call the consumer's own `flush`, and return what it returns."""
+        flush = self._consumer.flush
+        return await self._call_async(flush, *_timeout_of(flush, timeout), abandon=True)
+
+    def call_flush_sync(self, timeout: float | None) -> Any:
+        """Call the consumer's own `flush` in this thread, and return what it returns."""
+        flush = self._consumer.flush
+        return self._call_sync(flush, *_timeout_of(flush, timeout))
+
+    async def _call_async(self, method: Any, *arguments: Any, abandon: bool = False) -> Any:
         if inspect.iscoroutinefunction(method):
-            await method(*arguments)
-            return
+            return await method(*arguments)
 
         def one_at_a_time() -> Any:
             with self._lock:
@@ -150,13 +173,11 @@ class CustomConsumer:
         result = await event_loop.in_worker_thread(
             one_at_a_time, limiter=limiter, abandon_on_cancel=abandon
         )
-        if inspect.isawaitable(result):
-            await result
+        return await result if inspect.isawaitable(result) else result
 
-    def _call_sync(self, method: Any, *arguments: Any) -> None:
+    def _call_sync(self, method: Any, *arguments: Any) -> Any:
         result = method(*arguments)
-        if inspect.isawaitable(result):
-            background_loop.run(_awaited, result)
+        return background_loop.run(_awaited, result) if inspect.isawaitable(result) else result
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -178,6 +199,30 @@ class CustomConsumer:
                     stats.dropped["raised"] = stats.dropped.get("raised", 0) + 1
 
 
+class ReplacedSend(CustomConsumer):
+    """Hand messages to the `send` that a subclass of this package's consumers has of its own.
+
+    The consumer's sender counts what its original `send` gets; what a filter drops before is
+    counted nowhere.
+    """
+
+    def deliver_sync(self, records: list[Record]) -> None:
+        """Hand over records from sync code; an async `send` is not waited for in a running loop."""
+        if (
+            inspect.iscoroutinefunction(self._consumer.send)
+            and event_loop.is_running()
+            and not event_loop.is_interactive()
+        ):
+            for record in records:
+                self.deliver_in_background(record)
+        else:
+            super().deliver_sync(records)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        yield
+
+
 def _at_exit() -> None:
     """Wait for calls in progress as long as the last drain may take; log those that are lost."""
     end = time.monotonic() + shutdown.EXIT_TIMEOUT
@@ -197,6 +242,15 @@ def _after_fork() -> None:
 fork.register(fork.Order.SENDERS, after_in_child=_after_fork)
 
 
+def _timeout_of(flush: Any, timeout: float | None) -> tuple[float | None, ...]:
+    """Return the argument for a `flush`, whose official form takes none."""
+    try:
+        inspect.signature(flush).bind(timeout)
+    except (TypeError, ValueError):
+        return ()
+    return (timeout,)
+
+
 async def _awaited(result: Any) -> Any:
     return await result
 
@@ -208,4 +262,4 @@ def _arguments(record: Record) -> tuple[Any, ...]:
     auth = record.auth
     if isinstance(auth, ApiSecret):
         return record.endpoint, text, (auth.api_key, auth._secret.reveal())
-    return record.endpoint, text, (None, None)
+    return record.endpoint, text, (auth.api_key if auth is not None else None, None)

@@ -24,7 +24,7 @@ from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mixpanel._delivery.buffer import Batch, Buffer, Claim
     from mixpanel._http.proxies import (
@@ -86,6 +86,10 @@ class Sender(Generic[R]):
         self._send_scopes: set[anyio.CancelScope] = set()
         self._sending_threads: set[int] = set()  # those inside a blocking send
         self._draining = False  # the last drain at exit is in progress
+        # Called with an endpoint instead of sending its batch, or with None instead of flushing:
+        # for a consumer whose class replaces the methods that do so.
+        self.flush_hook: Callable[[str | None], object] | None = None
+        self.drain_end: float | None = None  # during the last drain, when it ends
         limits = buffer.limits
         self.connections = LoopConnections(
             transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
@@ -358,21 +362,24 @@ class Sender(Generic[R]):
         while await self.dispatcher.send_due():
             pass
 
-    async def flush(self, timeout: float | None = None) -> FlushResult:
-        """Send everything accepted so far and return the result.
+    async def flush(self, timeout: float | None = None, endpoint: str | None = None) -> FlushResult:
+        """Send everything accepted so far, or that of one endpoint, and return the result.
 
         Return early when the timeout (in seconds) has passed, or when only a human can help, as
         with wrong credentials: the rest is `pending` in the result.
         """
         before = self.buffer.snapshot()
-        mark = self.buffer.mark_for_flush()
+        if endpoint is None:
+            mark = self.buffer.mark_for_flush()
+        else:
+            mark = self.buffer.mark_endpoint_for_flush(endpoint)
         event_loop.running_loop()  # imports the backend that the next line needs
         with anyio.move_on_after(timeout):
             if self.background:
                 self.wake()
                 await self._wait_up_to(mark)
             else:
-                await self._send_up_to(mark)
+                await self._send_up_to(mark, endpoint)
         return self.buffer.result_since(before)
 
     async def _wait_up_to(self, mark: int) -> None:
@@ -394,12 +401,12 @@ class Sender(Generic[R]):
             finally:
                 self.buffer.watchers.discard(notify)
 
-    async def _send_up_to(self, mark: int) -> None:
-        while self.buffer.has_unsettled(mark):
+    async def _send_up_to(self, mark: int, endpoint: str | None) -> None:
+        while self.buffer.has_unsettled(mark, endpoint):
             async with anyio.create_task_group() as in_flight:
                 for _ in range(self.buffer.due()):
                     in_flight.start_soon(self.dispatcher.send_due)
-            if self.buffer.has_unsettled(mark):
+            if self.buffer.has_unsettled(mark, endpoint):
                 await anyio.sleep(min(self.buffer.seconds_until_due() or POLL_INTERVAL, 0.25))
 
     async def wait_for_space(self) -> None:
@@ -539,6 +546,12 @@ class Sender(Generic[R]):
 
         Nothing is accepted after that: what other threads track then counts as dropped.
         """
+        if self.flush_hook is not None and self.stats.pending:
+            self.drain_end = end
+            try:
+                self.flush_hook(None)
+            except Exception:
+                logger.exception("the flush() of a consumer failed at exit")
         if self.stats.pending or self.stats.deferred:
             in_this_thread = self.sends_in_this_loop or self.is_interrupted
             with self.buffer.lock:
@@ -585,6 +598,13 @@ class Sender(Generic[R]):
             time.sleep(POLL_INTERVAL)  # another thread is sending: what it gives back is sent here
         transport.close()
 
+    def flush_at_exit(self) -> FlushResult:
+        """Send what is left from this thread, in a `flush_hook` that runs at exit."""
+        before = self.buffer.snapshot()
+        if self.stats.pending and self.drain_end is not None:
+            self._drain(self.drain_end, waiting=False)
+        return self.buffer.result_since(before)
+
     def close_sync(self) -> None:
         """Close the connections of calling threads."""
         blocking, self._sync_transport = self._sync_transport, None
@@ -599,6 +619,7 @@ class Sender(Generic[R]):
         self._sending_threads = set()
         self._refuses_records = self.closed
         self._draining = False
+        self.drain_end = None
         if self.api.guard is not None:
             self.api.guard.after_fork()
         self.buffer.clear()

@@ -62,7 +62,8 @@ def _send_in_background(sender: Sender[Any], signal: bool | None) -> None:  # no
     elif not sender.buffered:
         start_on_background_loop(lambda: _flush_later(sender))
     elif sender.buffer.due():
-        start_on_background_loop(sender.send_due)
+        hook = sender.flush_hook
+        start_on_background_loop(sender.send_due if hook is None else lambda: _call_hook(sender))
 
 
 def deliver(sender: Sender[Any], records: list[Record]) -> None:
@@ -89,12 +90,14 @@ async def _flush_later(sender: Sender[Any]) -> None:
         await sender.flush(SPACE_TIMEOUT)
 
 
-def flush(sender: Sender[Any], timeout: float | None) -> FlushResult:
-    """Send everything accepted so far and return the result."""
+def flush(sender: Sender[Any], timeout: float | None, endpoint: str | None = None) -> FlushResult:
+    """Send everything accepted so far, or that of one endpoint, and return the result."""
     if _must_not_wait(sender):
         return sender.skip_flush()
+    if sender.drain_end is not None:
+        return sender.flush_at_exit()
     _refuse_own_loop(sender, "flush")
-    return run(sender.flush, timeout)
+    return run(sender.flush, timeout, endpoint)
 
 
 def close(sender: Sender[Any], timeout: float | None) -> FlushResult:
@@ -142,8 +145,22 @@ def accept(sender: Sender[Any], record: Record) -> None:
     # Inside a blocking send of this very thread (a callback), that send continues with what is due
     # when it returns; a second one here could wait for a lock that the first one holds.
     if not sender.is_interrupted and sender.buffer.due():
+        if sender.flush_hook is not None:
+            _call_hook_here(sender)
+            return
         transport = sender.sync_transport()
         run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
+
+
+async def _call_hook(sender: Sender[Any]) -> None:
+    await event_loop.in_worker_thread(lambda: _call_hook_here(sender))
+
+
+def _call_hook_here(sender: Sender[Any]) -> None:
+    """Let a subclass's own methods send what is due."""
+    assert sender.flush_hook is not None
+    for endpoint in sender.buffer.due_endpoints():
+        sender.flush_hook(endpoint)
 
 
 def _accept_after_flush(sender: Sender[Any], record: Record) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixpanel._records.profile_methods import ProfileMethods
-from mixpanel.credentials import api_secret_of
+from mixpanel.credentials import authority_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -122,7 +122,7 @@ class TrackingMethods(ProfileMethods[Outcome]):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # crash reporters record the locals of this frame
-        auth = api_secret_of(authority)
+        auth = authority_of(authority, self._composer.token)
         return self._one(
             self._composer.import_data_event(
                 distinct_id,
@@ -168,7 +168,7 @@ class TrackingMethods(ProfileMethods[Outcome]):
         pair = {"$distinct_ids": [distinct_id1, distinct_id2]}
         authority = [api_key, api_secret]
         del api_key, api_secret  # crash reporters record the locals of this frame
-        auth = api_secret_of(authority)
+        auth = authority_of(authority, self._composer.token)
         return self._one(self._composer.identity("$merge", pair, meta, "imports", auth))
 
     # ---- super properties -------------------------------------------------------------------

@@ -46,12 +46,12 @@ Command = tuple[str, Callable[..., None], str]  # its name, its function, its ex
 
 
 class Subgroup(NamedTuple):
-    """A group inside a group: its name, its help, an example, and its commands."""
+    """A group inside a group: its name, its help, an example, and what makes its commands."""
 
     name: str
     help: str
     example: str
-    commands: "Iterable[Command]"
+    commands: "Callable[[], Iterable[Command]]"
 
 
 # Name, module, and the first line of the help, which `mp --help` shows without the module.
@@ -206,7 +206,7 @@ def _load(_name: str, module_name: str, summary: str) -> Any:
 
 def _maker(entry: Command | Subgroup) -> Callable[[], Any]:
     if isinstance(entry, Subgroup):
-        return partial(_group, entry.help, entry.example, entry.commands)
+        return lambda: _group(entry.help, entry.example, entry.commands())
     return partial(_command, *entry)
 
 

@@ -18,6 +18,7 @@ from mixpanel.cli._options.shared import argument_or_option, with_options
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
 from mixpanel.cli.live_inspect import COMMANDS as LIVE_COMMANDS
+from mixpanel.cli.local_inspect import COMMANDS as LOCAL_COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -329,6 +330,7 @@ COMMANDS: "tuple[Command, ...]" = (
     ("typed-view", typed_view, "mp inspect typed-view events"),
     ("drop", drop, DROP),
     ("drop-all", drop_all, "mp inspect drop-all --type profiles"),
+    *LOCAL_COMMANDS,
     *LIVE_COMMANDS,
 )
 

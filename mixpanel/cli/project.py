@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -30,7 +31,8 @@ and --dry-run shows what would be sent. JSON is given as text, as @FILE, or as -
 """
 EXAMPLE = "mp project dashboards list"
 MAX_BYTES = 128 * 1024 * 1024
-COLUMNS = 8  # of a table
+COLUMNS = 6  # of a table
+LEFT_OUT = {"project_id", "workspace_id", "creator_id", "creator_name", "description", "token"}
 METAVARS = {
     "integer": "N", "number": "N", "document": "JSON", "items": "JSON", "day": "DAY",
     "time": "TIME", "moment": "TIME", "id": "ID", "ids": "ID", "text": "TEXT", "texts": "TEXT",
@@ -46,18 +48,17 @@ class Listed(list[Any]):
         """Return the rows of the table."""
         fields = [*type(self[0]).model_fields] if self else []
         names = [
-            name for name in fields if any(_is_short(getattr(each, name, None)) for each in self)
+            name
+            for name in fields
+            # What is empty or False in all of them says nothing.
+            if name not in LEFT_OUT and any(_cell(getattr(each, name, None)) for each in self)
         ][:COLUMNS]
         rows = [{name: _cell(getattr(each, name, None)) for name in names} for each in self]
         return rows if names else [each.to_dict() for each in self]
 
 
-def _is_short(value: Any) -> bool:
-    return value is not None and not isinstance(value, dict | list | tuple)
-
-
 def _cell(value: Any) -> Any:
-    return value if _is_short(value) else None
+    return None if isinstance(value, dict | list | tuple) else value
 
 
 # ---- options ------------------------------------------------------------------------------------
@@ -103,6 +104,13 @@ def _parsed(known: Field, value: Any) -> Any:
             return [_number(each) for text in value for each in text.split(",") if each.strip()]
         case "text" if known.name == "csv":
             return _read(value, option)
+        case "text" if known.secret and not known.env:
+            if value != "-" and not value.startswith("@"):
+                raise typer.BadParameter(
+                    f"{option}: pass it as @FILE, or as - for stdin: others can read the arguments "
+                    "of a command"
+                )
+            return _read(value, option).rstrip("\r\n")
     return value
 
 
@@ -134,6 +142,8 @@ def _parameter(known: Field) -> inspect.Parameter:
             help_text += " Repeatable."
         if known.required and not known.env:
             help_text += " Required."
+        if known.secret and not known.env:
+            help_text += " As @FILE, or - for stdin."
         declared = typer.Option(*names, show_default=False, help=help_text, **more)
     return inspect.Parameter(
         known.name,
@@ -146,7 +156,7 @@ def _parameter(known: Field) -> inspect.Parameter:
 
 
 WriteOptions = {
-    "json_fields": Annotated[
+    "extra": Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--json", metavar="JSON", show_default=False,
@@ -167,7 +177,7 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
     """Call an endpoint with the values of a command's options."""
     confirm = bool(values.pop("confirm", False))
     dry_run = bool(values.pop("dry_run", False))
-    text = values.pop("json_fields", None)
+    text = values.pop("extra", None)
     fields = {each.name: each for each in endpoint.arguments}
     given = {
         name: _parsed(fields[name], value)
@@ -188,8 +198,10 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
     is_dangerous = PreparedCall(resource, endpoint, "", checked).is_dangerous
     if is_dangerous:
         which = " ".join(str(given[each.name]) for each in endpoint.arguments if each.positional)
-        what = " ".join(filter(None, [endpoint.summary.rstrip("."), f"({which})" if which else ""]))
-        confirm_or_abort(f"{what}? This cannot be undone.", force=confirm, option="--yes")
+        what = f"{resource.singular} {which}".rstrip()
+        does = endpoint.summary[0].lower() + endpoint.summary[1:]
+        question = f"{what}: {does} This cannot be undone. Continue?"
+        confirm_or_abort(question, force=confirm, option="--yes")
 
     async def call(workspace: "AsyncWorkspace") -> Any:
         calls = workspace.project._calls
@@ -281,7 +293,7 @@ COMMANDS: "tuple[Command | Subgroup, ...]" = (
             resource.command,
             unwrapped(resource.summary),
             _example(resource, next(iter(resource))),
-            _commands(resource),
+            partial(_commands, resource),
         )
         for resource in RESOURCES
     ),

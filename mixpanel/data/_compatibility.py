@@ -7,6 +7,9 @@ None of it has an effect of its own. Everything that is kept for this reason is 
   DuckDB loads whole files.
 - The attributes of `FetchResult` below: that package had two more types of result, for fetches
   with `parallel=True`.
+- `events`, `properties`, `property_values`, `funnels`, `cohorts`, `query_saved_report` and
+  `clear_cache` of a workspace: other names of `list_events` and its kin, `saved_report` and
+  `clear_discovery_cache`.
 - `DateRangeTooLargeError`: never raised, as a range of any length is divided into calls.
 """
 

@@ -1,4 +1,4 @@
-"""What a project has: events, properties, saved reports, cohorts, and lexicon entries."""
+"""The contents of a project: events, properties, saved reports, cohorts and lexicon entries."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SavedCohort(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BookmarkInfo(Result):
-    """A saved report; `params` are what it computes."""
+    """A saved report; `params` describe what it computes."""
 
     id: int
     name: str
@@ -81,7 +81,7 @@ class BookmarkInfo(Result):
     params: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are known, `params` aside, as what JSON knows."""
+        """Return the known fields except `params` as values that JSON can represent."""
         known = Result.to_dict(self)
         return {k: v for k, v in known.items() if v is not None and k != "params"}
 
@@ -110,7 +110,7 @@ class LexiconMetadata(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LexiconProperty(Result):
-    """A property as the lexicon describes it; `type` is JSON Schema's."""
+    """The lexicon's description of a property; `type` is a JSON Schema type."""
 
     type: str | None = None
     description: str | None = None

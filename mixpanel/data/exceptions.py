@@ -321,8 +321,8 @@ class ObjectNotFoundError(QueryError):
         self.resource: str = resource
         self.object_id: object = object_id
         super().__init__(
-            f"there is no {kind} {object_id!r}, or the credentials may not see it: list what there "
-            f"is with `{resource}.list()`",
+            f"there is no {kind} {object_id!r}, or the credentials may not see it; list the "
+            f"{resource.replace('_', ' ')} to see which there are",
             details={"resource": resource, "object_id": object_id},
             **{"status_code": 404, **known},
         )

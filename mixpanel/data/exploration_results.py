@@ -1,6 +1,6 @@
-"""Results of looking around in the events of a table: what values, how many, of how many users.
+"""Results of exploring the events of a table: values, counts and users.
 
-They were computed by JQL scripts once; here SQL over a fetched table gives them.
+They used to need JQL scripts; here SQL computes them from a fetched table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _RowsResult(QueryResult):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PropertyValueCount(Result):
-    """One value of a property; `percentage` is that of all values, those past the limit too."""
+    """A value of a property; `percentage` is of all values, also those beyond the limit."""
 
     value: Any
     count: int
@@ -85,10 +85,10 @@ def _value_name(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NumericPropertySummaryResult(QueryResult):
-    """What the numbers of a property are like; None where no event has one.
+    """A summary of the numbers of a property; None if no event has one.
 
-    `stddev` is that of the population. `percentiles` are between neighbouring values, by linear
-    interpolation.
+    `stddev` is that of the population. `percentiles` are interpolated linearly between
+    neighbouring values.
     """
 
     event: str
@@ -146,7 +146,7 @@ def _event_names(events: tuple[str, ...] | None) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EngagementBucket(Result):
-    """How many users did so many events, as `"2-4"` or `"100+"`."""
+    """How many users did a number of events, such as `"2-4"` or `"100+"`."""
 
     bucket_min: int
     bucket_label: str
@@ -156,7 +156,7 @@ class EngagementBucket(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EngagementDistributionResult(_RowsResult):
-    """How many users did few events and how many did many."""
+    """Users by their number of events."""
 
     _FIELD = "buckets"
     _NAMES = ("bucket_min", "bucket_label", "user_count", "percentage")
@@ -184,7 +184,7 @@ class PropertyCoverage(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PropertyCoverageResult(_RowsResult):
-    """How many of an event's occurrences have some properties."""
+    """How many of an event's occurrences have each of several properties."""
 
     _FIELD = "coverage"
     _NAMES = ("property", "defined_count", "null_count", "coverage_percentage")

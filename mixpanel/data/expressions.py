@@ -12,8 +12,8 @@ queries take filters: `to_filters` returns them, or explains what filters cannot
 reads expression text, and reports the position of a mistake.
 
 Join conditions with `&`, `|` and `~`; Python's `and`, `or`, `not` and `in` cannot be overloaded, so
-they raise. A `date` stands for its whole day; a `datetime` is a moment, in the project's time zone
-unless it has one of its own.
+they raise. A `date` stands for its whole day; a `datetime` is a time, in the project's timezone
+unless it is aware.
 
 The language: https://developer.mixpanel.com/reference/segmentation-expressions
 """
@@ -64,9 +64,9 @@ __all__ = [
 
 
 def parse(text: str) -> Expression:
-    """Read Mixpanel's expression language.
+    """Parse text in Mixpanel's expression language.
 
-    :raises ExpressionError: for what is not part of it; `position` counts characters from 1.
+    :raises ExpressionError: for a syntax error; `position` counts characters from 1.
     """
     return parsed(text)
 
@@ -74,6 +74,6 @@ def parse(text: str) -> Expression:
 def to_filters(condition: Expression | str) -> list[dict[str, Any]]:
     """Return a condition as the filters of an inline query, all of which must hold.
 
-    :raises ExpressionError: for what filters cannot express, as `or` between two properties.
+    :raises ExpressionError: for anything that filters cannot express, as `or` of two properties.
     """
     return filters_of(condition)

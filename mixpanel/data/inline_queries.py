@@ -1,15 +1,14 @@
-"""Parts of reports that are computed without being saved: metrics, formulas, breakdowns, steps.
+"""Parts of reports that are not saved: metrics, formulas, breakdowns, steps.
 
-They are given to `query`, `query_funnel`, `query_retention` and `query_flow` of a workspace, where
-the name of an event stands for a metric or step without options, and that of a property for a
-breakdown:
+`query`, `query_funnel`, `query_retention` and `query_flow` of a workspace take them. The name of an
+event is a metric or step without options, and that of a property a breakdown:
 
 >>> from mixpanel.data.expressions import prop
 >>> paid = Metric("Order Paid", math="unique", where=prop("plan") == "team")
 >>> opened = Metric("Opened App", math="unique")
 >>> rate = Formula("(A / B) * 100", label="Buyers in percent")
 
-As in Mixpanel, formulas name metrics by their place: A, B, C.
+As in Mixpanel, formulas refer to metrics by letters: A is the first.
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ WITHOUT_PER_USER = frozenset({"unique", "dau", "wau", "mau", "cumulative_unique"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is counted of an event.
+    """A measurement of an event, such as its total or its unique users.
 
-    `math` is how: "total" events, "unique" users, or a figure of the numeric `property`, which may
-    first be aggregated `per_user`. `percentile` goes with "custom_percentile". `where` filters this
-    metric alone, and may join conditions by `|`. A metric that is `hidden` is there for formulas.
+    `math` is the aggregation: "total" events, "unique" users, or one of the numeric `property`,
+    which may first be aggregated `per_user`. `percentile` is for "custom_percentile". `where`
+    filters this metric only, and may join conditions by `|`. A `hidden` metric is for formulas.
 
-    :raises ConfigError: for options that exclude each other.
+    :raises ConfigError: for options that cannot be combined.
     """
 
     event: str
@@ -81,39 +80,39 @@ class Metric:
     hidden: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options together."""
+        """Check the combination of options."""
         event_name(self.event)
         one_of("math", self.math, InsightsMath)
         if self.math in OF_PROPERTY and self.property is None:
-            raise ConfigError(f"math={self.math!r} needs the property that it is computed of")
+            raise ConfigError(f"math={self.math!r} requires property=")
         if self.property is not None:
             property_entry(self.property)
         if self.per_user is not None:
             one_of("per_user", self.per_user, PerUser)
             if self.math in WITHOUT_PER_USER:
-                raise ConfigError(f"math={self.math!r} already counts users: leave out per_user")
+                raise ConfigError(f"math={self.math!r} already counts users: omit per_user")
         if (self.percentile is not None) != (self.math == "custom_percentile"):
-            raise ConfigError('percentile and math="custom_percentile" go together')
+            raise ConfigError('percentile requires math="custom_percentile", and vice versa')
         if self.percentile is not None and not 0 < self.percentile < 100:
-            raise ConfigError(f"percentile={self.percentile!r} must lie between 0 and 100")
+            raise ConfigError(f"percentile={self.percentile!r} must be between 0 and 100")
         any_or_all(self.where)
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A figure computed of the metrics A, B, C and so on, as "(A / B) * 100"."""
+    """A calculation with the metrics A, B, C and so on, as "(A / B) * 100"."""
 
     definition: str
     label: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that it can be one.
+        """Check the definition.
 
-        :raises ConfigError: for text with anything but names of metrics, numbers and operators.
+        :raises ConfigError: for text with anything but letters of metrics, numbers and operators.
         """
         if not isinstance(self.definition, str) or not self.letters():
             raise ConfigError(
-                f"formula={self.definition!r} must name metrics by letters, as in (A / B) * 100"
+                f"formula={self.definition!r} must refer to metrics by letters, as in (A / B) * 100"
             )
 
     def letters(self) -> set[str]:
@@ -123,9 +122,9 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """A property by whose values figures are given apart.
+    """A property by whose values a report is broken down.
 
-    A number may be put into buckets of `bucket_size`, from `least` to `most`.
+    Numbers may be put into buckets of `bucket_size`, from `least` to `most`.
     """
 
     property: Expression | str
@@ -135,22 +134,22 @@ class Breakdown:
     most: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the options together.
+        """Check the combination of options.
 
-        :raises ConfigError: for buckets of what is no number.
+        :raises ConfigError: for buckets of anything but a number.
         """
         property_entry(self.property)
         one_of("type", self.type, PropertyType)
         buckets = (self.bucket_size, self.least, self.most)
         if any(each is not None for each in buckets) and self.type != "number":
-            raise ConfigError('buckets need type="number"')
+            raise ConfigError('buckets require type="number"')
         if self.bucket_size is not None and not self.bucket_size > 0:
             raise ConfigError(f"bucket_size={self.bucket_size!r} must be greater than 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a funnel or flow, or one of the two events of retention."""
+    """A step of a funnel or flow, or one of the two events of retention."""
 
     event: str
     where: Where = None
@@ -159,7 +158,7 @@ class Step:
     def __post_init__(self) -> None:
         """Check name and condition.
 
-        :raises ConfigError: for what cannot be a step.
+        :raises ConfigError: for an invalid name, or a condition that filters cannot express.
         """
         event_name(self.event)
         any_or_all(self.where)
@@ -167,7 +166,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """An event that ends a funnel when it happens between two steps, counted from 1."""
+    """An event that ends an attempt when it happens between two steps, numbered from 1."""
 
     event: str
     from_step: int | None = None
@@ -176,7 +175,7 @@ class Exclusion:
     def __post_init__(self) -> None:
         """Check the steps.
 
-        :raises ConfigError: for a range that is none.
+        :raises ConfigError: for an invalid range.
         """
         event_name(self.event)
         whole("from_step", self.from_step, 1, 100)
@@ -185,7 +184,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """The days of a report: from one to another, both included, or the last so many units."""
+    """The dates of a report: from one day to another, both included, or the last `last` units."""
 
     from_date: str | None = None
     to_date: str | None = None

@@ -2,7 +2,7 @@
 
 Dates are text as Mixpanel writes them, `2026-01-31` or `2026-01-31 13:00:00`, in the project's
 timezone (`timezone`, where it is known). `.df`, `.arrow()` and `.polars()` hold one row for each
-number. `$overall` figures never stand among the segments, so that a column can be summed.
+number. `$overall` is never among the segments, so that a column can be summed.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ ANY_EVENT = "any event"
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class QueryResult(Result):
-    """What every report says about itself.
+    """The fields of every report.
 
-    `computed_at` is when the figures were computed. A `sampling_factor` below 1 means that Mixpanel
-    looked at that share of the events. `limit_hit` means that segments are missing, because there
+    `computed_at` is when it was computed. A `sampling_factor` below 1 means that Mixpanel counted
+    only that share of the events. `limit_hit` means that segments are missing, because there
     are more than the limit. `sql` is the statement that computed a local result, else None; neither
     it nor `computed_at` counts when results are compared.
     """
@@ -358,7 +358,7 @@ def _property_name(expression: str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FunnelResult(QueryResult):
-    """How many users went through the steps of a funnel, in order.
+    """How many users did the steps of a funnel in order.
 
     `steps` are those of all users. `segments` are the steps of each value of `segment_property`,
     and `dates` those of the users who began in each period; a user may be in several of them, so
@@ -394,7 +394,8 @@ class FunnelResult(QueryResult):
     def _figure(self) -> figures.Figure:
         ends = self.steps[:1] + self.steps[-1:]
         names = dict.fromkeys(step.label or step.event for step in ends)
-        title = self.funnel_name or " → ".join(names) or "Funnel"
+        by = f" by {self.segment_property}" if self.segments and self.segment_property else ""
+        title = (self.funnel_name or " → ".join(names) or "Funnel") + by
         plural = "s" if self.window and self.window > 1 else ""
         within = f" within {self.window} {self.window_unit}{plural}" if self.window else ""
         measure = f"{percentage(self.conversion_rate)} converted{within}"
@@ -717,7 +718,7 @@ class UserEvent(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ActivityFeedResult(QueryResult):
-    """The events of some users, in the order of their time."""
+    """The events of some users, in order of time."""
 
     distinct_ids: tuple[str, ...]
     from_date: str | None
@@ -725,7 +726,7 @@ class ActivityFeedResult(QueryResult):
     events: tuple[UserEvent, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields and `event_count` as what JSON knows."""
+        """Return all fields and `event_count` as values that JSON can represent."""
         return QueryResult.to_dict(self) | {"event_count": len(self.events)}
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
@@ -748,7 +749,7 @@ class ActivityFeedResult(QueryResult):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class JQLResult(QueryResult):
-    """What a JQL script returned, as it came in `raw`.
+    """The result of a JQL script; `raw` is as it was sent.
 
     Rows of `groupBy`, which have a `key` list and a `value`, become columns `key_0`, … and `value`,
     or `value_0`, … where the value is a list; objects become rows, and anything else a `value`.
@@ -757,7 +758,7 @@ class JQLResult(QueryResult):
     raw: tuple[Any, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields and `row_count` as what JSON knows."""
+        """Return all fields and `row_count` as values that JSON can represent."""
         return QueryResult.to_dict(self) | {"row_count": len(self.raw)}
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
@@ -768,9 +769,9 @@ class JQLResult(QueryResult):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EngageStatsResult(QueryResult):
-    """A figure over profiles, as `count()` or `numeric_summary(properties["age"])`.
+    """An aggregate over profiles, as `count()` or `numeric_summary(properties["age"])`.
 
-    `results` is as Mixpanel sent it: a number, or an object with a figure for each of several.
+    `results` is as Mixpanel sent it: a number, or an object with a number for each of several.
     """
 
     action: str

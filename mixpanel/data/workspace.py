@@ -204,7 +204,16 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         return self._core.api
 
-    @functools.cached_property
+    # Names of mixpanel_data, see `_compatibility`.
+    events = LiveQueries.list_events
+    properties = LiveQueries.list_properties
+    property_values = LiveQueries.list_property_values
+    funnels = LiveQueries.list_funnels
+    cohorts = LiveQueries.list_cohorts
+    query_saved_report = LiveQueries.saved_report
+    clear_cache = LiveQueries.clear_discovery_cache
+
+    @property
     def project(self) -> AsyncProject:
         """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
 
@@ -350,7 +359,7 @@ class Workspace(LocalMethods):
         """
         return API(self._core.api)
 
-    @functools.cached_property
+    @property
     def project(self) -> Project:
         """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
 
@@ -443,6 +452,15 @@ class Workspace(LocalMethods):
     def clear_discovery_cache(self) -> None:
         """Clear the cache, so that the next discovery calls Mixpanel."""
         self._async.clear_discovery_cache()
+
+    # Names of mixpanel_data, see `_compatibility`.
+    events = list_events
+    properties = list_properties
+    property_values = list_property_values
+    funnels = list_funnels
+    cohorts = list_cohorts
+    query_saved_report = saved_report
+    clear_cache = clear_discovery_cache
 
     def close(self) -> None:
         """Close the database and the connections; later calls do nothing.

@@ -243,7 +243,7 @@ class Emulator:
     @property
     def flags(self) -> list[dict[str, Any]]:
         """The feature flags, as `/flags/definitions` serves them now."""
-        return self._project.flags.served().flags
+        return self._project.served_flags().flags
 
     def set_flags(
         self, definitions: FlagSource, *, cohorts: Mapping[str, Collection[str]] | None = None

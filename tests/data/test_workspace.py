@@ -1,6 +1,7 @@
 """The async and the sync workspace, and the public names of `mixpanel.data`."""
 
 import asyncio
+import functools
 import inspect
 import json
 import os
@@ -85,7 +86,8 @@ def test_sync_methods_have_the_signature_and_documentation_of_the_async_ones(nam
     theirs, ours = getattr(AsyncWorkspace, name), getattr(Workspace, name)
     assert without_async_words(theirs.__doc__) == without_async_words(ours.__doc__)
     if not callable(theirs):
-        assert isinstance(inspect.getattr_static(Workspace, name), property)
+        kinds = property, functools.cached_property
+        assert isinstance(inspect.getattr_static(Workspace, name), kinds)
         return
     assert inspect.signature(ours).parameters == inspect.signature(theirs).parameters
     assert not inspect.iscoroutinefunction(ours)

@@ -18,7 +18,6 @@ from mixpanel import (
     AsyncMixpanel,
     AuthenticationError,
     BufferedConsumer,
-    ConfigurationError,
     DeliveryError,
     FlushResult,
     Limits,
@@ -359,12 +358,6 @@ def test_raise_for_loss_raises_for_loss_only(emu):
         mp.flush().raise_for_loss()
     mp.flush()
     mp.consumer.close()
-
-
-def test_credentials_passed_beside_a_consumer_are_an_error():
-    """They belong to the consumer; ignored, the token would be sent instead."""
-    with pytest.raises(ConfigurationError, match="credentials"):
-        Mixpanel("t", BufferedConsumer(), credentials=ACCOUNT)
 
 
 # ---- at once ------------------------------------------------------------------------------------

@@ -185,6 +185,9 @@ def pumps(emu):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open sockets")
 @pytest.mark.parametrize("face", [tracks, direct_cdp, pumps, remote_flags])
 @pytest.mark.parametrize("how", ["cancelled twice", "nested timeouts"])
+# An older anyio leaves the socket of an attempt to connect that was cancelled twice to the garbage
+# collector. How many stay open is counted.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_thousand_doubly_cancelled_calls_leave_the_client_working(emu, face, how):
     """No connection is lost, whenever in a request the two cancellations strike."""
     emu.play(Fault.latency(0.004).forever())

@@ -99,7 +99,7 @@ SHAPES = [
     ),
     (
         "GET", f"{PROJECT}/business-context/chain", None, 200,
-        {"results": {"project": {"content": "A shop"}}},
+        {"results": {"project_context": "A shop"}},
     ),
     ("POST", f"{PROJECT}/replays/sign/bulk", {"replays": []}, 403, {"status": "error"}),
     (
@@ -154,6 +154,29 @@ def test_requests_of_people_need_a_token_of_the_project_and_of_oauth(http):
         assert 400 == bearer.post(path, params={"token": "T"}, json=many).status_code
         unknown = bearer.get(f"{APP}/data-deletions/v3.0/1", params={"token": "T"})
         assert 404 == unknown.status_code
+
+
+def test_a_flag_that_was_made_is_served(emu, http):
+    """With its variants, once it is enabled; with a new salt if that is reset; not if archived."""
+    variants = [{"key": "on", "value": True, "is_control": False, "split": 1.0}]
+    rollout = [{"rollout_percentage": 1.0}]
+    flag = {
+        "name": "New", "key": "new", "context": "distinct_id", "status": "enabled",
+        "serving_method": "remote_or_local", "tags": [],
+        "ruleset": {"variants": variants, "rollout": rollout},
+    }  # fmt: skip
+    flags = f"{PROJECT}/workspaces/77/feature-flags"
+    made = http.post(f"{flags}/", json=flag).json()["results"]
+    query = {"context": '{"distinct_id": "u-1"}', "token": "T"}
+    served = httpx.get(f"{emu.url}/flags", params=query, auth=("T", "")).json()["flags"]
+    assert ("on", True) == (served["new"]["variant_key"], served["new"]["variant_value"])
+    assert ["cart", "new"] == [each["key"] for each in emu.flags]
+    changed = http.put(f"{flags}/{made['id']}/", json={**flag, "reset_hash_salt": True}).json()
+    assert changed["results"]["hash_salt"] != made["hash_salt"]
+    http.post(f"{flags}/{made['id']}/archive/")
+    assert ["cart"] == [each["key"] for each in emu.flags]
+    emu.set_flags([{"key": "cart", "name": "Set"}])
+    assert ["Set"] == [each["name"] for each in emu.flags]
 
 
 def test_a_report_on_a_board_is_a_copy(http):

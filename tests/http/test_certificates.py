@@ -65,7 +65,7 @@ def serving(context):
                 except OSError:
                     return
                 with suppress(OSError), connection:
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     with context.wrap_socket(connection, server_side=True) as secured:
                         receive(secured)
                         secured.sendall(RESPONSE)

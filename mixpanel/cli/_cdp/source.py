@@ -205,7 +205,7 @@ def source_options(
         typer.Option(
             envvar="MP_CDP_REGION", metavar="REGION", rich_help_panel=PANEL,
             show_default="that of a prefixed key, else the first",
-            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1.",
+            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1. RudderStack: none.",
         ),
     ] = None,
     base_url: Annotated[

@@ -33,7 +33,9 @@ __all__ = ["SharedRateWindows", "shared_file"]
 FOLDER = Path("~/.mp/limits")
 VERSION = 1
 MAX_BYTES = 4 * 1024 * 1024
-LOCK_TIMEOUT = 1.0  # seconds to wait for the transaction of another process
+# Seconds to wait for the transactions of other processes. They take milliseconds, but on a machine
+# with more work than processors their holders may have to wait for their turn.
+LOCK_TIMEOUT = 10.0
 UNSHARED_SECONDS = 60.0  # seconds until a file that could not be used is tried again
 CLOCK_SKEW = 60.0  # seconds a start may be in the future; more means that the clock was set back
 LONGEST_CALL = 2 * HOUR  # seconds after which any call has ended
@@ -80,12 +82,12 @@ class SharedRateWindows(RateWindows):
     # ---- what `RateWindows` does, in a transaction ----------------------------------------------
 
     def next_start(self, now: float, *, counted: bool = True) -> float:
-        """See `RateWindows.opens`."""
+        """See `RateWindows.next_start`."""
         with self._transaction(now, change=False):
             return super().next_start(now, counted=counted)
 
     def expected_start(self, position: int, now: float, *, counted: bool = True) -> float:
-        """See `RateWindows.opens_for`."""
+        """See `RateWindows.expected_start`."""
         with self._transaction(now, change=False):
             return super().expected_start(position, now, counted=counted)
 
@@ -119,17 +121,17 @@ class SharedRateWindows(RateWindows):
             super().uncount(start)
 
     def reject(self, start: Start, now: float, retry_after: float | None) -> None:
-        """See `RateWindows.refuse`."""
+        """See `RateWindows.reject`."""
         with self._transaction(now):
             super().reject(start, now, retry_after)
 
     def reject_for_concurrency(self, now: float, retry_after: float | None) -> None:
-        """See `RateWindows.crowd`."""
+        """See `RateWindows.reject_for_concurrency`."""
         with self._transaction(now):
             super().reject_for_concurrency(now, retry_after)
 
     def pause(self, now: float, seconds: float) -> None:
-        """See `RateWindows.hold`."""
+        """See `RateWindows.pause`."""
         with self._transaction(now):
             super().pause(now, seconds)
 

@@ -80,6 +80,8 @@ def rows_of(found: Any, what: str) -> list[dict[str, Any]]:
     if isinstance(found, dict) and all(isinstance(each, dict) for each in found.values()):
         # A name is a better id than none; an id of the object's own is the best.
         found = [{"id": _id(key), **each} for key, each in found.items()]
+    if isinstance(found, list) and found and isinstance(found[0], list):
+        found = found[0]  # what follows says when it was computed
     if not isinstance(found, list):
         raise _unexpected(what)
     return [each if isinstance(each, dict) else {"value": each} for each in found]

@@ -33,6 +33,12 @@ MAX_PAGES = 1000
 HIDDEN = "***"
 MAY_BE_APPLIED = "it may have been applied all the same: read what there is before repeating it"
 NEEDS_TOKEN = "this API accepts OAuth tokens only: set MP_OAUTH_TOKEN"  # noqa: S105 - the name
+# What discovery remembers of a resource, by the keys of its cache.
+DISCOVERED = {
+    "reports": ("bookmarks", "funnels"),
+    "cohorts": ("cohorts",),
+    "schemas": ("schemas", "schema"),
+}
 MAX_IDS = {"data-retrievals": 2000, "data-deletions": 1999}
 
 
@@ -111,6 +117,8 @@ class ProjectCalls:
                 f"{where} cannot be undone: pass confirm=True, or see what it would send with "
                 f"{resource.name}.plan({endpoint.name!r}, ...)"
             )
+        if extra and (endpoint.in_list or endpoint.run is not None):
+            raise ConfigError(f"{where} takes no extra={{...}}: it makes several calls")
         if endpoint.in_list:
             return await self._found_in_list(resource, endpoint, given)
         if endpoint.run is not None:
@@ -260,6 +268,9 @@ class ProjectCalls:
             if "/data-" in prepared.path:
                 error.add_note(NEEDS_TOKEN)
             raise
+        finally:
+            if endpoint.is_write:  # whether it was applied or not: discovery asks again
+                self._core.discovery_cache.remove(*DISCOVERED.get(prepared.resource.name, ()))
         return answer
 
     async def _call(self, prepared: PreparedCall) -> Any:
@@ -348,7 +359,7 @@ def _chosen(rows: list[Any], key: str, number: Any, event: Any) -> Any:
     known = [each for each in rows if isinstance(each, dict)]
     if number is not None:
         return next((each for each in known if str(each.get(key)) == str(number)), None)
-    same = [each for each in known if event is None or each.get("eventName") == event] or known
+    same = [each for each in known if event in (None, each.get("eventName"))] or known
     return max(same, key=lambda each: each["id"] if isinstance(each.get("id"), int) else -1)
 
 

@@ -321,7 +321,7 @@ DROP_FILTERS = Resource(
             f"{DATA}/events/drop-filters/", "Discard events from now on.",
             text("event_name", "The event.", required=True),
             items("filters", "Which of them; all if empty.", required=True),
-            camel=True, danger=True,
+            danger=True,
             example="--event-name 'Debug Log' --filters '[]'",
         ),
         changing(
@@ -329,7 +329,7 @@ DROP_FILTERS = Resource(
             object_id("id", "Its id.", required=True, positional=True),
             text("event_name", "The event."), items("filters", "Which of them."),
             boolean("active", "Whether events are discarded."),
-            camel=True, danger=("active", "filters", "event_name"),
+            danger=("active", "filters", "event_name"),
             example="1013 --no-active",
         ),
         deleting(

@@ -62,6 +62,13 @@ class Cache:
         with self._lock:
             self._values[key] = self._clock() + self.lifetime, value
 
+    def remove(self, *kinds: str) -> None:
+        """Remove the values whose keys are, or begin with, one of these."""
+        with self._lock:
+            for key in list(self._values):
+                if (key[0] if isinstance(key, tuple) else key) in kinds:
+                    del self._values[key]
+
     def after_fork(self) -> None:
         """Renew the lock, which a thread of the parent may have held."""
         self._lock = native_threads.new_lock()

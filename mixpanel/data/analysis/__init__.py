@@ -1,6 +1,6 @@
-"""Mixpanel's reports as DuckDB SQL: pure builders of statements, and readers of their rows.
+"""Mixpanel's reports as DuckDB SQL: functions that build statements, and read their rows.
 
-A report takes an `EventSource` (where the events are), a `Period` (the days, in the project's
-timezone) and its own arguments, and gives a `Query`: run its statement on DuckDB, and it reads the
-rows into a result. `Workspace.local` runs them over fetched tables.
+A report takes an `EventSource` (the table of events), a `Period` (days in the project's timezone)
+and its own arguments, and returns a `Query`: its statement is for DuckDB, and it turns the rows
+into a result. `Workspace.local` runs reports on fetched tables.
 """

@@ -127,9 +127,9 @@ class Connection:
         return database
 
     def _prepare(self) -> None:
+        make_folder(self.parts)  # DuckDB spills into it, and creates no parents
         if self.read_only:
             return
-        make_folder(self.parts)
         with database_errors():
             fetch_log.prepare(self._connection, datetime.now(UTC))
         restrict_wal(self.path)

@@ -173,7 +173,7 @@ class Endpoints:
     async def web_page(self, _: Request) -> Response:
         """GET /: the web page."""
         project = self._project
-        flags = project.flags.served().flags
+        flags = project.served_flags().flags
         return HTMLResponse(
             render_web_page(project.warehouse, project.request_log, flags, project.cdp)
         )
@@ -258,7 +258,7 @@ class Endpoints:
         """GET /flags/definitions: all flags, for SDKs that evaluate locally."""
         project, recorded = self._project, _recorded(request)
         self._project.require_credentials(recorded, secret=False)
-        body = project.flags.served().body
+        body = project.served_flags().body
         if not project.etag:
             return Response(body, media_type=responses.Json.media_type)
         return responses.tagged(body, known=recorded.headers.get("if-none-match", ""))
@@ -268,7 +268,7 @@ class Endpoints:
         recorded = _recorded(request)
         self._project.require_credentials(recorded, secret=False)
         context = read_context(recorded.query.get("context"))
-        chosen = self._project.flags.served().decide(context, recorded.query.get("flag_key"))
+        chosen = self._project.served_flags().decide(context, recorded.query.get("flag_key"))
         return responses.Json({"code": 200, "flags": chosen})
 
     def _update(self, request: Request, *, groups: bool) -> Response:

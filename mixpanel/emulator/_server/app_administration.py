@@ -110,13 +110,15 @@ class Administration:
     def _context_of_project(self, call: Call, rest: list[str]) -> Answer:
         known = {"project_id": call.project_id}
         if rest == ["chain"] and call.method == "GET":
-            whole = self._context(call, "organization", {"organization_id": ORGANIZATION})
-            return Answer(
-                {
-                    "organization": whole.results,
-                    "project": self._context(call, "project", known).results,
-                }
-            )
+            saved = self._project.saved
+            texts = {
+                name: saved.definition(CONTEXT, level).get("content", "")
+                for name, level in (
+                    ("org_context", "organization"),
+                    ("project_context", "project"),
+                )
+            }
+            return Answer(texts)
         if rest:
             raise HTTPException(405)
         return self._context(call, "project", known)

@@ -1,5 +1,6 @@
 """Collections of saved objects: list, create, read, change, delete, and what each has besides."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,12 +73,12 @@ COLLECTIONS: dict[str, Rules] = {
     "custom_properties": Rules(required=("name", "resourceType")),
     "data-definitions/tags": Rules(required=("name",)),
     "data-definitions/events/drop-filters": Rules(
-        required=("eventName",), lists_changes=True, defaults={"active": True, "filters": []}
+        required=("event_name",), lists_changes=True, defaults={"active": True, "filters": []}
     ),
     "metrics": Rules(required=("name", "definition"), ids="metrics", by_id=True, unique=True),
-    "behaviors": Rules(required=("name", "behavior"), ids="behaviors", by_id=True, unique=True),
+    "behaviors": Rules(required=("name",), ids="behaviors", by_id=True, unique=True),
 }  # fmt: skip
-STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "decided"}
+STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "success"}
 CREATOR = {"creator_id": 1, "creator_name": "Emulator"}
 
 
@@ -146,16 +147,19 @@ class Collections:
     def shown(self, name: str, row: Mapping[str, Any], call: Call) -> Row:
         """Return an object with the fields that the server adds, as it is sent."""
         rules = COLLECTIONS[name]
-        known: Row = {**(rules.defaults or {}), **row}
+        known: Row = {"id": row["id"], **(rules.defaults or {}), **row}
         known = {key: value for key, value in known.items() if key not in rules.hidden}
         if name in ("bookmarks", "annotations", "feature-flags", "annotations/tags"):
-            known = {"project_id": int(call.project_id), **known}
+            known = {"id": row["id"], "project_id": int(call.project_id), **known}
         if name == "bookmarks":
-            known = {"workspace_id": WORKSPACE, "dashboard_id": None, **CREATOR, **known}
+            known = {"workspace_id": WORKSPACE, "dashboard_id": None, **CREATOR} | known
         elif name == "dashboards":
             known = {"is_private": False, "is_restricted": False, **CREATOR, **known}
         elif name == "custom_properties":
             known = {"customPropertyId": known["id"], "isVisible": True, **known}
+        elif rules.lists_changes:
+            known = {"displayName": None, **known, "eventName": known.get("event_name")}
+            del known["event_name"]
         elif name == "alerts/custom":
             known = {"bookmark": {"id": known.get("bookmark_id")}, **known}
         if rules.text_ids:
@@ -186,6 +190,7 @@ class Collections:
 
     def _create(self, name: str, call: Call) -> Answer:
         rules = COLLECTIONS[name]
+        call = _in_snake_case(call) if rules.lists_changes else call
         call.require(*rules.required)
         known = {row.get("name") for row in self.rows(name)}
         if rules.unique and call.body["name"] in known:
@@ -212,10 +217,14 @@ class Collections:
         elif name == "annotations":
             fields |= {"tags": self._tags(fields.get("tags"))}
             fields["user"] = {"id": 1, "first_name": "A", "last_name": "B"}
+        elif name == "feature-flags":
+            fields = {"created": now, "modified": now, "hash_salt": secrets.token_hex(16), **fields}
         elif name == "annotations/tags":
             fields |= {"project_id": int(call.project_id), "has_annotations": False}
         elif name in ("metrics", "behaviors"):
             what = fields.get("definition") or fields.get("behavior") or {}
+            if name == "behaviors" and not what:
+                raise RefusedRequest(400, "definition: required")
             kind = what.get("type", "simple") if isinstance(what, Mapping) else "simple"
             fields = {"type": kind, "definition": what, "description": "", "created": now, **fields}
         elif name not in ("cohorts", "data-definitions/tags"):
@@ -279,9 +288,13 @@ class Collections:
     def _change(self, name: str, number: str, fields: Mapping[str, Any]) -> Row:
         saved, now = self._project.saved, self._project.timestamp()
         changes = {key: value for key, value in fields.items() if key not in ("id", "v")}
+        if "eventName" in changes and COLLECTIONS[name].lists_changes:
+            changes["event_name"] = changes.pop("eventName")
         row = self.row(name, number)
         if name in ("bookmarks", "dashboards", "alerts/custom", "feature-flags", "experiments"):
             changes["modified"] = now
+        if changes.pop("reset_hash_salt", False):
+            changes["hash_salt"] = secrets.token_hex(16)
         if name == "annotations" and "tags" in changes:
             changes["tags"] = self._tags(changes["tags"])
         if name == "dashboards" and "content" in changes:
@@ -334,7 +347,9 @@ class Collections:
 
     def _duplicate(self, name: str, call: Call, row: Row) -> Answer:
         title = call.body.get("name") or f"{row.get('name')} copy"
-        copy = {key: value for key, value in row.items() if key != "id"}
+        copy = {key: value for key, value in row.items() if key not in ("id", "hash_salt")}
+        if name == "feature-flags":
+            copy["hash_salt"] = secrets.token_hex(16)
         if "key" in copy:
             copy["key"] = f"{copy['key']}-copy"
         row = self._project.saved.add(name, {**copy, **call.body, "name": title})
@@ -351,7 +366,10 @@ class Collections:
         aspect = call.path.rpartition("/")[2]
         now = self._project.timestamp()
         dates = {"launch": {"start_date": now}, "force_conclude": {"end_date": now}}
-        changes = {**dates.get(aspect, {}), **call.body, "status": STATUSES[aspect]}
+        status = STATUSES[aspect]
+        if aspect == "decide":
+            status = "success" if call.body.get("success") else "fail"
+        changes = {**dates.get(aspect, {}), **call.body, "status": status}
         return Answer(self.shown(name, self._change(name, row["id"], changes), call))
 
     def _mark(self, name: str, call: Call, row: Row) -> Answer:
@@ -381,6 +399,14 @@ class Collections:
 
     def _exchange(self, name: str, call: Call, row: Row) -> Answer:
         return Answer({"version": 1, "object": self.shown(name, row, call)})
+
+
+def _in_snake_case(call: Call) -> Call:
+    """Return the call with the name of its event as drop filters are sent it, or received."""
+    body = dict(call.body)
+    if "eventName" in body:
+        body["event_name"] = body.pop("eventName")
+    return call._replace(body=body)
 
 
 def boards_with(project: Project, report_id: int) -> list[int]:

@@ -130,7 +130,7 @@ class Lexicon:
             if name not in known
         ]
         moment = datetime.fromtimestamp(self._project.now(), UTC).isoformat()
-        return Answer({"violations": violations, "computed_at": moment})
+        return Answer([violations, {"computed_at": moment}])
 
     def _count(self, name: str) -> int:
         return len(self._project.warehouse.events(name))

@@ -11,7 +11,7 @@ from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._rules.logins import Logins
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.export import ExportCache
-from mixpanel.emulator._storage.flags import Flags
+from mixpanel.emulator._storage.flags import Flags, ServedFlags
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest, RequestLog
 from mixpanel.emulator._storage.saved_reports import SavedReports
@@ -86,6 +86,11 @@ class Project:
             return False
         accepted = self.logins.accepts(bearer.strip(), now=self.now())
         return self.access.accepts_bearer(bearer.strip()) if accepted is None else accepted
+
+    def served_flags(self) -> ServedFlags:
+        """Return the flags that are served: those that were set, and those of the app API."""
+        self.flags.manage(self.saved.rows("feature-flags"))
+        return self.flags.served()
 
     def timestamp(self) -> str:
         """Return the time as the app API writes it: `YYYY-MM-DD HH:MM:SS`, in UTC."""

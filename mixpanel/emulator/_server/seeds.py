@@ -49,6 +49,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "annotations": {"tags": [], "user": None},
     "retrievals": {"status": "SUCCESS", "distinct_ids": []},
     "deletions": {"status": "STAGING", "distinct_ids": []},
+    "event_deletions": {"deletedEventsCount": 0, "requestingUser": {"id": 1}, "filters": None},
+    "anomalies": {
+        "status": "open",
+        "anomalyClass": "Event",
+        "actualCount": 0,
+        "predictedUpper": 0,
+        "predictedLower": 0,
+        "percentVariance": "0",
+        "project": 1,
+    },
 }
 
 
@@ -119,6 +129,8 @@ class Seeder:
         now = self._project.timestamp()
         for row in rows:
             fields = {**DEFAULTS.get(name, {}), "created": now, **row}
+            if name == "drop_filters" and "eventName" in fields:
+                fields["event_name"] = fields.pop("eventName")
             made = self._project.saved.add(COLLECTIONS[name], fields, id_=_id(name, row))
             if name in ("retrievals", "deletions"):
                 known = {"tracking_id": str(made["id"])}

@@ -77,6 +77,8 @@ class Flags:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._served = ServedFlags(_encode([]), {})
+        self._managed: list[dict[str, Any]] = []
+        self._with_managed: tuple[ServedFlags, ServedFlags] | None = None
         self._file: Path | None = None
         self._file_stamp: tuple[int, int] | None = None
 
@@ -102,7 +104,40 @@ class Flags:
                     self._served = ServedFlags(_read(self._file), self._served.cohorts)
                 except (OSError, ValueError) as error:
                     logger.warning("%s. Keeping the previous flags.", error)
-            return self._served
+            return self._merged() if self._managed else self._served
+
+    def manage(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the flags that were made through the app API, which are served too."""
+        managed = [_definition(row) for row in rows if row.get("status") != "archived"]
+        with self._lock:
+            if managed != self._managed:
+                self._managed, self._with_managed = managed, None
+
+    def _merged(self) -> ServedFlags:
+        """Return all flags; of two with one key, the one that was set wins."""
+        if self._with_managed is None or self._with_managed[0] is not self._served:
+            flags = self._served.flags
+            known = {flag.get("key") for flag in flags if isinstance(flag, dict)}
+            added = [flag for flag in self._managed if flag["key"] not in known]
+            merged = ServedFlags(_encode([*flags, *added]), self._served.cohorts)
+            self._with_managed = self._served, merged
+        return self._with_managed[1]
+
+
+def _definition(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a flag of the app API as it is served."""
+    ruleset = row.get("ruleset")
+    rules = ruleset if isinstance(ruleset, dict) else {}
+    return {
+        "id": str(row["id"]),
+        "name": row.get("name"),
+        "key": row.get("key"),
+        "status": row.get("status", "disabled"),
+        "context": row.get("context", "distinct_id"),
+        "experiment_id": row.get("experiment_id"),
+        "hash_salt": row.get("hash_salt"),
+        "ruleset": {"variants": [], "rollout": [], **rules},
+    }
 
 
 def read_context(text: str | None) -> dict[str, Any]:

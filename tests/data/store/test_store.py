@@ -187,12 +187,16 @@ def test_external_access_allows_reading_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_query_larger_than_memory_spills_to_disk(tmp_path):
-    """It works without external access, and leaves no files."""
-    with Database.open(tmp_path / "a.db", memory_limit="60MB") as db:
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_query_larger_than_memory_spills_to_disk(tmp_path, read_only):
+    """It works without external access, in a private folder, and leaves no files."""
+    Database.open(tmp_path / "a.db").close()
+    with Database.open(tmp_path / "a.db", read_only=read_only, memory_limit="60MB") as db:
+        assert 0o700 == db.parts.stat().st_mode & 0o777
         ranked = "SELECT row_number() OVER (ORDER BY md5(range::VARCHAR)) n FROM range(700000)"
         assert 700_000 == db.sql_scalar(f"SELECT max(n) FROM ({ranked})")
     assert ["a.db"] == [p.name for p in tmp_path.iterdir()]
+    assert not db.parts.exists()
 
 
 def test_pivot_without_values_is_explained(db):
