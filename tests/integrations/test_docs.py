@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mixpanel import context
+from mixpanel.integrations.celery import disconnect
 from tests.flags.test_local import flag
 from tests.integrations.test_asgi import TestClient
 from tests.integrations.test_wsgi import call
@@ -74,6 +76,24 @@ def test_flask(emu, example):
     assert client.get("/checkout").text == "new"
     module.mp.close()
     assert users(emu, "Logged In") == users(emu, "$experiment_started") == ["u-1"]
+
+
+def test_celery(emu, example):
+    """The task has the identity of its sender; here it runs at once."""
+    module = example("celery")
+    with context("u-1"):
+        module.send_invoice.apply(args=(17,))
+    disconnect()
+    module.mp.close()
+    assert users(emu, "Invoice Sent") == ["u-1"]
+
+
+def test_serverless(emu, example):
+    """The event is sent before the response."""
+    module = example("serverless")
+    assert module.handler({"user": "u-1"}, None) == {"statusCode": 200}
+    assert users(emu, "Called") == ["u-1"]
+    module.mp.close()
 
 
 def test_every_module_has_an_example():
