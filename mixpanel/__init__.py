@@ -16,7 +16,7 @@ from mixpanel._version import __version__
 if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel import credentials, flags
     from mixpanel._delivery.stats import FlushResult, Stats
-    from mixpanel._records.context import context
+    from mixpanel._records.context import context, update_context
     from mixpanel._records.json_encoding import DatetimeSerializer, json_dumps
     from mixpanel._runtime.safe_logging import standard_logger as logger
     from mixpanel.bulk import ImportInterrupted, ImportResult
@@ -96,4 +96,5 @@ __all__ = [
     "flush_on_signal",
     "json_dumps",
     "logger",
+    "update_context",
 ]
