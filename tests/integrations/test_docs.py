@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_flask(emu, example):
     assert client.get("/checkout").text == "new"
     module.mp.close()
     assert users(emu, "Logged In") == users(emu, "$experiment_started") == ["u-1"]
+
+
+def test_django(example):
+    """The settings can be set up; `test_django.py` makes requests to such a project."""
+    names = {name: value for name, value in vars(example("django")).items() if name.isupper()}
+    assert names.keys() == {"INSTALLED_APPS", "MIDDLEWARE", "MIXPANEL"}
+    source = f"""
+import django
+from django.conf import settings
+settings.configure(**{names!r})
+django.setup()
+from django.core.handlers.wsgi import WSGIHandler
+from mixpanel.integrations.django import get_client
+WSGIHandler()
+assert get_client().local_flags.are_flags_ready() in (True, False)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=60)
 
 
 def test_celery(emu, example):
