@@ -7,9 +7,12 @@ import sys
 import types
 from pathlib import Path
 
+import fakeredis
 import pytest
+from dramatiq import Worker
 
 from mixpanel import context
+from mixpanel.integrations._carried import load_context
 from mixpanel.integrations.celery import disconnect
 from tests.flags.test_local import flag
 from tests.integrations.test_asgi import TestClient
@@ -104,6 +107,41 @@ def test_celery(emu, example):
     disconnect()
     module.mp.close()
     assert users(emu, "Invoice Sent") == ["u-1"]
+
+
+def test_dramatiq(emu, example):
+    """The message carries the identity of its sender."""
+    module = example("dramatiq")
+    worker = Worker(module.broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    with context("u-1"):
+        module.send_invoice.send(17)
+    module.broker.join("default", timeout=20_000)
+    worker.stop()
+    module.broker.close()
+    module.mp.close()
+    assert users(emu, "Invoice Sent") == ["u-1"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fakeredis and rq
+def test_rq(example, monkeypatch):
+    """The job has the identity of its sender in its meta data."""
+    with fakeredis.FakeStrictRedis() as connection:
+        monkeypatch.setattr("redis.Redis", lambda: connection)
+        job = example("rq").enqueue_invoice("u-1", 17)
+        assert load_context(job.meta["mixpanel_context"]).distinct_id == "u-1"
+        assert type(job).__name__ == "MixpanelJob"
+
+
+def test_ipython(emu, monkeypatch, shell):
+    """The event is sent after the cell, although its batch is not full."""
+    monkeypatch.setenv("MP_BASE_URL", emu.url)
+    load, _, rest = EXAMPLES["ipython"].partition("\n\n")
+    assert shell.run_cell(load).success
+    assert shell.run_cell(rest).success
+    assert users(emu, "Opened Notebook") == ["u-17"]
+    shell.user_ns["mp"].close()
+    shell.user_ns["mp"].consumer.close()
 
 
 def test_serverless(emu, example):
