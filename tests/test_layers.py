@@ -34,7 +34,7 @@ DOORS = {
     "httpx": "_http testing",
     "httpcore": "_http",
     "asgiref": "_runtime integrations.django",
-    "jwt": "cdp._hightouch",
+    "jwt": "cdp._segment",
     "duckdb": "data.store data.readers emulator._storage",
     "json_logic": "flags._rules",
     "tomlkit": "data.config",

@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.json_encoding import loads
-from mixpanel._records.record import deterministic_id, to_api_time
+from mixpanel._records.record import deterministic_id
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
+from mixpanel._records.values import is_missing, plain_id, serial_date, to_api_time
 from mixpanel.data.readers.csv import CSV_OPTIONS, check_layout, explain_error, mistyped_columns
 from mixpanel.data.store.engine import disable_progress_bar
 from mixpanel.exceptions import ConfigurationError
@@ -273,13 +274,14 @@ class _EventConverter:
         name = row.get(roles.event) if roles.event else self._columns.event_name
         event = None if name is None else str(name)
         time_value = row.get(roles.time) if roles.time else None
-        properties["time"] = None if time_value is None else to_milliseconds(time_value)
+        properties["time"] = None if is_missing(time_value) else to_milliseconds(time_value)
         distinct_id = row.get(roles.distinct_id) if roles.distinct_id else None
-        if distinct_id is not None:
-            properties["distinct_id"] = str(distinct_id)
+        if not is_missing(distinct_id):
+            properties["distinct_id"] = distinct_id = plain_id(distinct_id, "distinct_id")[0]
         insert_id = row.get(roles.insert_id) if roles.insert_id else None
-        if insert_id is not None:
-            properties["$insert_id"] = _insert_id(event, distinct_id, str(insert_id))
+        if not is_missing(insert_id):
+            own_id = plain_id(insert_id, "insert_id")[0]
+            properties["$insert_id"] = _insert_id(event, distinct_id, own_id)
         return {"event": event, "properties": properties}
 
     def _roles(self, names: tuple[str, ...]) -> _ColumnRoles:
@@ -345,6 +347,8 @@ def to_milliseconds(time_value: Any) -> Any:
         or not math.isfinite(time_value)
     ):
         return time_value
+    if serial_date(time_value):
+        return time_value  # refused by name when it is imported
     while abs(time_value) > MIN_MICROSECONDS:
         time_value /= 1000
     return round(time_value if abs(time_value) > MIN_MILLISECONDS else time_value * 1000)
