@@ -101,9 +101,8 @@ class MixpanelMiddleware:
             return None, None, None
         try:
             if identify is authenticated_user:
-                if not hasattr(request, "auser"):
-                    return None, None, None
-                return identity_of(_key_of(await request.auser()))
+                get_user: Any = getattr(request, "auser", None)
+                return identity_of(None if get_user is None else _key_of(await get_user()))
             if iscoroutinefunction(identify):
                 return identity_of(await identify(request))
             return identity_of(await sync_to_async(identify)(request))
@@ -128,7 +127,7 @@ def _identity(identify: Callable[[Any], Any], request: HttpRequest) -> Any:
 def _with_context(response: HttpResponseBase, entered: contexts.entered) -> HttpResponseBase:
     """Make the pieces of a streamed body in the context of their request."""
     streaming: Any = response
-    if not response.streaming or getattr(response, "file_to_stream", None) is not None:
+    if not streaming.streaming or getattr(response, "file_to_stream", None) is not None:
         return response
     if streaming.is_async:
         streaming.streaming_content = _async_pieces(streaming.streaming_content, entered)
