@@ -122,7 +122,7 @@ def test_rejected_rows_are_reported_and_the_rest_arrives(mp, emu, tmp_path):
     refused = [json.loads(line) for line in failed.read_text().splitlines()]
     assert {
         7: "a message in a backfill needs a timestamp",
-        250: "the row is empty or not valid JSON",
+        250: "the line is not valid JSON",
     } == {one["position"]: one["message"] for one in refused}
     fixed = {**refused[0]["record"], "timestamp": "2024-01-31T12:00:00Z"}
     failed.write_text(json.dumps({"position": 7, "record": fixed}) + "\n")
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_job_is_refused(mp, tmp_path, change, why):
     """Resuming would skip rows that were never sent; --restart starts over."""
     path = orders(tmp_path / "orders.csv", 10)
     job = {"to": "customerio", "sent_to": "x", "kind": "track", "event": "Other", "columns": {}}
-    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Progress(5, 0))
+    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Progress(5))
     change(path)
     result = mp(path, *TABLE)
     assert result.exit_code == ExitCode.USAGE
@@ -276,7 +276,7 @@ def test_a_checkpoint_belongs_to_one_write_key(mp, tmp_path):
         == ExitCode.OK
     )
     job = {"to": "customerio", "source": "another", "sent_to": "x"}
-    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Progress(3, 0))
+    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Progress(3))
     result = mp(path)
     assert result.exit_code == ExitCode.USAGE
     assert "it is for another sent_to, source" in result.stderr
