@@ -33,6 +33,8 @@ __all__ = ["CSV_OPTIONS", "CSVReader", "RaggedCSVError", "explain_error"]
 CSV_OPTIONS = "header = true, skip = 0, quote = '\"', comment = ''"
 # For lines over DuckDB's own limit of 2 MB, as long as those of JSON may be. It needs more memory.
 LONG_LINES = ", max_line_size = 16000000, buffer_size = 33000000"
+LONG_LINE_ERROR, MEMORY_ERROR = "aximum line size", "Out of Memory"
+MORE_MEMORY = "2GB"
 INTEGER = r"-?(0|[1-9]\d*)"
 EXACT_INTEGER = r"-?(0|[1-9]\d{0,14})"  # a longer one would lose digits in a floating-point number
 DECIMAL = rf"{EXACT_INTEGER}(\.\d+)?(e[+-]\d+)?|-?\.\d+"
@@ -100,7 +102,7 @@ class CSVReader:
 
         try:
             plan = self._plan_of_any_length(ids, escape)
-        except duckdb.Error:
+        except (duckdb.Error, RaggedCSVError):
             if not self._options.keep_ragged:
                 raise
             clean = self._without_ragged_lines()
@@ -124,14 +126,18 @@ class CSVReader:
     ) -> _Plan:
         import duckdb
 
-        try:
-            return self._plan(ids, escape)
-        except duckdb.Error as error:
-            if "aximum line size" not in str(error) or LONG_LINES in self._csv_options:
-                raise
-            self._csv_options += LONG_LINES
-            self._connection.execute("SET threads = 2")
-            return self._plan(ids, escape)
+        # What most files need is little; very long lines and thousands of columns need more.
+        steps = [(LONG_LINE_ERROR, LONG_LINES), (MEMORY_ERROR, "")]
+        while True:
+            try:
+                return self._plan(ids, escape)
+            except duckdb.Error as error:
+                step = next((each for each in steps if each[0] in str(error)), None)
+                if step is None:
+                    raise
+                steps.remove(step)
+                self._csv_options += step[1]
+                self._connection.execute(f"SET threads = 1; SET memory_limit = '{MORE_MEMORY}'")
 
     def _plan(
         self, ids: Callable[[tuple[str, ...]], Mapping[str, str]], escape: Callable[[Path], str]
@@ -254,7 +260,7 @@ class CSVReader:
                 target.open("w", encoding="utf-8", newline="") as out,
             ):
                 writer = csv.writer(out)
-                header = next(rows, [])
+                header: list[str] = next(rows, [])
                 writer.writerow(header)
                 line, position = rows.line_num, 0
                 for row in rows:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._runtime.temporary_folders import temporary_folder
 from mixpanel.data.readers.csv import CSV_OPTIONS, CSVReader, column, explain_error
-from mixpanel.data.readers.events import Columns, EventConverter
+from mixpanel.data.readers.events import TABLE, Columns, EventConverter
 from mixpanel.data.readers.options import ReadOptions
 from mixpanel.data.readers.text_files import (
     json_lines,
@@ -218,8 +218,10 @@ def _parquet(
     parameters = [_escaped(path)]
     described = connection.execute("DESCRIBE FROM read_parquet(?)", parameters).fetchall()
     names = _parquet_names(connection, path)
-    if len(names) != len(described):
-        names = [row[0] for row in described]
+    if TABLE <= frozenset(names):
+        del described[len(names) :]  # `day` of the folder, which repeats the time
+    # Columns of folders such as `country=PT` come last.
+    names += [row[0] for row in described[len(names) :]]
     ids(tuple(names))
     select_list = ", ".join(column(row[0], row[1]) for row in described)
     query = f"SELECT {select_list} FROM read_parquet(?)"
