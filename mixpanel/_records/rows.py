@@ -44,7 +44,7 @@ def loads(text: str | bytes) -> Any:
     :raises DuplicateKeyError: if an object has the same key twice.
     :raises ValueError: if it is not valid.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    return _decode(text if isinstance(text, str) else text.decode())
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -56,6 +56,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise DuplicateKeyError(f"the key {key!r} occurs twice")
             seen.add(key)
     return unique
+
+
+# Made once: `json.loads` would make one for each text.
+_decode = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
 def event_of_table_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -106,16 +110,23 @@ def to_milliseconds(time_value: Any) -> Any:
 
 
 def _parsed_time(text: str) -> float | datetime | None:
+    if text[4:5] != "-":  # nearly all texts are dates, and an exception takes time
+        try:
+            return float(text)
+        except ValueError:
+            pass
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(_regular(text))
+    except ValueError:
+        pass
     try:
         return float(text)
     except ValueError:
-        pass
-    for candidate in (text, _regular(text)):
-        try:
-            return datetime.fromisoformat(candidate)
-        except ValueError:
-            pass
-    return None
+        return None
 
 
 def _regular(text: str) -> str:

@@ -206,6 +206,9 @@ class CSVReader:
         cursor = self._connection.execute(f"SELECT {select} FROM {source}", parameters)
         names, stated, date_format = plan.names, plan.stated, self._options.date_format
         while rows := cursor.fetchmany(FETCH_SIZE):
+            if not stated:
+                yield from (dict(zip(names, row, strict=True)) for row in rows)
+                continue
             for row in rows:
                 cells = dict(zip(names, row, strict=True))
                 try:

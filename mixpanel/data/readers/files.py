@@ -218,7 +218,7 @@ def _parquet(
     parameters = [_escaped(path)]
     described = connection.execute("DESCRIBE FROM read_parquet(?)", parameters).fetchall()
     names = _parquet_names(connection, path)
-    if TABLE <= frozenset(names):
+    if frozenset(names) >= TABLE:
         del described[len(names) :]  # `day` of the folder, which repeats the time
     # Columns of folders such as `country=PT` come last.
     names += [row[0] for row in described[len(names) :]]

@@ -15,7 +15,7 @@ ROBOT = Credentials(username="robot", secret="s3cret", project_id="42")
 NOON = 1_767_268_800_123
 DAYS = {"from_date": "2026-01-01", "to_date": "2026-01-03"}
 HOSTILE = {
-    "Plan": "team", "plan": "solo", "a.b": 1, 'quo"te': "x", "select": True, "📦": ["ü", {"n": None}],
+    "Plan": "team", "plan": "solo", "a.b": 1, 'quo"te': "x", "select": True, "📦": ["ü", {}],
     "big": 2**53 + 1, "price": 12.5, "formula": "=1+1", "text": 'a,"b"\nc', "time_zone": "UTC",
     "event": "mine", "event_name": "mine", "insert_id": 7, "empty": "", "nested": {"A": {"a": []}},
 }  # fmt: skip
@@ -28,7 +28,7 @@ EVENTS = [
         },
     }
     for n, (name, user) in enumerate(
-        [("Order Paid", "007"), ("=cmd", "-user"), ("'quoted", "null user"), ("Ω, \"x\"", "0x1F")]
+        [("Order Paid", "007"), ("=cmd", "-user"), ("'quoted", "null user"), ('Ω, "x"', "0x1F")]
     )
 ]  # fmt: skip
 
