@@ -20,7 +20,7 @@ def mp(tmp_path_factory):
 def count(mp, source):
     """Count the rows of a file with DuckDB."""
     query = f"SELECT count(*) FROM {source}"
-    return json.loads(mp("query", "sql", "--external", "-s", query).stdout)["value"]
+    return json.loads(mp("query", "sql", "--external", "-s", query).stdout)
 
 
 def test_a_table_is_exported_to_one_parquet_file(mp, tmp_path):

@@ -39,7 +39,7 @@ def test_every_format_shows_the_same_rows(mp):
     text = 'event_name,n\nOrder Paid,24\nOrder Shipped,24\n"Paid, late",24\n'
     assert text == mp("query", "sql", COUNTS, "-f", "csv").stdout
     table = mp("query", "sql", COUNTS, "-f", "table").stdout.splitlines()
-    assert ["EVENT", "NAME", "N"] == table[0].split()
+    assert ["event_name", "n"] == table[0].split()
     assert "24\n" == mp("query", "sql", COUNTS, "--jq", ".[0].n").stdout
 
 
@@ -66,12 +66,13 @@ def test_csv_without_rows_has_a_header(mp):
 
 
 def test_a_scalar_is_one_value(mp):
-    """With plain it is the bare value, for shell variables."""
+    """Bare in every format, for shell variables and jq."""
     count = "SELECT count(*) FROM events"
-    assert {"value": 72} == json.loads(mp("query", "sql", "-s", count).stdout)
+    for form in ("json", "jsonl", "csv", "table"):
+        assert "72\n" == mp("query", "sql", "-s", count, "-f", form).stdout, form
     assert "72\n" == mp("query", "sql", "--scalar", count, "-f", "plain").stdout
     nothing = mp("query", "sql", "-s", "SELECT 1 WHERE false")
-    assert {"value": None} == json.loads(nothing.stdout)
+    assert "null\n" == nothing.stdout
 
 
 def test_sql_is_read_from_a_file_or_stdin(mp, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -20,7 +20,7 @@ from mixpanel.data.store.quoting import quoted, table_name
 from mixpanel.data.store.staging import require_no_active_load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TableSchema,
         TableType,
     )
+    from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
 __all__ = ["Database"]
@@ -110,6 +111,47 @@ class Database(Connection):
         """
         with self._cursor() as cursor:
             return sql.arrow(cursor, query, params, write=write)
+
+    @contextmanager
+    def sql_stream(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+    ) -> Iterator[RowStream]:
+        """Run one statement and pass its rows to the block as they come, in batches of tuples.
+
+        >>> with database.sql_stream("FROM events") as rows:  # doctest: +SKIP
+        ...     for batch in rows.batches:
+        ...         print(rows.columns, len(batch))
+
+        :raises SQLError: as for `sql_rows`, also while the rows are read.
+        """
+        with self._cursor() as cursor, sql.stream(cursor, query, params, write=write) as found:
+            yield found
+
+    @contextmanager
+    def sql_copy(self, query: str, form: RowsFormat) -> Iterator[Iterator[bytes] | None]:
+        """Run one query and pass its rows to the block as bytes of "csv", "json" or "jsonl".
+
+        DuckDB writes them, faster than Python can. It is None for a statement other than a query,
+        and for columns of types that DuckDB writes in JSON otherwise than `sql_stream` gives them.
+
+        :raises SQLError: as for `sql_rows`, also while the rows are read.
+        """
+        with self._cursor() as cursor:
+            chunks = sql.copy(cursor, query, form, self._exchange)
+            try:
+                yield chunks
+            finally:
+                if chunks is not None:
+                    chunks.close()  # type: ignore[attr-defined]
+
+    def sql_count(self, query: str) -> int | None:
+        """Return the number of rows of a query, or None for a statement that is not a query."""
+        with self._cursor() as cursor:
+            return sql.count(cursor, query)
 
     # ---- inspecting -----------------------------------------------------------------------------
 
