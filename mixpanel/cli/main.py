@@ -27,7 +27,7 @@ def run() -> None:
 def _flushed(code: str | int | None) -> str | int | None:
     """Flush stdout and return the exit code, 1 if the result could not be written.
 
-    A full disk may report its error only now. A reader that has read enough, as `head`, is no error.
+    A full disk may report its error only now. A reader that stops early, as `head` does, is fine.
     """
     if sys.stdout is None:  # closed by the parent process
         return code

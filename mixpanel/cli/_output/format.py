@@ -226,7 +226,9 @@ def write_rows(
                 _print("\t".join(_one_line(escape_controls(_cell(value))) for value in row))
     else:
         rows = (
-            dict(zip(columns, _nested(row, nested), strict=True)) for batch in batches for row in batch
+            dict(zip(columns, _nested(row, nested), strict=True))
+            for batch in batches
+            for row in batch
         )
         if output.jq is not None or output.format is Format.TABLE:
             write(list(rows), output)
@@ -384,7 +386,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         values = [row[name] for row in rows if row.get(name) is not None]
         is_numeric = bool(values) and all(map(_is_number, values))
         title = _shown(name)
-        longest = Measurement.get(console, wide, Text("\n".join([title, *map(_shown_cell, values)])))
+        longest = Measurement.get(
+            console, wide, Text("\n".join([title, *map(_shown_cell, values)]))
+        )
         is_one_word = longest.minimum == longest.maximum
         fixed += longest.maximum if is_one_word else 0
         flexible += 0 if is_one_word else longest.maximum
@@ -396,10 +400,10 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             justify="right" if is_numeric else "left",
         )
     # A table is read by its columns: rows of many lines are easier to read as records.
-    if len(columns) > FEW_COLUMNS and fixed + flexible > console.width:
-        if flexible > MAX_LINES * (console.width - fixed):
-            _print_records(rows, columns, console)
-            return
+    is_wide = len(columns) > FEW_COLUMNS and fixed + flexible > console.width
+    if is_wide and flexible > MAX_LINES * (console.width - fixed):
+        _print_records(rows, columns, console)
+        return
     for row in rows:
         table.add_row(*(Text(_shown_cell(row.get(name))) for name in columns))
     console.print(table)

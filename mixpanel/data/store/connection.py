@@ -23,6 +23,7 @@ from mixpanel.data.store.engine import (
     read_only_folder,
     restrict_wal,
 )
+from mixpanel.data.store.part_files import remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -99,6 +100,8 @@ class Connection:
             folder = make_temporary_folder()
         else:
             folder = read_only_folder() if read_only else path.with_name(path.name + ".parts")
+        if read_only:
+            remove_abandoned(folder.parent)
         with _open_lock:
             try:
                 connection, exchange = connect(

@@ -421,16 +421,18 @@ class Database(Connection):
 
     def export_parquet(
         self,
-        table: str,
+        table: str | None,
         path: Path | str,
         *,
+        query: str | None = None,
         partition_by: Literal["day"] | None = "day",
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Write a table as Parquet, with one folder per day (`day=2026-01-31/`).
 
-        `path` is a folder, or a file if `partition_by` is None. A path with a scheme, such as
+        With `table=None` the rows of `query` are written, a statement that only reads. `path` is a
+        folder, or a file if `partition_by` is None. A path with a scheme, such as
         `s3://bucket/lake`, is written through fsspec, which gets `storage_options`. Days are those
         of `event_time`. Returns the paths of the files written.
 
@@ -438,12 +440,13 @@ class Database(Connection):
             `event_time` to partition by; if a folder is named like a file (`.parquet`); if fsspec
             is not installed.
         """
-        with self._query_cursor() as cursor:
+        with self._cursor() as cursor, sql.translated(cursor):
             return export.parquet(
                 cursor,
                 table,
                 path,
                 self._exchange,
+                query=query,
                 database_path=self.path,
                 partition_by=partition_by,
                 overwrite=overwrite,
@@ -452,26 +455,41 @@ class Database(Connection):
 
     def export_csv(
         self,
-        table: str,
+        table: str | None,
         path: Path | str,
         *,
+        query: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Write a table as CSV, with a `'` before text that a spreadsheet would run as a formula.
 
-        `path` is a file, compressed if it ends in `.gz`; a path with a scheme is written through
-        fsspec. Returns the paths of the files written.
+        With `table=None` the rows of `query` are written. `path` is a file, compressed if it ends
+        in `.gz`; a path with a scheme is written through fsspec. Times are written as
+        `2026-01-31 09:30:00.000000`. Returns the paths of the files written.
 
         :raises ConfigError: as for `export_parquet`.
         """
-        with self._query_cursor() as cursor:
+        with self._cursor() as cursor, sql.translated(cursor):
             return export.csv(
                 cursor,
                 table,
                 path,
                 self._exchange,
+                query=query,
                 database_path=self.path,
                 overwrite=overwrite,
                 storage_options=storage_options or {},
             )
+
+    @contextmanager
+    def csv_bytes(
+        self, table: str | None, *, query: str | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """Pass the CSV of `export_csv` to the block as bytes, while they are written."""
+        with self._cursor() as cursor, sql.translated(cursor):
+            chunks = export.csv_bytes(cursor, table, self._exchange, query=query)
+            try:
+                yield chunks
+            finally:
+                chunks.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Rows of a query as they come: as tuples in batches, or as bytes of CSV and JSON that DuckDB writes.
+"""Rows of a query as they come: as tuples, or as the bytes of CSV and JSON that DuckDB writes.
 
 Both need the memory of a few batches, whatever the number of rows.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel._records.spreadsheets import guarded, guarded_sql
 from mixpanel._runtime import native_threads
+from mixpanel.data.exceptions import UnsafeSQLError
 from mixpanel.data.store.engine import load_duckdb
 from mixpanel.data.store.part_files import scratch_folder
 from mixpanel.data.store.quoting import literal, quoted
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["ROWS_FORMATS", "RowStream", "RowsFormat", "copied", "copy_bytes", "csv_select", "described", "fetched", "unique_names"]
+__all__ = [
+    "ROWS_FORMATS",
+    "RowStream",
+    "RowsFormat",
+    "copied",
+    "copy_bytes",
+    "csv_select",
+    "fetched",
+    "query_source",
+    "unique_names",
+]
 
 RowsFormat = Literal["csv", "json", "jsonl"]
 ROWS_FORMATS = {
@@ -61,45 +72,53 @@ class RowStream:
 
 def fetched(result: Any) -> RowStream:
     """Return the rows of a statement that was executed."""
-    described = result.description or []
+    columns = result.description or []
 
     def batches() -> Iterator[list[tuple[Any, ...]]]:
-        while described and (rows := result.fetchmany(BATCH_ROWS)):
+        while columns and (rows := result.fetchmany(BATCH_ROWS)):
             yield rows
 
-    return RowStream([each[0] for each in described], [str(each[1]) for each in described], batches())
+    return RowStream([each[0] for each in columns], [str(each[1]) for each in columns], batches())
 
 
-def described(connection: DuckDBPyConnection, body: str) -> list[tuple[str, str]]:
-    """Return the name and type of each column of a query."""
-    rows = connection.execute(f"DESCRIBE {body}\n").fetchall()
-    return [(name, type_) for name, type_, *_ in rows]
+class NotAQueryError(UnsafeSQLError):
+    """A statement that cannot stand in FROM, such as EXPLAIN."""
 
 
-def copied(
-    connection: DuckDBPyConnection,
-    query: str,
-    names: Sequence[str] | None,
-    form: RowsFormat,
-    exchange: Path,
-) -> Iterator[bytes] | None:
-    """Return the rows of a query as CSV or JSON, or None if DuckDB writes another form than we do.
+def query_source(
+    connection: DuckDBPyConnection, query: str
+) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return SQL for FROM of a query, and each column's title, expression and type.
 
-    `names` are those of the columns in the output.
+    :raises UnsafeSQLError: if it does more than read.
+    :raises NotAQueryError: if it is a statement of another kind, or DuckDB rejects it.
     """
     duckdb = load_duckdb()
     statement = check_statement(connection, query, write=False)
     if statement.type != duckdb.StatementType.SELECT:
-        return None
+        raise NotAQueryError(f"{statement.type.name} is not a query: use a SELECT")
     body = statement_body(query)
     try:
-        columns = described(connection, body)
-        source = f"(\n{body}\n) AS _rows({', '.join(f'c{n}' for n in range(len(columns)))})"
+        rows = connection.execute(f"DESCRIBE {body}\n").fetchall()
+        source = f"(\n{body}\n) AS _rows({', '.join(f'c{n}' for n in range(len(rows)))})"
         connection.execute(f"DESCRIBE SELECT * FROM {source}")
     except duckdb.Error:
-        return None  # the statement itself gives the error that its author understands
-    titles = unique_names(name for name, _ in columns) if names is None else names
-    by_position = [(title, f"c{n}", type_) for n, (title, (_, type_)) in enumerate(zip(titles, columns, strict=True))]
+        connection.execute(query)  # for an error that shows the query as it was written
+        raise NotAQueryError("this statement is not a query: use a SELECT") from None
+    titles = unique_names(row[0] for row in rows)
+    return source, [
+        (title, f"c{n}", row[1]) for n, (title, row) in enumerate(zip(titles, rows, strict=True))
+    ]
+
+
+def copied(
+    connection: DuckDBPyConnection, query: str, form: RowsFormat, exchange: Path
+) -> Iterator[bytes] | None:
+    """Return the rows of a query as CSV or JSON, or None if DuckDB would write them otherwise."""
+    try:
+        source, by_position = query_source(connection, query)
+    except NotAQueryError:
+        return None
     if form == "csv":
         selected = csv_select(by_position)
     else:
@@ -157,7 +176,7 @@ def _piped(connection: DuckDBPyConnection, statement: str, path: Path) -> Iterat
     def run() -> None:
         try:
             connection.execute(statement)
-        except BaseException as error:  # noqa: BLE001 - raised again by the reader
+        except BaseException as error:  # raised again by the reader
             failed.append(error)
         finally:
             os.close(guard)

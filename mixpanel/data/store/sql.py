@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mixpanel.data.store.rows import RowsFormat
 
-__all__ = ["arrow", "copy", "count", "data_frame", "rows", "stream"]
+__all__ = ["arrow", "copy", "count", "data_frame", "rows", "stream", "translated"]
 
 
 def rows(
@@ -65,9 +65,9 @@ def copy(
     connection: DuckDBPyConnection, query: str, form: RowsFormat, exchange: Path
 ) -> Iterator[bytes] | None:
     """Return the rows of a query as CSV or JSON, or None if only `stream` can give them."""
-    with _translated(connection, query):
-        chunks = copied(connection, query, None, form, exchange)
-    return None if chunks is None else _translated_chunks(connection, query, chunks)
+    with translated(connection):
+        chunks = copied(connection, query, form, exchange)
+    return None if chunks is None else _translated_chunks(connection, chunks)
 
 
 def count(connection: DuckDBPyConnection, query: str) -> int | None:
@@ -80,10 +80,8 @@ def count(connection: DuckDBPyConnection, query: str) -> int | None:
     return int(found[0][0])
 
 
-def _translated_chunks(
-    connection: DuckDBPyConnection, query: str, chunks: Iterator[bytes]
-) -> Iterator[bytes]:
-    with _translated(connection, query):
+def _translated_chunks(connection: DuckDBPyConnection, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with translated(connection):
         yield from chunks
 
 
@@ -130,7 +128,7 @@ def _executed(
 ) -> Iterator[Any]:
     run = run or connection.execute
     values = parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
-    with _translated(connection, query):
+    with translated(connection):
         statement = check_statement(connection, query, write=write)
         # A second line of defence: a write that passed the check fails in the transaction.
         if write:
@@ -144,7 +142,7 @@ def _executed(
 
 
 @contextmanager
-def _translated(connection: DuckDBPyConnection, query: str) -> Iterator[None]:
+def translated(connection: DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's errors about a statement into ours."""
     duckdb = load_duckdb()
     try:
@@ -171,7 +169,9 @@ def _translated(connection: DuckDBPyConnection, query: str) -> Iterator[None]:
         raise SQLError(_message(error) + _hint(connection, error)) from error
 
 
-_MISSING_COLUMN = re.compile(r'[Cc]olumn (?:with name )?"?(?P<name>[^"\n]+?)"? (?:not found|does not exist)')
+_MISSING_COLUMN = re.compile(
+    r'[Cc]olumn (?:with name )?"?(?P<name>[^"\n]+?)"? (?:not found|does not exist)'
+)
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
