@@ -24,7 +24,7 @@ LAYERS = [
     "flags data",
     "bulk consumers lookup_tables signals",
     "client __init__",
-    "cdp",
+    "cdp integrations",
     "emulator",
     "testing cli",
 ]
@@ -41,9 +41,15 @@ DOORS = {
     "jq": "cli",
     "typer": "cli",
     "rich": "cli",
-    "starlette": "emulator",
+    "starlette": "emulator integrations.fastapi",
     "uvicorn": "emulator",
     "openfeature": "flags.openfeature flags._openfeature",
+    "celery": "integrations.celery",
+    "django": "integrations.django",
+    "dramatiq": "integrations.dramatiq",
+    "fastapi": "integrations.fastapi",
+    "flask": "integrations.flask",
+    "rq": "integrations.rq",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in FILES}
