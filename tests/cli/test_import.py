@@ -67,7 +67,10 @@ def many(path, count):
 # Files that are not what they should be
 
 
-RAGGED = "event,time,user_id,amount\nA,1767268800,u,1\nA,1767268800,u\nA,1767268800,u,2\nA,1767268800,u,3,x\n"
+RAGGED = (
+    "event,time,user_id,amount\n"
+    "A,1767268800,u,1\nA,1767268800,u\nA,1767268800,u,2\nA,1767268800,u,3,x\n"
+)
 
 
 def test_ragged_lines_go_to_the_failed_rows(mp, emu, tmp_path):
