@@ -16,10 +16,17 @@ from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.json_encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import ExposureReporter
-from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
+from mixpanel.flags._fetching.requests import (
+    FlagsApi,
+    FlagsError,
+    decode_response,
+    failure_reason,
+    send,
+)
 from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFeatureFlagsProvider"]
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+LOG_INTERVAL = 60.0  # seconds between two log lines for the same reason
 INLINE_DECODE_BYTES = 128 * 1024  # a longer response is decoded in a thread, not in the loop
 
 CacheKey = tuple[Any, str | None, bytes]
@@ -79,6 +87,7 @@ class RemoteFeatureFlagsProvider:
         self._cache: OrderedDict[CacheKey, tuple[float, Evaluation]] = OrderedDict()
         self._pending: dict[CacheKey, _PendingRequest] = {}
         self._last_error: Exception | None = None
+        self._logged_failure: tuple[object, float] = None, 0.0
 
     # ---- async ------------------------------------------------------------------------------
 
@@ -171,9 +180,18 @@ class RemoteFeatureFlagsProvider:
             evaluation = await self._fetch_cached(context, flag_key)
         except FlagsError as error:
             self._last_error = error
+            self._log_failure(error)
             raise
         self._last_error = None
         return evaluation
+
+    def _log_failure(self, error: FlagsError) -> None:
+        """Log why evaluations fail: each reason at once, and then at most once a minute."""
+        reason, now = failure_reason(error), time.monotonic()
+        logged, at = self._logged_failure
+        if reason != logged or now - at >= LOG_INTERVAL:
+            self._logged_failure = reason, now
+            logger.warning("flags could not be evaluated remotely: %s", error)
 
     async def _fetch_cached(self, context: Mapping[str, Any], flag_key: str | None) -> Evaluation:
         """Return what is cached, or what a request in flight returns, or else send a request."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
-__all__ = ["FlagsApi", "FlagsError"]
+__all__ = ["FlagsApi", "FlagsError", "decode_response", "failure_reason", "send"]
 
 DEFAULT_HOST = "api.mixpanel.com"
 MAX_MESSAGE_LENGTH = 200
@@ -47,6 +47,12 @@ class FlagsError(MixpanelException):
     def copy(self) -> FlagsError:
         """Return a copy for another caller: raised twice, one error's traceback would grow."""
         return FlagsError(str(self), self.status, self.retry_after)
+
+
+def failure_reason(error: Exception | None) -> object:
+    """Return what distinguishes one reason for a failed request from another."""
+    status = getattr(error, "status", None)
+    return str(error) if status is None else status
 
 
 class FlagsApi:
