@@ -17,7 +17,7 @@ __all__ = ["Scope", "context", "current", "entered", "temporarily_set", "update_
 T = TypeVar("T")
 Identity: TypeAlias = tuple[str | None, str | None, str | None]
 
-IDENTITY = ("distinct_id", "device_id", "user_id")
+IDENTITY: tuple[str, ...] = ("distinct_id", "device_id", "user_id")
 
 
 class Unchanged(Enum):

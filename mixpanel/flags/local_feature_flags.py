@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio.to_thread
 
@@ -79,6 +79,8 @@ class LocalFeatureFlagsProvider:
     :param tracker: called with `(distinct_id, event_name, properties)` for each exposure.
     :raises ConfigurationError: for an invalid bootstrap, or contradictory settings.
     """
+
+    FLAGS_DEFINITIONS_URL_PATH: Final = "/flags/definitions"
 
     def __init__(
         self,

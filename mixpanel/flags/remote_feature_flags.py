@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 import anyio.to_thread
@@ -63,6 +63,8 @@ class RemoteFeatureFlagsProvider:
     the same context, and evaluations at the same time share one request.
     """
 
+    FLAGS_URL_PATH: Final = "/flags"
+
     def __init__(
         self,
         token: str,
@@ -112,6 +114,8 @@ class RemoteFeatureFlagsProvider:
         selected = variants.get(flag_key)
         if selected is None:
             return fallback(FallbackReason.flag_not_found()).with_fallback(fallback_value)
+        if selected.fallback_reason is not None:
+            return selected.with_fallback(fallback_value)
         if reportExposure:
             distinct_id = context.get("distinct_id")
             self._reporter.report_evaluation(
@@ -138,6 +142,7 @@ class RemoteFeatureFlagsProvider:
             variants, *_ = await self._evaluate(context, None)
         except FlagsError:
             return None
+        variants = {key: each for key, each in variants.items() if each.fallback_reason is None}
         return variants | dict(overrides.current() or {})
 
     async def atrack_exposure_event(
@@ -292,16 +297,24 @@ def _parse_variants(response: Response | TransportFailure) -> dict[str, Selected
 
 def _parse_variant(raw: Any) -> SelectedVariant | None:
     """Return the variant of one flag in the response; None if it is malformed."""
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("variant_key"), str):
+    if not isinstance(raw, Mapping):
         return None
+    variant_key = raw.get("variant_key")
+    if isinstance(variant_key, int | float) and not isinstance(variant_key, bool):
+        variant_key = str(variant_key)
+    if not isinstance(variant_key, str):
+        return None
+    if "variant_value" not in raw:
+        message = f"HTTP 200: variant {variant_key!r} has no variant_value"
+        return fallback(FallbackReason.backend_error(message))
 
     def typed(name: str, kind: type) -> Any:
         value = raw.get(name)
         return value if isinstance(value, kind) else None
 
     return SelectedVariant(
-        raw.get("variant_value"),
-        raw["variant_key"],
+        raw["variant_value"],
+        variant_key,
         typed("experiment_id", str),
         typed("is_experiment_active", bool),
         typed("is_qa_tester", bool),

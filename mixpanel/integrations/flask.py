@@ -95,7 +95,9 @@ class MixpanelFlask:
             return
         properties = call_safely(self._properties, convert=mapping_of)
         identity = call_safely(self._identify, convert=identity_of)
-        changes = {} if identity is None else dict(zip(IDENTITY, identity, strict=True))
+        changes: dict[str, str | None] = {}
+        if identity is not None:
+            changes.update(zip(IDENTITY, identity, strict=True))
         scope.update(changes, properties or {})
 
 

@@ -463,7 +463,7 @@ def test_uploads_errors_and_disconnects_are_as_without_it(emu):
 
     with served(app) as url, httpx.Client(base_url=url, headers={"x-user": "u-1"}) as client:
         assert client.post("/upload", content=pieces()).text == str(160 * 65536)
-        assert client.get("/broken").status_code == 500
+        assert client.get("/broken", headers={"connection": "close"}).status_code == 500
         with client.stream("GET", "/endless") as response:
             next(response.iter_raw())
         assert left.wait(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["FlagsApi", "FlagsError", "decode_response", "failure_reason", "send"]
 
 DEFAULT_HOST = "api.mixpanel.com"
+MAX_MESSAGE_LENGTH = 200
+MAX_MESSAGE_BYTES = 1000
+_ADDRESS = re.compile(r"\S*(://|token=|distinct_id=)\S*")  # a proxy may repeat the URL
 
 
 class FlagsError(MixpanelException):
@@ -140,10 +144,17 @@ def decode_response(response: Response | TransportFailure, max_bytes: int) -> An
 
 
 def _server_message(response: Response) -> str:
+    """Return the error in the body of a response, or else the body, without URLs.
+
+    Empty for a page of HTML.
+    """
+    text = response.body[:MAX_MESSAGE_BYTES].decode("utf-8", "replace").strip()
     try:
         message = loads(response.body)["error"]
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
-        return ""
+        message = "" if text.startswith("<") else text
     if not isinstance(message, str):
-        return ""
-    return f": {''.join(c for c in message[:200] if c.isprintable())}"
+        message = text
+    message = _ADDRESS.sub("[…]", message)
+    shown = "".join(c if c.isprintable() else " " for c in message[:MAX_MESSAGE_LENGTH])
+    return f": {shown}" if shown else ""
