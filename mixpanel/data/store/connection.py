@@ -23,6 +23,7 @@ from mixpanel.data.store.engine import (
     read_only_folder,
     restrict_wal,
 )
+from mixpanel.data.store.part_files import remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -63,6 +64,7 @@ class Connection:
         self._owns_parts = owns_parts
         self._lock = native_threads.new_lock()
         self._closed = False
+        self._cursors: set[DuckDBPyConnection] = set()  # of running statements
         self._load_cursors: list[DuckDBPyConnection] = []
         self._loads: WeakSet[Staging] = WeakSet()
         # Equal for two handles of one file, different for two databases in memory.
@@ -98,6 +100,8 @@ class Connection:
             folder = make_temporary_folder()
         else:
             folder = read_only_folder() if read_only else path.with_name(path.name + ".parts")
+        if read_only:
+            remove_abandoned(folder.parent)
         with _open_lock:
             try:
                 connection, exchange = connect(
@@ -184,13 +188,20 @@ class Connection:
             raise ConfigError("the database is closed: open it again")
         return self._connection
 
+    def interrupt(self) -> None:
+        """End the statements that run in other threads; they raise an error."""
+        for cursor in tuple(self._cursors):
+            cursor.interrupt()
+
     @contextmanager
     def _cursor(self) -> Iterator[DuckDBPyConnection]:
         with self._lock:
             cursor = self.connection.cursor()
+            self._cursors.add(cursor)
         try:
             yield cursor
         finally:
+            self._cursors.discard(cursor)
             cursor.close()
             if not self.read_only:
                 restrict_wal(self.path)
