@@ -15,7 +15,7 @@ from mixpanel._version import __version__
 
 if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel._delivery.stats import FlushResult, Stats
-    from mixpanel._records.context import context
+    from mixpanel._records.context import context, update_context
     from mixpanel._records.json_encoding import DatetimeSerializer, json_dumps
     from mixpanel.bulk import ImportInterrupted, ImportResult
     from mixpanel.client import AsyncMixpanel, Mixpanel
@@ -87,4 +87,5 @@ __all__ = [
     "context",
     "flush_on_signal",
     "json_dumps",
+    "update_context",
 ]

@@ -20,11 +20,11 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._lazy import load_lazily
+from mixpanel._runtime import native_threads
 from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class MemoryConsumer:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
         self._messages: list[tuple[str, Message]] = []
 
     def send(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from mixpanel._runtime import event_loop
+from mixpanel._runtime import event_loop, native_threads
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._fetching.poller import Poller
@@ -73,7 +73,7 @@ class MixpanelProvider(AbstractProvider):
         self._resolver = Resolver(_flags_of(source), self._is_stale)
         self._local = self._resolver.local
         self._lifecycle_lock = threading.Lock()  # held while starting or stopping, which may wait
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._initialized = self._owns_polling = False
         self._started_at = time.monotonic()
         self._last_status = ProviderStatus.NOT_READY

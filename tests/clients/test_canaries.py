@@ -19,6 +19,7 @@ import time
 import traceback
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
@@ -51,7 +52,7 @@ from mixpanel._http.responses import (
     Response,
 )
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
-from mixpanel.cdp._hightouch.oauth import AccessTokens
+from mixpanel.cdp._segment.oauth import AccessTokens
 from mixpanel.consumers import AnyConsumer
 from mixpanel.credentials import ApiSecret, Secret
 from mixpanel.data import (
@@ -433,7 +434,7 @@ def test_the_error_that_a_caller_was_handling_keeps_its_traceback():
 # ---- requests that fail -------------------------------------------------------------------------
 
 PATIENCE = RetryPolicy(attempts=2, first_wait=0.0)
-TIMEOUT = 0.1  # seconds: what "hangs" takes twice; another fault may end in it on a slow machine
+TIMEOUT = SimpleNamespace(seconds=10)  # of a request; one that hangs ends soon
 REFUSES = (
     b'HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: 18\r\n'
     b'connection: close\r\n\r\n{"error": "denied"}'[:-1]
@@ -443,6 +444,7 @@ REFUSES = (
 @contextlib.contextmanager
 def server(fault):
     """Listen on a port where every connection meets a fault."""
+    TIMEOUT.seconds = 0.1 if fault == "hangs" else 10
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port, held = listener.getsockname()[1], []
 
@@ -493,7 +495,7 @@ EVENT = '{"event":"E","properties":{"token":"T","time":1}}'
 
 def options(url, proxy):
     return {
-        "base_url": url, "request_timeout": TIMEOUT, "retry": PATIENCE,
+        "base_url": url, "request_timeout": TIMEOUT.seconds, "retry": PATIENCE,
         **({"proxy": proxy} if proxy else {}),
     }  # fmt: skip
 
@@ -535,7 +537,7 @@ async def with_a_buffer(url, proxy):
 
 async def with_remote_flags(url, proxy):
     consumer = AsyncConsumer(credentials=account(), **options(url, proxy))
-    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT)
+    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT.seconds)
     mp = AsyncMixpanel("T", consumer, remote_flags_config=config)
     await mp.remote_flags.aget_variant_value("f", None, {"distinct_id": "u"})
     raise mp.remote_flags.last_error
@@ -543,7 +545,7 @@ async def with_remote_flags(url, proxy):
 
 async def with_local_flags(url, proxy):
     consumer = AsyncConsumer(credentials=account(), **options(url, proxy))
-    config = LocalFlagsConfig(enable_polling=False, request_timeout_in_seconds=TIMEOUT)
+    config = LocalFlagsConfig(enable_polling=False, request_timeout_in_seconds=TIMEOUT.seconds)
     mp = AsyncMixpanel("T", consumer, local_flags_config=config)
     await mp.local_flags.astart_polling_for_definitions()
     try:
@@ -555,7 +557,9 @@ async def with_local_flags(url, proxy):
 async def with_the_query_api(url, proxy):
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     transport = TransportOptions(proxy=proxy)
-    api = AsyncAPI(given, base_url=url, retry=PATIENCE, transport=transport, timeout=TIMEOUT)
+    api = AsyncAPI(
+        given, base_url=url, retry=PATIENCE, transport=transport, timeout=TIMEOUT.seconds
+    )
     try:
         await api.query("events/names", params={"limit": 1})
     finally:
@@ -651,7 +655,7 @@ def without_a_loop_buffered(url, proxy):
 
 def without_a_loop_remote_flags(url, proxy):
     consumer = Consumer(credentials=account(), **options(url, proxy))
-    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT)
+    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT.seconds)
     flags = Mixpanel("T", consumer, remote_flags_config=config).remote_flags
     flags.get_variant_value("f", None, {"distinct_id": "u"})
     raise flags.last_error
@@ -712,6 +716,7 @@ def _soon(monkeypatch):
 @contextlib.contextmanager
 def faulty(fault):
     if fault == "refused":
+        TIMEOUT.seconds = 10
         with socket.socket() as taken:  # bound, and nobody listens
             taken.bind(("127.0.0.1", 0))
             yield taken.getsockname()[1]
@@ -741,7 +746,7 @@ def test_no_failure_carries_a_secret(face, fault, backend, addressed, logs):
 
     async def attempt(url, proxy):
         try:
-            with anyio.fail_after(TIMEOUT / 2 if fault == "cancelled" else 20):
+            with anyio.fail_after(0.05 if fault == "cancelled" else 60):
                 await face(url, proxy)
         except Exception as error:
             caught.append(error)

@@ -396,7 +396,7 @@ def test_plans_restrict_queries(emu, http):
 async def test_insights_may_report_errors_with_200(emu, ws):
     """On a switch; the client raises all the same."""
     emu.restrict_queries(errors_as_200=True)
-    with pytest.raises(QueryError, match="is not supported by the emulator") as raised:
+    with pytest.raises(QueryError, match="is not computed by the emulator") as raised:
         await ws.query_bookmark(
             {
                 "sections": {
@@ -404,7 +404,7 @@ async def test_insights_may_report_errors_with_200(emu, ws):
                         {
                             "type": "metric",
                             "behavior": {"type": "event", "name": "Order Paid"},
-                            "measurement": {"math": "sessions"},
+                            "measurement": {"math": "most_frequent"},
                         }
                     ]
                 }

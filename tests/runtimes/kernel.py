@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
@@ -72,6 +73,24 @@ SLOW_CELLS = [
 
 def run(emulator, *, folder):
     """Run all cells, and press the interrupt button during each of the slow ones."""
+    _in_thread(lambda: _run(emulator, folder))
+
+
+def _in_thread(work):
+    """Run work in a thread of its own, and close the event loop that Jupyter leaves there."""
+    from jupyter_core.utils import ensure_event_loop
+
+    def work_and_close():
+        try:
+            work()
+        finally:
+            ensure_event_loop().close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work_and_close).result()
+
+
+def _run(emulator, folder):
     with started(emulator, folder) as kernel:
         for cell in CELLS:
             kernel.execute(dedent(cell))
@@ -110,7 +129,7 @@ class Kernel:
             end = time.monotonic() + TIMEOUT
             while not condition() and time.monotonic() < end:
                 time.sleep(0.05)
-            self._manager.interrupt_kernel()
+            _in_thread(self._manager.interrupt_kernel)
 
         thread = threading.Thread(target=wait)
         thread.start()

@@ -68,6 +68,16 @@ def script(name: str, *arguments: str) -> Callable[..., object]:
     return partial(servers.run, arguments=[str(PROGRAMS / name), *arguments])
 
 
+def signalled(name: str) -> Callable[..., object]:
+    """Return what runs a program that ends by SIGTERM."""
+
+    def run(emulator: Emulator, *, folder: Path) -> None:
+        with servers.running(emulator, str(PROGRAMS / name), folder=folder) as process:
+            assert process.wait(servers.TIMEOUT) == -signal.SIGTERM
+
+    return run
+
+
 def gunicorn(*arguments: str, app: str = "wsgi:app") -> Callable[..., object]:
     """Return what runs two workers of gunicorn, and stops them with SIGTERM."""
     command = ["-m", "gunicorn", app, "--bind", "127.0.0.1:{port}", "--workers", "2", *arguments]
@@ -100,7 +110,7 @@ ASGI = {
     ),
 }
 RAISES_AGAIN = ("uvicorn", "UvicornWorker")  # these end by the signal that they were sent
-ASGI_IN_SUITE = [("uvicorn", "signal"), ("UvicornWorker", "signal")]
+ASGI_IN_SUITE = [("UvicornWorker", "signal")]
 
 
 def asgi(server: str, *arguments: str, end: str) -> Callable[..., object]:
@@ -137,7 +147,7 @@ def via(emulator: Emulator, consumer: str) -> list[object]:
 SCENARIOS = [
     Scenario("gevent script", script("gevent_script.py"), in_suite=True),
     Scenario("gevent script, closed", script("gevent_script.py", "close")),
-    Scenario("gevent script, patched late", script("gevent_script.py", "late"), in_suite=True),
+    Scenario("gevent script, patched late", script("gevent_script.py", "late")),
     Scenario(
         "gevent: waits, timeouts, flags",
         script("gevent_hub.py"),
@@ -145,13 +155,15 @@ SCENARIOS = [
         in_suite=True,
         faults=(Fault.latency(0.5) * 2,),
     ),
-    Scenario("eventlet script", script("eventlet_script.py", "close"), in_suite=True),
+    Scenario("gevent, flush_on_signal, chained", script("gevent_signal.py", "chained")),
+    Scenario("gevent, flush_on_signal", signalled("gevent_signal.py")),
+    Scenario("eventlet script", script("eventlet_script.py", "close")),
     Scenario("eventlet script, patched late", script("eventlet_script.py", "late")),
     *(
         Scenario(
             f"gunicorn {worker}{preload}",
             gunicorn("-k", worker, *preload.split()),
-            in_suite=worker == "gevent",
+            in_suite=(worker, preload) == ("gevent", ""),
         )
         for worker in ("sync", "gthread", "gevent")
         for preload in ("", " --preload")
@@ -173,12 +185,7 @@ SCENARIOS = [
         in_suite=True,
         peer=None,
     ),
-    Scenario(
-        "function, frozen between calls",
-        servers.call_frozen,
-        dict.fromkeys(THREE, 4),
-        in_suite=True,
-    ),
+    Scenario("function, frozen between calls", servers.call_frozen, dict.fromkeys(THREE, 4)),
     Scenario("uwsgi", uwsgi(), peer="uwsgi"),
     Scenario(
         "uwsgi, no threads: sent in the request",
@@ -197,6 +204,6 @@ SCENARIOS = [
     ),
     Scenario("celery threads", celery("-P", "threads", "-c", "2")),
     Scenario("celery solo", celery("-P", "solo")),
-    Scenario("celery gevent", celery("-P", "gevent", "-c", "2"), in_suite=True),
+    Scenario("celery gevent", celery("-P", "gevent", "-c", "2")),
     Scenario("celery eventlet", celery("-P", "eventlet", "-c", "2")),
 ]

@@ -117,6 +117,23 @@ def _nodes(result: Any) -> Any:
     ]
 
 
+def saved(resource: str, *names: str) -> Pair:
+    """Compare some fields of all objects of a kind."""
+    return (
+        lambda ws, ids: sorted(
+            [getattr(each, name) for name in names] for each in getattr(ws.project, resource).list()
+        ),
+        lambda value: sorted(rows(*names)(value)),
+    )
+
+
+def one(resource: str, id_: str, name: str) -> Pair:
+    """Compare one field of one object."""
+    return (
+        lambda ws, ids: getattr(getattr(ws.project, resource).get(ids[id_]), name)
+    ), part(name)  # fmt: skip
+
+
 def _query(*show: Any, **options: Any) -> Pair:
     options = DAYS | options
     return (lambda ws, ids: ws.query(list(show) or PAID, **options).series), part("series")
@@ -210,6 +227,31 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
     ("schema_graph", ""): (
         lambda ws, ids: sorted(ws.list_events_with_properties()),
         lambda value: sorted(each["name"] for each in value["events"]),
+    ),
+    # what is saved
+    **{
+        (method, "seeded"): saved(resource, *names)
+        for method, resource, names in (
+            ("list_dashboards", "dashboards", ("id", "title")),
+            ("list_cohorts_full", "cohorts", ("id", "name")),
+            ("list_bookmarks_v2", "reports", ("id", "name")),
+            ("list_annotations", "annotations", ("id", "description")),
+            ("list_annotation_tags", "annotation_tags", ("name",)),
+            ("list_webhooks", "webhooks", ("name", "url")),
+            ("list_feature_flags", "feature_flags", ("name", "key")),
+            ("list_experiments", "experiments", ("name",)),
+            ("list_lexicon_tags", "tags", ("name",)),
+            ("list_metrics", "metrics", ("name",)),
+            ("list_schema_registry", "schemas", ("name",)),
+        )
+    },
+    ("get_dashboard", "seeded"): one("dashboards", "dashboard", "title"),
+    ("get_annotation", "seeded"): one("annotations", "annotation", "description"),
+    ("get_cohort", "seeded"): one("cohorts", "cohort", "name"),
+    ("get_bookmark", "seeded"): one("reports", "insights", "params"),
+    ("get_event_definitions", "seeded"): (
+        lambda ws, ids: [each.name for each in ws.project.events.list(names=[PAID])],
+        lambda value: [each["name"] for each in value],
     ),
     # streams
     ("stream_events", ""): (
@@ -328,6 +370,7 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
             "first_value",
         )
     },
+    ("query", "saved metric"): _query(),
     ("query", "percentile"): _of("custom_percentile", percentile=80),
     ("query", "histogram"): _of("histogram", per_user="total"),
     ("query", "per user"): _of("average", per_user="total"),
@@ -342,22 +385,23 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
     ("query", "cumulative"): _query(cumulative=True),
     ("query", "weeks"): _query(**LONG, unit="week"),
     ("query", "quarters"): _query(**LONG, unit="quarter"),
-    ("query", "where equals"): _where(lambda _: prop("plan").isin(["team", "free"])),
+    ("query", "where equals"): _where(lambda _: prop("plan").is_in(["team", "free"])),
     ("query", "where not equals"): _where(lambda _: prop("plan") != "team"),
     ("query", "where contains"): _where(lambda _: prop("plan").contains("ea")),
-    ("query", "where starts with"): _where(lambda _: prop("plan").startswith("te")),
-    ("query", "where ends with"): _where(lambda _: prop("plan").endswith("ee")),
+    ("query", "where starts with"): _where(lambda _: prop("plan").starts_with("te")),
+    ("query", "where ends with"): _where(lambda _: prop("plan").ends_with("ee")),
     ("query", "where greater"): _where(lambda _: prop("amount") > 15),
     ("query", "where at least"): _where(lambda _: prop("amount") >= 20.5),
     ("query", "where between"): _where(lambda _: prop("amount").between(10, 21)),
-    ("query", "where set"): _where(lambda _: prop("plan").is_set()),
-    ("query", "where not set"): _where(lambda _: prop("plan").is_not_set()),
+    ("query", "where set"): _where(lambda _: prop("plan").is_defined()),
+    ("query", "where not set"): _where(lambda _: prop("plan").is_undefined()),
     ("query", "where true"): _where(lambda _: prop("gift") == True),  # noqa: E712 - builds a filter
     ("query", "any filter"): _query(
         Metric(PAID, where=(prop("plan") == "free") | (prop("amount") > 15))
     ),
     # inline funnels
     ("query_funnel", ""): _funnel(),
+    ("query_funnel", "saved behavior"): _funnel(),
     ("query_funnel", "group"): _funnel(_segments, segments, by="plan"),
     ("query_funnel", "trends"): _funnel(
         lambda result: {day: [each.count for each in steps] for day, steps in result.dates.items()},

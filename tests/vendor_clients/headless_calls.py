@@ -116,6 +116,20 @@ def discovery():
     call("resolve_workspace_id")
 
 
+def saved():
+    """What our own client has saved before."""
+    for method in ("list_dashboards", "list_cohorts_full", "list_bookmarks_v2",
+                   "list_annotations", "list_annotation_tags", "list_webhooks",
+                   "list_feature_flags", "list_experiments", "list_lexicon_tags", "list_metrics",
+                   "list_schema_registry"):  # fmt: skip
+        call(method, label="seeded")
+    call("get_dashboard", IDS["dashboard"], label="seeded")
+    call("get_annotation", IDS["annotation"], label="seeded")
+    call("get_cohort", IDS["cohort"], label="seeded")
+    call("get_bookmark", IDS["insights"], label="seeded")
+    call("get_event_definitions", names=[PAID], label="seeded")
+
+
 def streams():
     """Raw events and profiles."""
     call("stream_events", **DAYS)
@@ -334,7 +348,7 @@ def boards_and_reports():
     call("update_report_link", board, 1, t.UpdateReportLinkParams(link_type="embedded"))
     call("get_dashboard_erf", board)
     call("list_blueprint_templates")
-    blueprint = field(call("create_blueprint", "onboarding"), "id")
+    blueprint = field(call("create_blueprint", "company_kpis"), "id")
     call("get_blueprint_config", blueprint or board)
     call("update_blueprint_cohorts", [{"id": IDS["cohort"]}])
     cards = [t.BlueprintCard(card_type="report", bookmark_id=report)]
@@ -509,12 +523,14 @@ def custom_definitions():
     call("delete_drop_filter", number)
     path = pathlib.Path(HOME, "plans.csv")
     path.write_text("plan,price\nteam,10\n")
-    call("get_lookup_upload_url")
+    place = call("get_lookup_upload_url")
     uploaded = t.UploadLookupTableParams(name="Plans", file_path=str(path))
     table = field(call("upload_lookup_table", uploaded, poll_interval=0.01), "id")
     call("get_lookup_upload_status", "1")
-    ready = t.MarkLookupTableReadyParams(name="Plans", key="plans")
-    call("mark_lookup_table_ready", ready)
+    if place is not None:
+        httpx.put(place.url, content=path.read_bytes()).raise_for_status()
+        ready = t.MarkLookupTableReadyParams(name="More plans", key=place.key)
+        call("mark_lookup_table_ready", ready)
     call("list_lookup_tables")
     call("update_lookup_table", table or 1, t.UpdateLookupTableParams(name="Prices"))
     call("get_lookup_download_url", table or 1)
@@ -523,6 +539,8 @@ def custom_definitions():
     metric = t.CreateMetricParams(name="Paid", definition=t.Metric(PAID))
     metric = field(call("create_metric", metric), "id")
     call("get_metric", metric)
+    if metric is not None:
+        call("query", t.MetricRef(metric), **DAYS, label="saved metric")
     call("list_metrics")
     call("update_metric", metric, t.UpdateMetricParams(name="Orders"))
     call("bulk_update_metrics", [t.BulkUpdateMetricEntry(id=metric or 1, name="Again")])
@@ -532,6 +550,8 @@ def custom_definitions():
     behavior = t.CreateBehaviorParams(name="Buys", behavior=t.FunnelBehavior([OPENED, PAID]))
     number = field(call("create_behavior", behavior), "id")
     call("get_behavior", number)
+    if number is not None:
+        call("query_funnel", t.BehaviorRef(number, "funnel"), **DAYS, label="saved behavior")
     call("list_behaviors")
     call("update_behavior", number, t.UpdateBehaviorParams(name="Purchases"))
     call("delete_behavior", number)
@@ -566,7 +586,7 @@ def replays():
 
 
 AREAS = (
-    discovery, streams, live, insights, funnels, retentions, flows, users, raw_parameters,
+    discovery, saved, streams, live, insights, funnels, retentions, flows, users, raw_parameters,
     boards_and_reports, cohorts_and_annotations, flags_and_experiments, alerts_and_webhooks,
     lexicon, custom_definitions, deletion_and_context, replays,
 )  # fmt: skip

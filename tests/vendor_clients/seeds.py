@@ -1,11 +1,16 @@
 """An emulator with a small shop in it, for the vendors' clients."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
+from mixpanel.data import Credentials, Workspace
 from mixpanel.data._queries import bookmarks
 from mixpanel.data.inline_queries import Step, TimeRange
 from mixpanel.emulator import Emulator
@@ -87,4 +92,37 @@ def shop() -> Iterator[tuple[Emulator, dict[str, int]]]:
             ),
             "flow": emulator.add_bookmark("Flow", "flows", bookmarks.flow("Opened App", DAYS)),
         }
+        with workspace(emulator) as ws:
+            _save(ws, ids)
         yield emulator, ids
+
+
+@contextmanager
+def workspace(emulator: Emulator) -> Iterator[Workspace]:
+    """Open our own workspace, with a budget for more than 60 questions."""
+    credentials = Credentials(username=AUTH[0], secret=AUTH[1], project_id=PROJECT)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, MP_QUERY_LIMIT="100000"),
+        Workspace(
+            path=Path(folder, "ours.db"), credentials=credentials, base_url=emulator.url,
+            workspace_id=WORKSPACE, max_wait=10,
+        ) as ws,
+    ):  # fmt: skip
+        yield ws
+
+
+def _save(ws: Workspace, ids: dict[str, int]) -> None:
+    """Save one of each thing by our own client, for the others to read."""
+    project = ws.project
+    ids["dashboard"] = project.dashboards.create(title="Monthly", description="Once a month").id
+    ids["annotation"] = project.annotations.create(date="2026-01-02", description="Launch").id
+    project.annotation_tags.create(name="release")
+    project.webhooks.create(name="Hook", url="https://example.org/hook")
+    project.feature_flags.create(
+        name="New checkout", key="new-checkout", context="distinct_id", serving_method="client",
+        tags=["beta"], ruleset={"variants": [], "rollout": []},
+    )  # fmt: skip
+    project.experiments.create(name="Blue button")
+    project.tags.create(name="core")
+    project.metrics.create(name="Orders", definition={"type": "simple"})

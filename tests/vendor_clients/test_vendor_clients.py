@@ -18,7 +18,7 @@ def needs(peer):
 
 @needs("headless")
 def test_headless_is_answered_and_agrees():
-    """At least 120 of its methods, and each figure that can be compared is ours too."""
+    """At least 200 of its methods, and each figure that can be compared is ours too."""
     table = report.headless(peers.python("headless"))
     assert [] == table.stopped
     assert report.LEAST_ANSWERED <= len(table.good)

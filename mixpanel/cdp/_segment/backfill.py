@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mixpanel._records.record import checked_mapping
 from mixpanel._records.rows import UnreadableRow
 from mixpanel.bulk import ImportJob, import_rows
+from mixpanel.cdp._segment.message import DroppedMessage
 from mixpanel.cdp._segment.rows import FlatRows, require_timestamp, with_message_id
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 
@@ -54,6 +55,10 @@ def past_message_composer(
         except ValidationError as error:
             error.record = dict(message_fields)
             raise
+        if isinstance(message, DroppedMessage):
+            if message.reason == "before_send_error":
+                raise ValidationError(["before_send failed for this message; see the log"])
+            return None
         return None if disabled else message
 
     return compose

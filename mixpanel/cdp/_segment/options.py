@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import httpx
 
     from mixpanel._delivery.stats import OnDrop, OnError
-    from mixpanel._records.record import Properties, Validation
+    from mixpanel._records.record import BeforeSend, Properties, Validation
     from mixpanel.cdp._segment.message import Kind
     from mixpanel.settings import Limits, RetryPolicy, WhenFull
 
@@ -49,6 +49,8 @@ class SegmentOptions(TypedDict, total=False):
       loss. Messages that expire after their retries are passed to both. To store dead letters once,
       take all messages of `on_drop`, and those of `on_error` only with a `RejectedError` or
       `PayloadTooLargeError`. Exceptions raised by a callback are logged.
+    - `before_send(kind, message)`: returns the message, changed or not, or None to drop it. It gets
+      the message of the spec as it is sent, before fields that only this vendor has are added.
     - `default_context`: defaults for the `context` of every call.
     - `validation`: "off", "warn" (default: count and log problems, and send anyway) or "raise".
     - `disabled`: compose and validate, but send nothing.
@@ -68,6 +70,7 @@ class SegmentOptions(TypedDict, total=False):
     on_delivery: OnDelivery | None
     on_error: OnError | None
     on_drop: OnDrop | None
+    before_send: BeforeSend | None
     default_context: Properties | None
     validation: Validation
     disabled: bool

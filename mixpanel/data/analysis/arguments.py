@@ -83,6 +83,8 @@ def common_fields(period: Period, query: Query[Any]) -> dict[str, Any]:
     return {"timezone": period.timezone, "computed_at": datetime.now(UTC), "sql": query.sql}
 
 
-def segment_name(on: Condition) -> str:
+def segment_name(on: Condition | tuple[Condition, ...]) -> str:
     """Return what a result is segmented by; an expression compiled elsewhere has no text."""
+    if isinstance(on, tuple):
+        return ", ".join(map(segment_name, on))
     return str(property_name(on)) if isinstance(on, (str, Expression)) else "expression"

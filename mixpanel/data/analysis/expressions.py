@@ -8,6 +8,9 @@ mixed types has a NULL operand, and is NULL. Strings and names become parameters
 Mixpanel does not document the following; we chose: Python's precedence; null and undefined are
 equal to each other and to nothing else; lists and objects are set, but equal to nothing; `boolean`
 of a number is undefined.
+
+Functions whose names begin with `_` are not part of the language: the filters of inline reports,
+which know more comparisons, become expressions with them.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ ESCAPE = re.compile(r"""\\(?:u[0-9a-fA-F]{4}|[\\"'nrtbf]|(?P<lone>.))""", re.DOT
 NUMERIC = "('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE')"
 DECIMAL = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
 WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "undefined": None}
+PAIRS = {"_starts_with": "starts_with", "_ends_with": "ends_with"}
 ARITHMETIC: dict[type[ast.operator], str] = {ast.Sub: "-", ast.Mult: "*"}
 DIVISION: dict[type[ast.operator], str] = {ast.Div: "/", ast.Mod: "%"}
 ORDER: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
@@ -186,6 +190,11 @@ class _Compiler:
                 raise self._error('brackets hold one string, as in properties["plan"]', node)
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):
                 return self._called(name, argument, node)
+            case ast.Call(func=ast.Name(id="_any_item" | "_all_items" as name), keywords=[]):
+                return self._items(name, node)
+            case ast.Call(func=ast.Name(id=name), args=[one, other], keywords=[]) if name in PAIRS:
+                text, part = self._value(one).text, self._value(other).text
+                return Value(boolean=text and part and f"{PAIRS[name]}({text}, {part})")
             case ast.Call():
                 raise self._error("a function takes one value", node)
             case ast.BinOp(left=left, op=op, right=right):
@@ -262,6 +271,27 @@ class _Compiler:
             known = ", ".join(sorted((*FUNCTIONS, "datetime", "floor", "ceil", "round")))
             raise self._error(f"unknown function {name!r}; there are {known}", node)
         return function(self._value(argument))
+
+    def _items(self, name: str, node: ast.Call) -> Value:
+        """Compile `_any_item(list, "key", ["value", ...], ...)`: one object of a list has them."""
+        match node.args:
+            case [of, *pairs] if pairs and len(pairs) % 2 == 0:
+                members = self._value(of).members or "null::json[]"
+            case _:
+                raise self._error(f"{name} takes a list, and keys with their values", node)
+        conditions = []
+        for key, wanted in zip(pairs[::2], pairs[1::2], strict=True):
+            match key, wanted:
+                case ast.Constant(value=str(text)), ast.List(elts=[*elements]):
+                    values = [str(getattr(each, "value", "")) for each in elements]
+                case _:
+                    raise self._error("keys are strings, and their values lists", node)
+            pointer = self._parameter("/" + text.replace("~", "~0").replace("/", "~1"))
+            found = f"json_extract_string(each, {pointer})"
+            conditions.append(f"list_contains({self._parameter(values)}::varchar[], {found})")
+        having = f"len([1 for each in {members} if coalesce({' and '.join(conditions)}, false)])"
+        enough = f"= len({members})" if name == "_all_items" else "> 0"
+        return Value(boolean=f"(len({members}) > 0 and {having} {enough})")
 
     def _datetime(self, argument: ast.expr) -> Value:
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):

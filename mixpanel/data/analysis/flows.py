@@ -13,9 +13,10 @@ from mixpanel.data.analysis.arguments import (
     event_name,
     event_names,
 )
-from mixpanel.data.analysis.funnel import MAX_LENGTH, SECONDS, WindowUnit
-from mixpanel.data.analysis.layout import block, with_queries
+from mixpanel.data.analysis.funnel import MAX_LENGTH, SECONDS, AnyStep, WindowUnit
+from mixpanel.data.analysis.layout import block, conditions, with_queries
 from mixpanel.data.analysis.query import Query
+from mixpanel.data.analysis.sessions import events_in_sessions
 from mixpanel.data.analysis.source import Scope
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.query_results import FlowEdge, FlowNode, FlowPath, FlowsResult, FlowStep
@@ -45,7 +46,7 @@ def flows(
     *,
     forward: int = 3,
     reverse: int = 0,
-    count_type: Literal["unique", "total"] = "unique",
+    count_type: Literal["unique", "total", "session"] = "unique",
     window: int = 7,
     window_unit: WindowUnit = "day",
     where: Condition | None = None,
@@ -53,33 +54,41 @@ def flows(
     collapse_repeated: bool = False,
     events_per_step: int = 10,
     paths: int = 10,
+    then: Sequence[AnyStep] = (),
+    events_where: Condition | None = None,
 ) -> Query[FlowsResult]:
     """Count the events that follow (`forward`) and precede (`reverse`) an event, step by step.
 
     With "unique", each user counts once, by the first `event` in the period; with "total", each
-    `event` counts. `where` filters them. Only events within `window` of it are in a step. If a user
-    did nothing more, the step has a `$dropoff`; events that are not among the `events_per_step`
-    most frequent ones of a step are `$other`. Events at the same time are in the order of their
-    names. With `collapse_repeated`, an event that a user repeats immediately counts once. `paths`
-    is the number of the most frequent sequences to return, in order of time.
+    of them counts; with "session", the first of each session, and only what is in that session.
+    `where` filters them. Only events within `window` of it are in a step. If a user did nothing
+    more, the step has a `$dropoff`; events that are not among the `events_per_step` most frequent
+    ones of a step are `$other`. Events at the same time are in the order of their names. With
+    `collapse_repeated`, an event that a user repeats immediately counts once. `paths` is the number
+    of the most frequent sequences to return, in order of time.
+
+    `then` are further steps, each the next such event after the one before: events in between are
+    not shown, `forward` counts from the last, and a path without one of them ends before it.
+    `events_where` filters all events.
 
     :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    check_choice("count_type", count_type, ["unique", "total"])
+    check_choice("count_type", count_type, ["unique", "total", "session"])
     check_choice("window_unit", window_unit, list(SECONDS))
     seconds = (
         checked_int("window", window, 1, MAX_LENGTH // SECONDS[window_unit]) * SECONDS[window_unit]
     )
     checked_int("forward", forward, 0, MAX_STEPS)
     checked_int("reverse", reverse, 0, MAX_STEPS)
-    if not forward and not reverse:
-        raise ConfigError("forward or reverse must be at least 1")
+    further = [(event_name(step.event, "then"), step.where) for step in then]
+    if not forward and not reverse and not further:
+        raise ConfigError("forward or reverse must be at least 1: there is no step to show")
     checked_int("events_per_step", events_per_step, 1, MAX_EVENTS)
     checked_int("paths", paths, 0, MAX_PATHS)
     hidden = event_names(hidden_events, "hidden_events") if hidden_events else ()
-    if event in hidden:
-        raise ConfigError(f"event={event!r} must not be among the hidden_events")
+    if {event, *(name for name, _ in further)} & {*hidden}:
+        raise ConfigError(f"event={event!r} is among the hidden_events: nothing would be left")
     scope = Scope(source)
     statement = _statement(
         scope,
@@ -90,10 +99,13 @@ def flows(
         reverse=reverse,
         forward=forward,
         seconds=seconds,
-        first_only=count_type == "unique",
+        count_type=count_type,
         collapse=collapse_repeated,
         paths=paths,
+        further=further,
+        events_where=events_where,
     )
+    anchors = len(further)
 
     def read(rows: Sequence[tuple[Any, ...]]) -> FlowsResult:
         pairs: dict[tuple[int, int], Pairs] = defaultdict(dict)
@@ -105,7 +117,7 @@ def flows(
                 sequences.append(FlowPath(tuple(path), n))
         return FlowsResult(
             None,
-            _steps(pairs, event, reverse, forward, events_per_step),
+            _steps(pairs, event, reverse, anchors + forward, events_per_step, anchors),
             paths=tuple(sequences),
             event=event,
             from_date=str(period.from_date),
@@ -114,7 +126,7 @@ def flows(
             **common_fields(period, query),
         )
 
-    query = Query(statement, scope.parameters, read, (event,))
+    query = Query(statement, scope.parameters, read, (event, *(name for name, _ in further)))
     return query
 
 
@@ -128,29 +140,41 @@ def _statement(
     reverse: int,
     forward: int,
     seconds: int,
-    first_only: bool,
+    count_type: str,
     collapse: bool,
     paths: int,
+    further: Sequence[tuple[str, Condition | None]],
+    events_where: Condition | None,
 ) -> str:
     start = period.before(timedelta(seconds=seconds)) if reverse else period.start
-    end = period.after(timedelta(seconds=seconds)) if forward else period.end
+    end = period.after(timedelta(seconds=seconds)) if forward or further else period.end
     chosen = ["distinct_id IS NOT NULL"]
     if hidden:
         names = scope.parameter("hidden", list(hidden))
         chosen.append(f"NOT list_contains({names}::VARCHAR[], event)")
-    events = scope.events(None, start, end, extra=chosen)
+    user = "distinct_id"
+    if count_type == "session":
+        user = "distinct_id, session"
+        sessions = events_in_sessions(scope, None, start, end, where=events_where)
+        events = f"SELECT *\nFROM {block(sessions)}{conditions(*chosen)}"
+    else:
+        events = scope.events(None, start, end, where=events_where, extra=chosen)
     anchor = [f"event = {scope.parameter('anchor', event)}"]
     anchor += [f"time >= {scope.parameter('first', period.start)}"]
     anchor += [f"time < {scope.parameter('last', period.end)}"]
     if where is not None:
         anchor.append(scope.condition(where, "where"))
+    marks = "".join(
+        f", {_matches(scope, name, condition, n)} AS is_step{n}"
+        for n, (name, condition) in enumerate(further, start=1)
+    )
     sequence = (
-        f"SELECT distinct_id, event, time, {' AND '.join(anchor)} AS is_anchor\n"
+        f"SELECT {user}, event, time, {' AND '.join(anchor)} AS is_anchor{marks}\n"
         f"FROM {block(events)}"
     )
     # A total order, so that the same events always give the same flow. Anchors come before equal
     # events that `where` excludes, so that collapsing repeated events keeps the anchor.
-    order = "PARTITION BY distinct_id ORDER BY time, event, is_anchor DESC"
+    order = f"PARTITION BY {user} ORDER BY time, event, is_anchor DESC"
     if collapse:
         sequence += f"\nQUALIFY event IS DISTINCT FROM lag(event) OVER ({order})"
     around = ", ".join(
@@ -160,11 +184,18 @@ def _statement(
     )
     # One window over all events instead of a join for each step: every row sees its neighbours, and
     # only the rows of anchors are kept.
-    windowed = f"SELECT *, {around}\nFROM sequence\nWINDOW moves AS ({order})"
-    last = f"SELECT *\nFROM {block(windowed)}\nWHERE is_anchor"
-    if first_only:
-        last += "\nQUALIFY row_number() OVER (PARTITION BY distinct_id ORDER BY time, event) = 1"
+    if further:
+        around = ", ".join(filter(None, ("row_number() OVER moves AS place", around)))
+    moves = f"SELECT *, {around}\nFROM sequence\nWINDOW moves AS ({order})"
+    # DuckDB stores what WITH names: only further steps read the window more than once.
+    anchors = "moves" if further else block(moves)
+    last = f"SELECT *\nFROM {anchors}\nWHERE is_anchor"
+    if count_type != "total":
+        last += f"\nQUALIFY row_number() OVER (PARTITION BY {user} ORDER BY time, event) = 1"
     columns = [f"{_within(n, seconds)} AS step{_suffix(n)}" for n in range(-reverse, forward + 1)]
+    if further:
+        last, columns = _further(last, further, user, seconds, reverse, forward)
+        forward += len(further)
     steps = [f"step{_suffix(n)}" for n in range(-reverse, forward + 1)]
     counted = f"SELECT {', '.join(columns)}, count(*) AS n\nFROM {block(last)}\nGROUP BY ALL"
     parts = [_pairs(n, reverse, forward) for n in range(-reverse, forward + 1)]
@@ -180,8 +211,52 @@ def _statement(
     return with_queries(
         f"SELECT *\nFROM {every}\nORDER BY path IS NULL, step, way, n DESC, path, event, following",
         sequence=sequence,
+        **({"moves": moves} if further else {}),
         paths=counted,
     )
+
+
+def _matches(scope: Scope, name: str, condition: Condition | None, number: int) -> str:
+    """Return SQL that is true for the events of a further step."""
+    parts = [f"event = {scope.parameter(f'then{number}', name)}"]
+    if condition is not None:
+        parts.append(scope.condition(condition, f"where of step {number + 1}"))
+    return f"({' AND '.join(parts)})"
+
+
+def _further(
+    first: str,
+    further: Sequence[tuple[str, Condition | None]],
+    user: str,
+    seconds: int,
+    reverse: int,
+    forward: int,
+) -> tuple[str, list[str]]:
+    """Return the query of anchors with the events of further steps, and the columns of steps."""
+    query = f"SELECT *\nFROM {block(first)} AS step0"
+    keys = user.split(", ")
+    before = "step0"
+    for n in range(1, len(further) + 1):
+        same = " AND ".join(f"{before}.{key} = then{n}.{key}" for key in keys)
+        following = block(f"SELECT *\nFROM moves\nWHERE is_step{n}")
+        query += (
+            f"\nASOF LEFT JOIN {following} AS then{n} ON {same} AND {before}.place < then{n}.place"
+        )
+        before = f"then{n}"
+    end = f"step0.time + INTERVAL '{seconds} seconds'"
+    columns = [f"{_within(n, seconds, 'step0.')} AS step{_suffix(n)}" for n in range(-reverse, 0)]
+    columns.append("step0.event AS step0")
+    chosen = [*columns]
+    chosen += [
+        f"CASE WHEN then{n}.time <= {end} THEN then{n}.event END AS step{n}"
+        for n in range(1, len(further) + 1)
+    ]
+    chosen += [
+        f"CASE WHEN {before}.time{n} <= {end} THEN {before}.event{n} END AS step{len(further) + n}"
+        for n in range(1, forward + 1)
+    ]
+    steps = [f"step{_suffix(n)}" for n in range(-reverse, len(further) + forward + 1)]
+    return query.replace("SELECT *", f"SELECT {', '.join(chosen)}", 1), steps
 
 
 def _suffix(n: int) -> str:
@@ -189,11 +264,12 @@ def _suffix(n: int) -> str:
     return str(n) if n >= 0 else f"_{-n}"
 
 
-def _within(n: int, seconds: int) -> str:
+def _within(n: int, seconds: int, of: str = "") -> str:
     if n == 0:
-        return "event"
-    near = f"time{_suffix(n)} <= time +" if n > 0 else f"time{_suffix(n)} >= time -"
-    return f"CASE WHEN {near} INTERVAL '{seconds} seconds' THEN event{_suffix(n)} END"
+        return f"{of}event"
+    suffix, sign = _suffix(n), "<= {0}time +" if n > 0 else ">= {0}time -"
+    near = f"{of}time{suffix} {sign.format(of)}"
+    return f"CASE WHEN {near} INTERVAL '{seconds} seconds' THEN {of}event{suffix} END"
 
 
 def _pairs(n: int, reverse: int, forward: int, *, backwards: bool = False) -> str:
@@ -216,7 +292,12 @@ def _pairs(n: int, reverse: int, forward: int, *, backwards: bool = False) -> st
 
 
 def _steps(
-    pairs: dict[tuple[int, int], Pairs], event: str, reverse: int, forward: int, most: int
+    pairs: dict[tuple[int, int], Pairs],
+    event: str,
+    reverse: int,
+    forward: int,
+    most: int,
+    anchors: int,
 ) -> tuple[FlowStep, ...]:
     kept = {n: _kept(pairs, n, most) for n in range(-reverse, forward + 1)}
     nodes: dict[int, dict[str, int]] = {n: defaultdict(int) for n in range(-reverse, forward + 1)}
@@ -237,7 +318,10 @@ def _steps(
     if not nodes[0]:
         nodes[0][event] = 0
     return tuple(
-        FlowStep(step, tuple(_node(step, name, n, edges[step][name]) for name, n in _sorted(found)))
+        FlowStep(
+            step,
+            tuple(_node(step, name, n, edges[step][name], anchors) for name, n in _sorted(found)),
+        )
         for step, found in nodes.items()
     )
 
@@ -266,16 +350,20 @@ def _type_order(key: Any) -> int:
     return [OTHER, DROPOFF].index(name) + 1 if name in (OTHER, DROPOFF) else 0
 
 
-def _node(step: int, name: str, n: int, edges: dict[tuple[int, str], int]) -> FlowNode:
+def _node(
+    step: int, name: str, n: int, edges: dict[tuple[int, str], int], anchors: int
+) -> FlowNode:
     return FlowNode(
         name,
-        _type(step, name),
+        _type(step, name, anchors),
         n,
-        tuple(FlowEdge(to, at, _type(at, to), each) for (at, to), each in _sorted(edges)),
+        tuple(FlowEdge(to, at, _type(at, to, anchors), each) for (at, to), each in _sorted(edges)),
     )
 
 
-def _type(step: int, name: str) -> str:
+def _type(step: int, name: str, anchors: int) -> str:
     if name in (DROPOFF, OTHER):
         return {DROPOFF: "DROPOFF", OTHER: "PRUNED"}[name]
-    return "ANCHOR" if step == 0 else "FORWARD" if step > 0 else "REVERSE"
+    if 0 <= step <= anchors:
+        return "ANCHOR"
+    return "FORWARD" if step > 0 else "REVERSE"

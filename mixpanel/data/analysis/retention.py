@@ -5,7 +5,8 @@ from __future__ import annotations
 import calendar
 from collections import defaultdict
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from mixpanel.data.analysis.arguments import (
     MAX_SEGMENTS,
@@ -37,7 +38,18 @@ if TYPE_CHECKING:
 
 __all__ = ["frequency", "retention"]
 
+RetentionMode = Literal["none", "carry_back", "carry_forward", "consecutive_forward"]
+
 UNITS = get_args(TimeUnit)
+LONGEST_MONTH = timedelta(days=31)
+# The one interval of a user in which a return counts; those before or after it follow.
+CARRIED = {
+    "carry_back": "max(cell)",
+    "carry_forward": "min(cell)",
+    "consecutive_forward": (
+        "len(list_filter(list_sort(list(DISTINCT cell)), lambda each, place: each = place - 1)) - 1"
+    ),
+}
 DAYS = {"day": 1, "week": 7, "month": 30}
 MAX_LENGTH = 90  # days of an interval; Mixpanel's own limit
 MAX_INTERVALS = 730
@@ -49,13 +61,15 @@ MICROSECOND = timedelta(microseconds=1)
 class Intervals(NamedTuple):
     """The intervals after a birth: their length in microseconds, and the number of the last.
 
-    With `strictly`, an event at the time of the birth is the birth itself, and no return.
+    With `strictly`, an event at the time of the birth is the birth itself, and no return. `cell` is
+    SQL of the interval of a return, for users with one birth.
     """
 
     ticks: int
     most: int
     strictly: bool
-    unbounded: bool
+    mode: RetentionMode
+    cell: str
 
 
 def retention(
@@ -71,9 +85,12 @@ def retention(
     interval_count: int = 10,
     retention_type: RetentionType = "birth",
     unbounded: bool = False,
-    on: Condition | None = None,
+    on: Condition | tuple[Condition, ...] | None = None,
     limit: int = 1000,
     until: datetime | None = None,
+    mode: RetentionMode | None = None,
+    buckets: Sequence[int] = (),
+    alignment: Literal["birth", "calendar"] = "birth",
 ) -> Query[RetentionResult]:
     """Count the users who came back in each interval after their first event.
 
@@ -91,6 +108,12 @@ def retention(
     is the time at which the events end, in UTC without a timezone: a cohort has no intervals that
     begin after it.
 
+    `mode` is how a return counts elsewhere: "carry_back" in all intervals before it, which is what
+    `unbounded` means, "carry_forward" in all after it, and with "consecutive_forward" a user counts
+    in an interval only after returns in all before it. `buckets` are the ends of intervals in
+    `unit`s, as (1, 3, 7), instead of equal ones. With the `alignment` "calendar" an interval is one
+    of the calendar, and the first that of the first event.
+
     :raises ConfigError: for invalid arguments.
     """
     check_choice("retention_type", retention_type, get_args(RetentionType))
@@ -104,8 +127,22 @@ def retention(
     checked_int("interval", interval, 1, MAX_LENGTH // DAYS[unit])
     checked_int("interval_count", interval_count, 1, MAX_INTERVALS)
     checked_int("limit", limit, 1, MAX_SEGMENTS)
+    mode = mode or ("carry_back" if unbounded else "none")
+    check_choice("mode", mode, get_args(RetentionMode))
+    check_choice("alignment", alignment, ["birth", "calendar"])
+    if buckets and (list(buckets) != sorted({*buckets}) or buckets[0] < 1):
+        raise ConfigError(f"buckets={buckets!r} must be ends of intervals, rising from 1 on")
+    plain = not buckets and alignment == "birth" and mode in ("none", "carry_back")
+    if compounded and not plain:
+        raise ConfigError("compounded retention has equal intervals: leave out mode and buckets")
     scope = Scope(source)
     length = timedelta(days=interval * DAYS[unit])
+    starts = [n * length for n in range(interval_count + 1)]
+    if buckets:
+        starts = [timedelta(days=DAYS[unit]) * each for each in (0, *buckets[:-1])]
+    longest = timedelta(days=DAYS[unit]) * buckets[-1] if buckets else starts[-1] + length
+    if alignment == "calendar":
+        longest += LONGEST_MONTH
     users = ["distinct_id IS NOT NULL"]
     births = scope.events(
         None if first is None else [first],
@@ -117,7 +154,7 @@ def retention(
     returns = scope.events(
         None if return_event is None else [return_event],
         period.start,
-        period.after((interval_count + 1) * length),
+        period.after(longest),
         where=return_where,
         extra=users,
     )
@@ -129,7 +166,11 @@ def retention(
     )
     returns = f"SELECT distinct_id, time\nFROM {block(returns)}"
     intervals = Intervals(
-        length // MICROSECOND, interval_count, return_event in (None, first), unbounded
+        length // MICROSECOND,
+        len(starts) - 1,
+        return_event in (None, first),
+        mode,
+        _cell(period, unit, length, interval, buckets, alignment),
     )
     cells = (
         _cells_by_slots(returns, intervals, period.start, has_segments=has_segments)
@@ -140,18 +181,15 @@ def retention(
 
     def read(rows: Sequence[tuple[Any, ...]]) -> RetentionResult:
         days = _cohort_days(period, unit, interval)
-        known = [
-            _intervals_until(period.instant(day), until, length, interval_count) for day in days
-        ]
-        found = _cohorts(rows, interval_count, unbounded=unbounded)
+        known = [_intervals_until(period.instant(day), until, starts) for day in days]
+        found = _cohorts(rows, len(starts) - 1, mode)
         groups = {
             segment: tuple(_cohort(day, *cohorts[n], known[n]) for n, day in enumerate(days))
             for segment, cohorts in found.items()
         }
         sizes = {name: -sum(each.size for each in group) for name, group in groups.items()}
         every = groups.pop(None, None) or tuple(
-            _cohort(day, 0, [0] * (interval_count + 1), most)
-            for day, most in zip(days, known, strict=True)
+            _cohort(day, 0, [0] * len(starts), most) for day, most in zip(days, known, strict=True)
         )
         names = sorted(
             (name for name in groups if name is not None), key=lambda name: (sizes[name], name)
@@ -164,9 +202,9 @@ def retention(
             unit,
             every,
             interval,
-            interval_count,
+            len(starts) - 1,
             retention_type,
-            unbounded,
+            mode != "none",
             None if on is None else segment_name(on),
             {name: groups[name] for name in names[:limit]},
             limit_hit=len(names) > limit,
@@ -176,6 +214,28 @@ def retention(
     names = tuple(name for name in (born_event, return_event) if name is not None)
     query = Query(statement, scope.parameters, read, names)
     return query
+
+
+def _cell(
+    period: Period,
+    unit: TimeUnit,
+    length: timedelta,
+    interval: int,
+    buckets: Sequence[int],
+    alignment: str,
+) -> str:
+    """Return SQL of the interval of a return, counted from 0; NULL after the last bucket."""
+    if not buckets and alignment == "birth":
+        return f"(epoch_us(time) - epoch_us(birth)) // {length // MICROSECOND}"
+    if alignment == "calendar":
+        at = [f"date_trunc('{unit}', {period.local(column)})" for column in ("birth", "time")]
+        passed = f"date_diff('{unit}', {at[0]}, {at[1]})"
+    else:
+        passed = f"(epoch_us(time) - epoch_us(birth)) // {length // interval // MICROSECOND}"
+    if not buckets:
+        return f"{passed} // {interval}"
+    whens = " ".join(f"WHEN {passed} < {end} THEN {n}" for n, end in enumerate(buckets))
+    return f"CASE {whens} END"
 
 
 def _births(
@@ -228,16 +288,16 @@ def _retained(births: str, cells: dict[str, str], *, has_segments: bool) -> str:
 def _cells(returns: str, intervals: Intervals, *, has_segments: bool) -> dict[str, str]:
     """Return the queries of the cells of users who are in one cohort each."""
     columns = "segment, cohort" if has_segments else "cohort"
-    cell = f"(epoch_us(time) - epoch_us(birth)) // {intervals.ticks}"
+    cell = intervals.cell
     returned = (
         f"SELECT {columns}, distinct_id, {cell} AS cell\n"
         "FROM births JOIN returns USING (distinct_id)\n"
         f"WHERE time {'>' if intervals.strictly else '>='} birth AND {cell} <= {intervals.most}"
     )
-    if intervals.unbounded:
+    if intervals.mode != "none":
         returned = (
-            f"SELECT {columns}, distinct_id, max(cell) AS cell\n"
-            f"FROM {block(returned)}\nGROUP BY {columns}, distinct_id"
+            f"SELECT {columns}, distinct_id, {CARRIED[intervals.mode]} AS cell\n"
+            f"FROM {block(returned)}\nGROUP BY {columns}, distinct_id\nHAVING cell >= 0"
         )
     cells = (
         f"SELECT {columns}, cell, count(DISTINCT distinct_id) AS users\n"
@@ -283,7 +343,7 @@ def _cells_by_slots(
         "FROM placed JOIN neighbours USING (distinct_id)\n"
         f"WHERE neighbours.slot BETWEEN placed.slot AND placed.slot + {most + 1}"
     )
-    if intervals.unbounded:
+    if intervals.mode != "none":
         last = f"max(CASE WHEN here AND n <= {most} THEN n WHEN before THEN n - 1 END)"
         each = f"SELECT {columns}, {last} AS cell\nFROM pairs\nGROUP BY {columns}, distinct_id"
         cells = (
@@ -330,11 +390,11 @@ def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
     return days
 
 
-def _intervals_until(start: datetime, until: datetime | None, length: timedelta, most: int) -> int:
+def _intervals_until(start: datetime, until: datetime | None, starts: Sequence[timedelta]) -> int:
     """Return how many intervals of a cohort begin before the events end, at least one."""
     if until is None:
-        return most + 1
-    return min(most + 1, max(1, -((start - until) // length)))
+        return len(starts)
+    return max(1, sum(start + each < until for each in starts))
 
 
 def _after(day: date, unit: TimeUnit) -> date:
@@ -348,7 +408,7 @@ def _days_of_month(day: date) -> int:
 
 
 def _cohorts(
-    rows: Iterable[tuple[Any, ...]], intervals: int, *, unbounded: bool
+    rows: Iterable[tuple[Any, ...]], intervals: int, mode: RetentionMode
 ) -> dict[str | None, dict[int, tuple[int, list[int]]]]:
     """Return the size and the counts of each cohort, by segment."""
     found: dict[str | None, dict[int, tuple[int, list[int]]]] = defaultdict(
@@ -361,9 +421,11 @@ def _cohorts(
         else:
             counts[cell] = users
         found[segment][cohort] = (size, counts)
-    if unbounded:
-        for cohorts in found.values():
-            for _, counts in cohorts.values():
+    for cohorts in found.values():
+        for _, counts in cohorts.values():
+            if mode == "carry_forward":
+                counts[:] = accumulate(counts)
+            elif mode != "none":
                 _accumulate(counts)
     return found
 

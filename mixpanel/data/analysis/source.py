@@ -147,19 +147,28 @@ class Scope:
             f"GROUP BY {', '.join(key)}"
         )
 
-    def segmented(self, events: str, on: Condition, argument: str = "on") -> str:
+    def segmented(
+        self, events: str, on: Condition | tuple[Condition, ...], argument: str = "on"
+    ) -> str:
         """Return the query of the same events with a column `segment`: the value of `on` as text.
 
-        A missing value is "undefined", a JSON null "null"; a list is one text.
+        A missing value is "undefined", a JSON null "null"; a list is one text. Of several, the
+        segment is a JSON list of their texts.
 
         :raises ConfigError: for a syntax error, with its position.
         """
+        if isinstance(on, tuple):
+            for number, each in enumerate(on):
+                one = block(self.segmented(events, each, argument))
+                events = f"SELECT * EXCLUDE (segment), segment AS segment{number}\nFROM {one}"
+            texts = ", ".join(f"segment{number}" for number in range(len(on)))
+            return f"SELECT *, to_json([{texts}])::VARCHAR AS segment\nFROM {block(events)}"
         json = None if isinstance(on, Compiled) else self._property(on, argument)
         if json is None:
             label = _label(self._compiled(on, argument).value)
             return f"SELECT *, {label} AS segment\nFROM {block(events)}"
         values = f"SELECT *, {json} AS value\nFROM {block(events)}"
-        return f"SELECT *, {LABEL_OF_JSON} AS segment\nFROM {block(values)}"
+        return f"SELECT * EXCLUDE (value), {LABEL_OF_JSON} AS segment\nFROM {block(values)}"
 
     # ---- expressions ----------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.record import deterministic_id, to_api_time
+from mixpanel._records.record import deterministic_id
 from mixpanel._records.rows import UnreadableRow, loads, to_milliseconds
 from mixpanel._records.spreadsheets import guarded
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
+from mixpanel._records.values import is_missing, plain_id, to_api_time
 from mixpanel.data.readers.options import converted
 from mixpanel.exceptions import ConfigurationError
 
@@ -121,19 +122,20 @@ class EventConverter:
         name = row.get(roles.event) if roles.event else self._columns.event_name
         event = None if name is None else str(name)
         time_value = row.get(roles.time) if roles.time else None
-        if time_value is not None or properties.get("time") is None:
-            properties["time"] = self._time(roles.time, time_value)
+        if not is_missing(time_value) or properties.get("time") is None:
+            properties["time"] = None if is_missing(time_value) else self._time(roles, time_value)
         distinct_id = row.get(roles.distinct_id) if roles.distinct_id else None
-        if distinct_id is not None:
-            properties["distinct_id"] = str(distinct_id)
+        if not is_missing(distinct_id):
+            properties["distinct_id"] = distinct_id = plain_id(distinct_id, "distinct_id")[0]
         insert_id = row.get(roles.insert_id) if roles.insert_id else None
-        if insert_id is not None:
-            properties["$insert_id"] = _insert_id(event, distinct_id, str(insert_id))
+        if not is_missing(insert_id):
+            own_id = plain_id(insert_id, "insert_id")[0]
+            properties["$insert_id"] = _insert_id(event, distinct_id, own_id)
         return {"event": event, "properties": properties}
 
-    def _time(self, column: str | None, value: Any) -> Any:
+    def _time(self, roles: _ColumnRoles, value: Any) -> Any:
         if self._date_format is not None and isinstance(value, str):
-            return to_api_time(converted(column or "time", value, "date", self._date_format))
+            return to_api_time(converted(roles.time or "time", value, "date", self._date_format))
         return to_milliseconds(value)
 
     def _roles(self, names: tuple[str, ...]) -> _ColumnRoles:

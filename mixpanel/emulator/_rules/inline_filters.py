@@ -18,8 +18,10 @@ ORDER = {
     "is at least": ">=",
     "is at most": "<=",
 }
+ENDS = {"starts with": "_starts_with", "ends with": "_ends_with"}
 DAYS = {"hour": 1 / 24, "day": 1, "week": 7, "month": 30}
-OF_STEPS = {"==": "equals", "!=": "does not equal", "in": "contains", "not in": "does not contain",
+OF_STEPS = {"starts_with": "starts with", "ends_with": "ends with",
+            "==": "equals", "!=": "does not equal", "in": "contains", "not in": "does not contain",
             ">": "is greater than", "<": "is less than", ">=": "is at least",
             "<=": "is at most", "set": "is set", "not set": "is not set"}  # fmt: skip
 
@@ -88,6 +90,10 @@ def _condition(entry: Any, members: Members, today: date) -> str:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("filterOperator"), str):
         raise RefusedRequest(400, "a filter requires value and filterOperator")
     operator, value = entry["filterOperator"], entry.get("filterValue")
+    if "behavior" in entry:
+        raise RefusedRequest(400, "filters by frequency are not computed by the emulator")
+    if "listItemFilters" in entry:
+        return _items(entry)
     if entry.get("value") == "$cohorts":
         return _in_cohort(operator, value, members)
     left = accessor(entry)
@@ -108,6 +114,9 @@ def _compared(left: str, operator: str, value: Any, entry: Mapping[str, Any], to
     if operator in ("contains", "does not contain", "list_contains"):
         found = " or ".join(f"({as_expression(each)} in {left})" for each in _list(value))
         return f"not ({found})" if operator == "does not contain" else found
+    if operator in ENDS:
+        tests = (f"{ENDS[operator]}({left}, {as_expression(str(each))})" for each in _list(value))
+        return " or ".join(f"({test})" for test in tests)
     if operator in ORDER:
         return f"{left} {ORDER[operator]} {as_expression(float(_list(value)[0]))}"
     if operator in ("is between", "not between"):
@@ -117,6 +126,19 @@ def _compared(left: str, operator: str, value: Any, entry: Mapping[str, Any], to
     if operator.startswith("was "):
         return _when(left, operator.removeprefix("was "), value, entry, today)
     raise RefusedRequest(400, f"filterOperator {operator!r} is not supported by the emulator")
+
+
+def _items(entry: Mapping[str, Any]) -> str:
+    """Return the expression that objects of a list property have certain values."""
+    pairs = []
+    for each in entry["listItemFilters"]:
+        if not isinstance(each, Mapping) or each.get("filterOperator") != "equals":
+            raise RefusedRequest(400, "listItemFilters are compared by equals in the emulator")
+        values = ", ".join(str(as_expression(str(one))) for one in _list(each.get("filterValue")))
+        pairs.append(f"{as_expression(str(each.get('value')))}, [{values}]")
+    function = "_all_items" if entry.get("listQuantifier") == "all" else "_any_item"
+    found = f"{function}({', '.join([accessor(entry), *pairs])})"
+    return f"not ({found})" if entry.get("filterOperator") == "false" else found
 
 
 def _equals(left: str, value: Any) -> str:

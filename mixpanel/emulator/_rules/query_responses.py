@@ -5,9 +5,11 @@ shape, it is that which Mixpanel's own client reads.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
+
+from pydantic_core import from_json
 
 from mixpanel.data.query_results import (
     CohortInfo,
@@ -94,14 +96,15 @@ def _analysis(steps: Sequence[FunnelStep]) -> dict[str, Any]:
     }
 
 
-def inline_funnel(result: FunnelResult, *, trend: bool) -> dict[str, Any]:
-    """Return a funnel as `series` of an inline report."""
+def inline_funnel(results: Sequence[FunnelResult], *, trend: bool) -> dict[str, Any]:
+    """Return a funnel as `series` of an inline report; `results` have a group more each time."""
+    result = results[-1]
     if trend:
         below = {instant(day): _numbered(steps) for day, steps in result.dates.items()}
         below[OVERALL] = _numbered(result.steps)
     elif result.segment_property is not None:
-        below = {name: _numbered(steps) for name, steps in result.segments.items()}
-        below = {OVERALL: _numbered(result.steps), **below}
+        segments = [each.segments for each in results]
+        below = _by_group(_numbered(result.steps), segments, _numbered)
     else:
         below = _numbered(result.steps)
     title = " → ".join(step.label or step.event for step in result.steps)
@@ -139,13 +142,32 @@ def retention(result: RetentionResult, *, rates: bool = False) -> dict[str, Any]
     }
 
 
-def inline_retention(result: RetentionResult) -> dict[str, Any]:
-    """Return retention as `series` of an inline report."""
+def inline_retention(results: Sequence[RetentionResult]) -> dict[str, Any]:
+    """Return retention as `series` of an inline report; `results` have a group more each time."""
+    result = results[-1]
     below = _dated(result.cohorts)
     if result.segment_property is not None:
-        segments = {name: _dated(cohorts) for name, cohorts in result.segments.items()}
-        below = {OVERALL: below, **segments}
+        below = _by_group(below, [each.segments for each in results], _dated)
     return {f"{result.born_event} and then {result.return_event}": below}
+
+
+def _by_group(
+    overall: Any, levels: Sequence[Mapping[str, Any]], write: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """Return figures by groups, each level with its `$overall`.
+
+    The first level has the names of its segments; those of a later one are JSON lists.
+    """
+    found: dict[str, Any] = {OVERALL: overall}
+    for depth, segments in enumerate(levels, start=1):
+        for name, each in segments.items():
+            path = [name] if depth == 1 else from_json(name)
+            place = found
+            for key in path[:-1]:
+                place = place.get(key, {})
+            leaf = write(each)
+            place[path[-1]] = leaf if depth == len(levels) else {OVERALL: leaf}
+    return found
 
 
 def _dated(cohorts: Sequence[CohortInfo]) -> dict[str, Any]:
@@ -211,8 +233,8 @@ def inline(
     }
 
 
-def flows(result: FlowsResult, *, now: float) -> dict[str, Any]:
-    """Return flows; counts are text, as Mixpanel sends them."""
+def flows(result: FlowsResult, *, now: float, tree: bool = False) -> dict[str, Any]:
+    """Return flows, and on request the tree of all paths; counts are text, as Mixpanel's are."""
     rate = result.overall_conversion_rate
     return {
         "computed_at": computed_at(now),
@@ -227,10 +249,45 @@ def flows(result: FlowsResult, *, now: float) -> dict[str, Any]:
             }
             for path in result.paths
         ],
+        "trees": [_tree(result)] if tree else [],
         "breakdowns": [],
         "overallConversionRate": "NaN" if rate is None or math.isnan(rate) else rate,
         "metadata": {},
     }
+
+
+def _tree(result: FlowsResult) -> dict[str, Any]:
+    """Return the paths as a tree whose root is no event."""
+    root: dict[str, Any] = {"n": 0, "ended": 0, "below": {}}
+    anchor = next((step.step for step in result.steps if step.step == 0), 0)
+    for path in result.paths:
+        branch = root
+        for event in path.events:
+            branch["n"] += path.count
+            branch = branch["below"].setdefault(event, {"n": 0, "ended": 0, "below": {}})
+        branch["n"] += path.count
+        branch["ended"] += path.count
+    types = {node.event: node.type for step in result.steps for node in step.nodes}
+
+    def shown(branch: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": {
+                    "event": event,
+                    "type": types.get(event, "FORWARD"),
+                    "stepNumber": number,
+                    "anchorType": "NORMAL",
+                    "isComputed": False,
+                },
+                "totalCount": str(below["n"]),
+                "dropOffTotalCount": str(below["ended"]),
+                "convertedTotalCount": str(below["n"] - below["ended"]),
+                "children": shown(below, number + 1),
+            }
+            for event, below in branch["below"].items()
+        ]
+
+    return {"root": {"step": None, "children": shown(root, anchor)}}
 
 
 def _node(node: FlowNode) -> dict[str, Any]:

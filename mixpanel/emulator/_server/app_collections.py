@@ -76,7 +76,7 @@ COLLECTIONS: dict[str, Rules] = {
         required=("event_name",), lists_changes=True, defaults={"active": True, "filters": []}
     ),
     "metrics": Rules(required=("name", "definition"), ids="metrics", by_id=True, unique=True),
-    "behaviors": Rules(required=("name", "behavior"), ids="behaviors", by_id=True, unique=True),
+    "behaviors": Rules(required=("name",), ids="behaviors", by_id=True, unique=True),
 }  # fmt: skip
 STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "success"}
 CREATOR = {"creator_id": 1, "creator_name": "Emulator"}
@@ -223,6 +223,8 @@ class Collections:
             fields |= {"project_id": int(call.project_id), "has_annotations": False}
         elif name in ("metrics", "behaviors"):
             what = fields.get("definition") or fields.get("behavior") or {}
+            if name == "behaviors" and not what:
+                raise RefusedRequest(400, "definition: required")
             kind = what.get("type", "simple") if isinstance(what, Mapping) else "simple"
             fields = {"type": kind, "definition": what, "description": "", "created": now, **fields}
         elif name not in ("cohorts", "data-definitions/tags"):

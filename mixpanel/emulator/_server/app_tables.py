@@ -86,7 +86,7 @@ class Tables:
 
     def _register(self, call: Call) -> Answer:
         """Make a table of what was uploaded, or replace one."""
-        call.require("name", "path", "key")
+        call.require("name", "key")
         saved, warehouse = self._project.saved, self._project.warehouse
         content = saved.uploads.get(f"lookup/{call.body['key']}")
         if content is None:

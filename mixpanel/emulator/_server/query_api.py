@@ -44,6 +44,7 @@ MAX_FEED = 15_000
 FEED_DAYS = 30
 DAY_MS = 24 * 3600 * 1000
 DEFAULT_DAYS = 31
+FLOW_MERGES = {"flows_sankey": "graph", "flows_top_paths": "list", "flows": "tree"}
 FREE_STATUSES = (401, 402, 429)  # these responses do not count against the hourly quota
 JQL_GONE = (
     "JQL is not available here: it is in maintenance mode at Mixpanel. Use POST /api/query/insights"
@@ -142,7 +143,7 @@ class QueryEndpoints:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._reports = EventReports(project.warehouse)
-        self._inline = InlineReports(self._reports, project.profiles)
+        self._inline = InlineReports(self._reports, project.profiles, project.saved)
 
     async def respond(self, request: Request) -> Response:
         """Respond to one query.
@@ -337,7 +338,9 @@ class QueryEndpoints:
         if "bookmark_id" in p:
             row = self._bookmark(p.whole("bookmark_id", 1, 10**15, 0), "retention")
             result = self._inline.retention(row["params"], p.today)
-            return query_responses.retention(result, rates=True)
+            if len(result) > 1:
+                raise RefusedRequest(400, "a saved report by several groups: query it inline")
+            return query_responses.retention(result[0], rates=True)
         if "unit" in p and "interval" in p:
             raise RefusedRequest(400, "unit and interval exclude each other")
         kind: Any = p.choice("retention_type", ("birth", "compounded"), "birth")
@@ -464,13 +467,15 @@ class QueryEndpoints:
 
     def flows(self, p: Parameters) -> Any:
         """GET arb_funnels: a saved flow; POST arb_funnels: an inline one."""
-        p.choice("query_type", ("flows_sankey", "flows_top_paths", "flows"), "flows_sankey")
+        kind = p.choice("query_type", tuple(FLOW_MERGES), "flows_sankey")
         if "bookmark_id" in p:
             params = self._bookmark(p.whole("bookmark_id", 1, 10**15, 0), "flows")["params"]
         else:
             params = p.json("bookmark")
+        if isinstance(params, Mapping):
+            params = {**params, "flows_merge_type": FLOW_MERGES[kind]}
         result = self._inline.flows(params, p.today)
-        return query_responses.flows(result, now=self._project.now())
+        return query_responses.flows(result, now=self._project.now(), tree=kind == "flows")
 
     def _bookmark(self, number: int, kind: str | None = None) -> dict[str, Any]:
         row = self._project.saved.get("bookmarks", number)

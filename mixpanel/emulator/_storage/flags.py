@@ -136,11 +136,7 @@ def _definition(row: Mapping[str, Any]) -> dict[str, Any]:
         "context": row.get("context", "distinct_id"),
         "experiment_id": row.get("experiment_id"),
         "hash_salt": row.get("hash_salt"),
-        "ruleset": {
-            "variants": [],
-            "rollout": [],
-            **(ruleset if isinstance(ruleset, dict) else {}),
-        },
+        "ruleset": {"variants": [], "rollout": [], **rules},
     }
 
 

@@ -426,7 +426,7 @@ BAD = {
     "no flow": lambda: flows(FETCHED, JANUARY, "A", forward=0),
     "forward": lambda: flows(FETCHED, JANUARY, "A", forward=6),
     "hidden anchor": lambda: flows(FETCHED, JANUARY, "A", hidden_events=["A"]),
-    "count type": lambda: flows(FETCHED, JANUARY, "A", count_type="session"),
+    "count type": lambda: flows(FETCHED, JANUARY, "A", count_type="sessions"),
 }
 
 
