@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
-from mixpanel._records.values import serial_date, to_api_time
+from mixpanel._records.values import is_missing, serial_date, to_api_time
 
 __all__ = ["DuplicateKeyError", "UnreadableRow", "event_of_table_row", "loads", "to_milliseconds"]
 
@@ -79,10 +79,10 @@ def event_of_table_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(properties, Mapping | None):
         return None
     event = dict(properties or {})
-    if row["event_time"] is not None:
+    if not is_missing(row["event_time"]):
         event["time"] = to_milliseconds(row["event_time"])
     for column, name in (("distinct_id", "distinct_id"), ("insert_id", "$insert_id")):
-        if row.get(column) is not None:
+        if not is_missing(row.get(column)):
             event[name] = row[column]
     return {"event": row["event_name"], "properties": event}
 

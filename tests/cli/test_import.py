@@ -67,7 +67,8 @@ def many(path, count):
 # Files that are not what they should be
 
 
-RAGGED = "event,time,user_id,amount\nA,1767268800,u,1\nA,1767268800,u\nA,1767268800,u,2\nA,1767268800,u,3,x\n"
+AT = 1_767_268_800
+RAGGED = f"event,time,user_id,amount\nA,{AT},u,1\nA,{AT},u\nA,{AT},u,2\nA,{AT},u,3,x\n"
 
 
 def test_ragged_lines_go_to_the_failed_rows(mp, emu, tmp_path):

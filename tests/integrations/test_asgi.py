@@ -176,7 +176,7 @@ def test_what_a_callback_raises_is_logged_and_the_request_is_served(mp, caplog):
     app = application(mp, page, identify=broken, properties=lambda _: ["wrong"])
     assert get(app, "/").status_code == 200
     assert users(mp) == [("Opened", "")]
-    assert caplog.text.count("failed: events of this request") == 2
+    assert caplog.text.count("failed: events of its request") == 2
     assert "no such session" in caplog.text
 
 
@@ -374,6 +374,19 @@ def test_flags_follow_a_login(emu):
     exposures = [e["properties"]["distinct_id"] for e in emu.events("$experiment_started")]
     assert sorted(exposures) == ["d-1", "u-1"]
     assert seen == ["/login", "/login"]
+    asyncio.run(mp.aclose())
+
+
+def test_flags_arrive_without_a_lifespan(emu):
+    """A server may have none: the first request starts to fetch them."""
+    emu.set_flags([flag("new-checkout")])
+    mp = client_of(emu)
+
+    async def page(_):
+        await mp.local_flags.await_until_ready(10)
+        return PlainTextResponse(str(mp.local_flags.are_flags_ready()))
+
+    assert get(application(mp, page), "/").text == "True"
     asyncio.run(mp.aclose())
 
 

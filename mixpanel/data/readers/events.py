@@ -122,10 +122,8 @@ class EventConverter:
         name = row.get(roles.event) if roles.event else self._columns.event_name
         event = None if name is None else str(name)
         time_value = row.get(roles.time) if roles.time else None
-        if is_missing(time_value):
-            properties.setdefault("time", None)
-        else:
-            properties["time"] = self._time(roles.time, time_value)
+        if not is_missing(time_value) or properties.get("time") is None:
+            properties["time"] = None if is_missing(time_value) else self._time(roles, time_value)
         distinct_id = row.get(roles.distinct_id) if roles.distinct_id else None
         if not is_missing(distinct_id):
             properties["distinct_id"] = distinct_id = plain_id(distinct_id, "distinct_id")[0]
@@ -135,9 +133,9 @@ class EventConverter:
             properties["$insert_id"] = _insert_id(event, distinct_id, own_id)
         return {"event": event, "properties": properties}
 
-    def _time(self, column: str | None, value: Any) -> Any:
+    def _time(self, roles: _ColumnRoles, value: Any) -> Any:
         if self._date_format is not None and isinstance(value, str):
-            return to_api_time(converted(column or "time", value, "date", self._date_format))
+            return to_api_time(converted(roles.time or "time", value, "date", self._date_format))
         return to_milliseconds(value)
 
     def _roles(self, names: tuple[str, ...]) -> _ColumnRoles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,7 +17,7 @@ from mixpanel.data.store.engine import database_errors
 from mixpanel.data.store.event_load import Load
 from mixpanel.data.store.profile_load import ProfilesLoad
 from mixpanel.data.store.quoting import quoted, table_name
-from mixpanel.data.store.staging import require_no_active_load
+from mixpanel.data.store.staging import lock_table, require_no_active_load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -232,10 +232,13 @@ class Database(Connection):
             self._drop(cursor, catalog.names_of_type(cursor, type))
 
     def _drop(self, cursor: DuckDBPyConnection, names: Sequence[str]) -> None:
-        for name in names:
-            require_no_active_load(self._identity, table_name(name))
-        catalog.drop(cursor, names)
-        part_files.remove_stale(self.parts, *names)
+        with ExitStack() as locks:
+            for name in {table_name(each).lower(): each for each in names}.values():
+                require_no_active_load(self._identity, name)
+                if not self.read_only and (lock := lock_table(self, name)) is not None:
+                    locks.callback(lock.release)
+            catalog.drop(cursor, names)
+            part_files.remove_stale(self.parts, *names)
         part_files.remove_stale(self.unreadable, *names)
         if self.unreadable.is_dir():
             with suppress(OSError):  # not empty: lines of other tables
@@ -278,22 +281,19 @@ class Database(Connection):
         chosen = frozenset(days)
         if not chosen:
             raise ConfigError("there are no days to load: pass at least one")
-        cursor = self._load_cursor()
-        name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
-        load = Load(
-            cursor,
-            name,
-            filters=filters,
-            mode=mode,
-            days=chosen,
-            database=self._identity,
-            exchange=self._exchange,
-            unreadable=self.unreadable,
-            time_in_ms=time_in_ms,
-            now=now,
-        )
-        with database_errors():
-            fetch_log.delete_parts(cursor, name, keep=load.key)
+        with self._load_cursor() as cursor:
+            name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
+            load = Load(
+                self,
+                name,
+                filters=filters,
+                mode=mode,
+                days=chosen,
+                time_in_ms=time_in_ms,
+                now=now,
+            )
+            with database_errors():
+                fetch_log.delete_parts(cursor, name, keep=load.key)
         return self._track_load(load, keep=load.key)
 
     def begin_profiles(
@@ -306,18 +306,9 @@ class Database(Connection):
         now: datetime | None = None,
     ) -> ProfilesLoad:
         """Begin to load profiles; arguments and errors are those of `begin_events`."""
-        cursor = self._load_cursor()
-        name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
-        load = ProfilesLoad(
-            cursor,
-            name,
-            filters=filters,
-            mode=mode,
-            database=self._identity,
-            exchange=self._exchange,
-            unreadable=self.unreadable,
-            now=now,
-        )
+        with self._load_cursor() as cursor:
+            name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
+            load = ProfilesLoad(self, name, filters=filters, mode=mode, now=now)
         return self._track_load(load)
 
     def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:

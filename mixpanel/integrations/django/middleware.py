@@ -13,7 +13,6 @@ from mixpanel.integrations._serving import start_polling
 from mixpanel.integrations.django.client import ATTRIBUTE, get_client
 from mixpanel.integrations.django.configuration import configuration
 from mixpanel.integrations.flags import RequestFlags
-from mixpanel.integrations.wsgi import environ_properties
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -78,14 +77,14 @@ class MixpanelMiddleware:
     def _properties(self, request: HttpRequest) -> dict[str, Any]:
         request_flags = RequestFlags(get_client(), self._flag_context(request))
         setattr(request, ATTRIBUTE, request_flags)
-        return environ_properties(
-            self._request_settings,
-            {
-                **request.META,
-                "wsgi.url_scheme": request.scheme,
-                "SCRIPT_NAME": "",
-                "PATH_INFO": request.path.encode(errors="replace").decode("latin-1"),
-            },
+        meta = request.META
+        return self._request_settings.properties(
+            scheme=request.scheme,
+            host=meta.get("HTTP_HOST", ""),
+            path=request.path,
+            referrer=meta.get("HTTP_REFERER", ""),
+            peer=meta.get("REMOTE_ADDR"),
+            forwarded=meta.get("HTTP_X_FORWARDED_FOR", ""),
         )
 
     def _flag_context(self, request: HttpRequest) -> Callable[[], Any] | None:
@@ -121,7 +120,7 @@ def _key_of(user: Any) -> str | None:
 
 
 def _identity(identify: Callable[[Any], Any], request: HttpRequest) -> Any:
-    return call_safely(identify, request, convert=identity_of) or (None, None, None)
+    return call_safely(identify, request, convert=identity_of)
 
 
 def _with_context(response: HttpResponseBase, entered: contexts.entered) -> HttpResponseBase:
