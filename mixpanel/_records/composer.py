@@ -334,7 +334,7 @@ class Composer:
         """Make the id of a profile or group text; return the notes about it."""
         key, notes = "$distinct_id" if endpoint == "people" else "$group_id", list[str]()
         given = update.get(key)
-        if given is not None and not isinstance(given, (list, tuple, set, dict)):
+        if key in update and not isinstance(given, (list, tuple, set, dict)):
             with suppress(ValidationError):  # without a text: it becomes null when it is serialized
                 update[key] = self._plain_id(given, key, notes)
         return notes
