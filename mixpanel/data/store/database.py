@@ -402,9 +402,12 @@ class Database(Connection):
             )
         fetched_with = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
         if fetched_with - {filters.to_json()} and not mixed:
+            others = " and ".join("none" if each == "{}" else each for each in sorted(fetched_with))
+            # A sync has no such argument: it would fetch the days that one of the filters lacks.
+            hint = ", or pass mixed=True" if mode == "append" else ""
             raise ConfigError(
-                f"{name} was fetched with other filters ({' and '.join(sorted(fetched_with))}), "
-                "and appending would mix them: use another table name, or pass mixed=True"
+                f"{name} was fetched with other filters ({others}), and appending would mix them: "
+                f"use another table name{hint}"
             )
         return name
 
