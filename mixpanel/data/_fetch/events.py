@@ -269,6 +269,8 @@ class _EventFetch:
                 if failure.status_code == 200:  # a proxy's web page: the next may be the export
                     continue
                 break
+            if isinstance(error, TruncatedError):
+                part = replace(part, earlier_end=error.tail)
             staged = await self._stage(part)
             if staged.error is None:
                 self.consecutive_failures = 0

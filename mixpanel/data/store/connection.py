@@ -29,6 +29,7 @@ from mixpanel.data.store.engine import (
     read_only_folder,
     restrict_wal,
 )
+from mixpanel.data.store.part_files import remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -83,6 +84,7 @@ class Connection:
         self._owns_parts = owns_parts
         self._lock = native_threads.new_lock()
         self._closed = False
+        self._cursors: set[DuckDBPyConnection] = set()  # of running statements
         self._uses = 0
         self._stays_open = stays_open
         self._connected_at = self._unused_since = self._closed_until = 0.0
@@ -127,6 +129,8 @@ class Connection:
             folder = make_temporary_folder()
         else:
             folder = read_only_folder() if read_only else path.with_name(path.name + ".parts")
+        if read_only:
+            remove_abandoned(folder.parent)
         connect_to = partial(
             connect,
             path,
@@ -312,15 +316,22 @@ class Connection:
         self._release()
         return connection
 
+    def interrupt(self) -> None:
+        """End the statements that run in other threads; they raise an error."""
+        for cursor in tuple(self._cursors):
+            cursor.interrupt()
+
     @contextmanager
     def _cursor(self) -> Iterator[DuckDBPyConnection]:
         connection = self._acquire()
         try:
             with self._lock:
                 cursor = connection.cursor()
+                self._cursors.add(cursor)
             try:
                 yield cursor
             finally:
+                self._cursors.discard(cursor)
                 cursor.close()
                 if not self.read_only:
                     restrict_wal(self.path)
