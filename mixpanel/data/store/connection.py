@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from mixpanel._runtime import native_threads
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-    from mixpanel.data.store.staging import Staging
+    class _Load(Protocol):
+        def stop(self) -> None: ...
+
 
 __all__ = ["Connection"]
 
@@ -91,7 +93,7 @@ class Connection:
         self._closer_sleep = native_threads.new_lock()
         self._closer_sleep.acquire()
         self._load_cursors: list[DuckDBPyConnection] = []
-        self._loads: WeakSet[Staging] = WeakSet()
+        self._loads: WeakSet[_Load] = WeakSet()
         # Equal for two handles of one file, different for two databases in memory.
         self._identity: Hashable = object() if path is None else path.resolve()
 
