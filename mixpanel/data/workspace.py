@@ -7,7 +7,7 @@ import functools
 import os
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.signatures import named_like, without_await
@@ -206,13 +206,13 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         return self._core.api
 
     # Names of mixpanel_data, see `_compatibility`.
-    events = LiveQueries.list_events
-    properties = LiveQueries.list_properties
-    property_values = LiveQueries.list_property_values
-    funnels = LiveQueries.list_funnels
-    cohorts = LiveQueries.list_cohorts
-    query_saved_report = LiveQueries.saved_report
-    clear_cache = LiveQueries.clear_discovery_cache
+    events: Final = LiveQueries.list_events
+    properties: Final = LiveQueries.list_properties
+    property_values: Final = LiveQueries.list_property_values
+    funnels: Final = LiveQueries.list_funnels
+    cohorts: Final = LiveQueries.list_cohorts
+    query_saved_report: Final = LiveQueries.saved_report
+    clear_cache: Final = LiveQueries.clear_discovery_cache
 
     @property
     def project(self) -> AsyncProject:
@@ -461,13 +461,13 @@ class Workspace(LocalMethods):
         self._async.clear_discovery_cache()
 
     # Names of mixpanel_data, see `_compatibility`.
-    events = list_events
-    properties = list_properties
-    property_values = list_property_values
-    funnels = list_funnels
-    cohorts = list_cohorts
-    query_saved_report = saved_report
-    clear_cache = clear_discovery_cache
+    events: Final = list_events
+    properties: Final = list_properties
+    property_values: Final = list_property_values
+    funnels: Final = list_funnels
+    cohorts: Final = list_cohorts
+    query_saved_report: Final = saved_report
+    clear_cache: Final = clear_discovery_cache
 
     def close(self) -> None:
         """Close the database and the connections; later calls do nothing.

@@ -15,7 +15,7 @@ from mixpanel.data.readers.options import converted
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mixpanel.data.readers.options import ReadOptions
 
@@ -87,7 +87,7 @@ class EventConverter:
         self._date_format = options.date_format
         self._first = True
         self.is_csv = False
-        self.roles = lru_cache(maxsize=1000)(self._roles)
+        self.roles: Callable[[tuple[str, ...]], _ColumnRoles] = lru_cache(maxsize=1000)(self._roles)
 
     def texts(self, names: tuple[str, ...]) -> list[str]:
         """Return the columns that stay text: those that hold ids, times and JSON objects."""
