@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mixpanel.data._fetch.plan import Chunk, is_reusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     import duckdb
@@ -313,8 +313,8 @@ def pages(connection: duckdb.DuckDBPyConnection, table: str) -> list[PageRecord]
         "SELECT * EXCLUDE (table_name) FROM _pages WHERE table_name = ? ORDER BY page", [table]
     ).fetchall()
     names = [field.name for field in fields(PageRecord)]
-    found = (dict(zip(names, row, strict=True)) for row in rows)
-    return [PageRecord(**each | {"received_at": aware(each["received_at"])}) for each in found]
+    found: Iterator[dict[str, Any]] = (dict(zip(names, row, strict=True)) for row in rows)
+    return [PageRecord(**{**each, "received_at": aware(each["received_at"])}) for each in found]
 
 
 def delete_pages(connection: duckdb.DuckDBPyConnection, table: str) -> None:
