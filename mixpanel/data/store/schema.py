@@ -92,8 +92,9 @@ def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
 def checked_nesting(properties: str) -> str:
     """Return SQL that yields a JSON column, or an error if it is nested too deeply or too long.
 
-    Whether DuckDB refuses a long line itself depends on its buffers. DuckDB 1.4 crashes in `json_merge_patch` on very deep nesting, which an error prevents. Opening
-    braces are counted, as an upper bound of the depth.
+    Whether DuckDB refuses a long line itself depends on its buffers. DuckDB 1.4 crashes in
+    `json_merge_patch` on very deep nesting, which an error prevents. Opening braces are counted,
+    as an upper bound of the depth.
     """
     deep = f"length(replace({properties}, '{{', '')) < length({properties}) - {MAX_NESTING}"
     failure = "error('properties are nested too deeply')"

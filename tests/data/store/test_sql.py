@@ -428,10 +428,10 @@ from mixpanel.data.store import Database
 with Database.open(sys.argv[1]) as db:
     east = timezone(timedelta(hours=5, minutes=30))
     at = datetime(2026, 1, 1, 17, 30, tzinfo=east)  # noon in UTC
-    query = "SELECT count(*) FROM (VALUES (TIMESTAMP '2026-01-01 12:00:00')) AS t(at) WHERE at = ?"
+    query = "SELECT count(*) FROM (VALUES (TIMESTAMP '2026-01-01 12:00:00')) AS t(t) WHERE t = ?"
     hours = [datetime.now(timezone.utc) - timedelta(hours=n) for n in range(48)]
     times = [f"{each:%Y-%m-%d %H:%M:%S}" for each in hours]
-    recent = "SELECT count(*) FROM (SELECT unnest(?::TIMESTAMP[]) AS at) WHERE at > now() - "
+    recent = "SELECT count(*) FROM (SELECT unnest(?::TIMESTAMP[]) AS t) WHERE t > now() - "
     recent += "INTERVAL 150 MINUTE"
     print(db.sql_scalar(query, [at]), db.sql_scalar(recent, [times]))
 """
