@@ -24,7 +24,7 @@ LAYERS = [
     "flags data",
     "bulk consumers lookup_tables signals",
     "client __init__",
-    "cdp",
+    "cdp integrations",
     "emulator",
     "testing cli",
 ]
@@ -33,17 +33,23 @@ ABOVE_THEIR_FOLDER = {"flags.openfeature": "client"}
 DOORS = {
     "httpx": "_http testing",
     "httpcore": "_http",
-    "asgiref": "_runtime",
-    "jwt": "cdp._hightouch",
+    "asgiref": "_runtime integrations.django",
+    "jwt": "cdp._segment",
     "duckdb": "data.store data.readers emulator._storage",
     "json_logic": "flags._rules",
     "tomlkit": "data.config",
     "jq": "cli",
     "typer": "cli",
     "rich": "cli",
-    "starlette": "emulator",
+    "starlette": "emulator integrations.fastapi",
     "uvicorn": "emulator",
     "openfeature": "flags.openfeature flags._openfeature",
+    "celery": "integrations.celery",
+    "django": "integrations.django",
+    "dramatiq": "integrations.dramatiq",
+    "fastapi": "integrations.fastapi",
+    "flask": "integrations.flask",
+    "rq": "integrations.rq",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in FILES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records import context
@@ -22,9 +22,10 @@ from mixpanel._records.record import (
     deterministic_id,
     is_repeatable,
     sample_position,
-    to_api_time,
 )
+from mixpanel._records.rows import UnreadableRow, event_of_table_row
 from mixpanel._records.validation import event_problems, update_problems
+from mixpanel._records.values import is_missing, plain_id, serial_date, to_api_time
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.credentials import ProjectToken
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -45,11 +46,34 @@ DEDUPE_KEY_NEEDS_TIME = "dedupe_key needs time=: the server de-duplicates by tim
 
 
 def _split_event(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
+    if isinstance(event, UnreadableRow):
+        error = ValidationError([event.problem])
+        error.record = event.record
+        raise error
+    if isinstance(event, Mapping) and "event" not in event:
+        event = event_of_table_row(event) or event
     name = event.get("event") if isinstance(event, Mapping) else None
     properties = event.get("properties") if isinstance(event, Mapping) else None
     if not isinstance(name, str) or not isinstance(properties, Mapping):
         raise ValidationError(['an event must look like {"event": name, "properties": {...}}'])
     return name, properties, {k: v for k, v in event.items() if k not in ("event", "properties")}
+
+
+def _user_text(distinct_id: Any) -> str:
+    """Return the user that a deterministic id is derived from."""
+    return "None" if is_missing(distinct_id) else plain_id(distinct_id, "distinct_id")[0]
+
+
+def _imported_time(time: Any) -> Any:
+    """Return the time of an imported event, None if it is missing.
+
+    :raises ValidationError: for the serial date of a spreadsheet, which would be in 1970.
+    """
+    at = to_api_time(time)
+    looks_like = serial_date(at)
+    if looks_like:
+        raise ValidationError([f"time {looks_like}"])
+    return at
 
 
 class Composer:
@@ -123,16 +147,16 @@ class Composer:
             given = {} if properties is None else dict(checked_mapping(properties))
         explicit: dict[str, Any] = {}
         if device_id is not None:
-            explicit["$device_id"] = device_id
+            self._add_id(explicit, "$device_id", device_id)
         if user_id is not None:
-            explicit["$user_id"] = user_id
+            self._add_id(explicit, "$user_id", user_id)
         if ip is not None:
             explicit["ip"] = ip
         # One dict display: every further `update` call would cost as much as all of this.
         merged: dict[str, Any] = {
             "token": self.token,
             "distinct_id": distinct_id,
-            "time": now if time is None else to_api_time(time),
+            "time": now if time is None or (at := to_api_time(time)) is None else at,
             "$insert_id": new_id,
             **(self._library if endpoint == "events" else self._library_without_location),
             **self.super_properties,
@@ -144,7 +168,7 @@ class Composer:
             self._note("token", "properties override the client's token")
         if dedupe_key is not None:
             key = checked_text(dedupe_key, "dedupe_key")
-            user = checked_text(merged["distinct_id"], "distinct_id")
+            user = _user_text(merged["distinct_id"])
             merged["$insert_id"] = deterministic_id(event_name, user, key)
             if time is None and "time" not in given:
                 self._report([], [DEDUPE_KEY_NEEDS_TIME])
@@ -159,8 +183,9 @@ class Composer:
             # The common case: time and id are our own, so only the caller's properties are checked.
             only_given = scope is None and not explicit and not self.super_properties
             return self._finish_event(endpoint, record, unchecked=given if only_given else merged)
-        if isinstance(merged["time"], datetime):
-            merged["time"] = to_api_time(merged["time"])
+        if type(merged["time"]) is not int:
+            at = to_api_time(merged["time"])
+            merged["time"] = now if at is None else at
         return self._finish_event(endpoint, record)
 
     def import_data_event(
@@ -179,13 +204,13 @@ class Composer:
         if dedupe_key is not None:
             key, user = (
                 checked_text(dedupe_key, "dedupe_key"),
-                checked_text(distinct_id, "distinct_id"),
+                _user_text(distinct_id),
             )
             insert_id = deterministic_id(event_name, user, key)
         merged = {
             "token": self.token,
             "distinct_id": distinct_id,
-            "time": to_api_time(timestamp),
+            "time": _imported_time(timestamp),
             "$insert_id": checked_text(insert_id, "insert_id") if insert_id else self._new_id(),
             **self._library,
             **checked_mapping(properties or {}),
@@ -217,10 +242,9 @@ class Composer:
         """
         name, properties, meta = _split_event(event)
         merged = {"ip": 0, **properties}
-        if merged.get("time") is None:
+        merged["time"] = _imported_time(merged.get("time"))
+        if merged["time"] is None:
             raise ValidationError(["an imported event needs its time"])
-        if isinstance(merged["time"], datetime):
-            merged["time"] = to_api_time(merged["time"])
         merged.setdefault("distinct_id", None)
         self._normalize_distinct_id(merged)
         if not merged.get("$insert_id"):
@@ -233,6 +257,13 @@ class Composer:
         endpoint: Endpoint = "events", auth: Authority | None = None,
     ) -> Record | None:  # fmt: skip
         """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
+        notes: list[str] = []
+        for name, value in properties.items():
+            ids = value if name == "$distinct_ids" else [value]
+            if any(type(each) is not str for each in ids):
+                plain = [self._plain_id(each, name, notes) for each in ids]
+                properties[name] = plain if ids is value else plain[0]
+        self._report(notes, [])
         record = {"event": event_name, "properties": {**properties, "token": self.token}}
         record.update(checked_mapping(meta or {}, "meta"))
         return self._finish_event(endpoint, record, auth)
@@ -255,8 +286,8 @@ class Composer:
         record.update(checked_mapping(message, "an update"))
         if ip is not None:
             record["$ip"] = ip
-        if time is not None:
-            record["$time"] = to_api_time(time)
+        if time is not None and (at := to_api_time(time)) is not None:
+            record["$time"] = at
         if ignore_time is not None:
             record["$ignore_time"] = ignore_time
         if ignore_alias is not None:
@@ -266,7 +297,11 @@ class Composer:
         changed = self._apply_before_send(endpoint, record)
         if changed is None:
             return None
+        own_id = changed.get("$distinct_id" if endpoint == "people" else "$group_id")
+        id_notes = None if type(own_id) is str else self._convert_own_id(changed, endpoint)
         body, notes = self._serialize(changed)
+        if id_notes is not None:
+            notes = id_notes + notes
         problems = [] if self._validation == "off" else update_problems(changed, len(body))
         self._report(notes, problems)
         return Record(endpoint, body, repeatable=is_repeatable(changed))
@@ -282,7 +317,35 @@ class Composer:
             else:
                 properties["distinct_id"] = ""
         else:
-            properties["distinct_id"] = checked_text(distinct_id, "distinct_id")
+            notes: list[str] = []
+            text = self._plain_id(distinct_id, "distinct_id", notes)
+            self._report(notes, [])
+            properties["distinct_id"] = text
+            if not text and ("$device_id" in properties or "$user_id" in properties):
+                del properties["distinct_id"]
+
+    def _plain_id(self, value: Any, name: str, notes: list[str]) -> str:
+        text, note = plain_id(value, name)
+        if note:
+            notes.append(note)
+        return text
+
+    def _convert_own_id(self, update: dict[str, Any], endpoint: Endpoint) -> list[str]:
+        """Make the id of a profile or group text; return the notes about it."""
+        key, notes = "$distinct_id" if endpoint == "people" else "$group_id", list[str]()
+        given = update.get(key)
+        if key in update and not isinstance(given, (list, tuple, set, dict)):
+            with suppress(ValidationError):  # without a text: it becomes null when it is serialized
+                update[key] = self._plain_id(given, key, notes)
+        return notes
+
+    def _add_id(self, properties: dict[str, Any], name: str, value: Any) -> None:
+        """Set an id of Simplified ID Merge, unless it is a missing value."""
+        notes: list[str] = []
+        text = value if type(value) in (str, int) else self._plain_id(value, name, notes)
+        self._report(notes, [])
+        if text != "" or type(value) is str:
+            properties[name] = text
 
     def _is_sampled(self, properties: dict[str, Any]) -> bool:
         # By user, not by event, so that the funnels of sampled users are complete.

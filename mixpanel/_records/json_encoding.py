@@ -2,12 +2,12 @@
 
 | value | JSON |
 |---|---|
-| NaN, infinities | `null` |
+| NaN, infinities, NaT, NA, nulls of pyarrow | `null` |
 | aware `datetime` | UTC, `2026-01-31T12:00:00` |
 | naive `datetime` | the same, as if it were UTC |
 | `date`, `time` | ISO 8601 |
 | `timedelta` | seconds |
-| `Decimal`, `Fraction` | a number |
+| `Decimal`, `Fraction` | a number; digits beyond those of a float are noted |
 | `UUID`, `Path`, `IPv4Address`, … | text |
 | `Enum` | its value |
 | `bytes` | text if it is UTF-8, else base64 |
@@ -17,6 +17,7 @@
 | lone surrogates | U+FFFD |
 | deeper than 16 levels, cycles, more than 100,000 values | `null`, or omitted |
 | whole numbers beyond the range of a float | `null` |
+| functions | `null` |
 | anything else | `str(value)`, at most 1,024 characters |
 
 Each conversion that loses something (`null`, U+FFFD, `str`) adds a note, for the caller to count or
@@ -38,6 +39,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError, to_json
+
+from mixpanel._records.values import is_missing, plain_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,7 +204,13 @@ class Converter:
             self._ancestors.discard(identity)
 
     def _convert_object(self, value: Any, depth: int) -> Any:  # noqa: C901
+        if is_missing(value):
+            self.notes.append(f"a missing value ({type(value).__name__}) became null")
+            return None
+        value = plain_scalar(value)
         match value:
+            case None | bool():
+                return value
             case Enum():
                 return self.value(value.value, depth + 1)
             case str():
@@ -209,7 +218,7 @@ class Converter:
             case int():
                 return self._integer(int(value))
             case float() | Decimal() | Fraction():
-                return _finite(float(value), self.notes)
+                return self._number(value)
             case datetime():
                 return format_utc(value)
             case date() | time():
@@ -235,6 +244,9 @@ class Converter:
         if isinstance(value, Iterable) and not isinstance(value, type):
             return self._list(value, depth)
         text = _clean_text(str(value), self.notes)
+        if callable(value) and " at 0x" in text:
+            self.notes.append(f"{type(value).__name__} has no JSON form and became null")
+            return None
         if type(value).__module__ not in ("uuid", "ipaddress", "pathlib", "pathlib._local", "yarl"):
             self.notes.append(f"{type(value).__name__} was sent as text")
         return text[:MAX_TEXT_LENGTH]
@@ -257,7 +269,19 @@ class Converter:
         if isinstance(key, bool):
             return "true" if key else "false"
         text = self.value(key, depth + 1)
+        if text is None:
+            return "null"
         return text if isinstance(text, str) else str(text)
+
+    def _number(self, number: float | Decimal | Fraction) -> float | None:
+        if isinstance(number, float) or not math.isfinite(number):
+            return _finite(float(number), self.notes)
+        if number == int(number) != float(number):
+            return self._integer(int(number))
+        rounded = float(number)
+        if isinstance(number, Decimal) and Decimal(repr(rounded)) != number:
+            self.notes.append("a Decimal has more digits than a number of JSON: it was rounded")
+        return _finite(rounded, self.notes)
 
     def _integer(self, number: int) -> int | None:
         if -LARGEST_INT < number < LARGEST_INT:

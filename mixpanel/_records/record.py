@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel._records.json_encoding import loads
@@ -34,7 +34,7 @@ Properties = Mapping[str, Any]
 Validation = Literal["off", "warn", "raise"]
 BeforeSend = Callable[[str, dict[str, Any]], dict[str, Any] | None]
 Note = Callable[[str, str], None]
-Time = float | datetime
+Time = float | date | datetime | str
 
 UNREPEATABLE = ("$add", "$append", "$remove")
 
@@ -98,15 +98,6 @@ def sample_position(user: str) -> float:
     """Return a user's fixed position in [0, 1); below the sample rate they are in the sample."""
     digest = hashlib.blake2b(user.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def to_api_time(time: Time) -> float:
-    """Return a time for Mixpanel: numbers unchanged, datetimes in whole milliseconds since 1970."""
-    if isinstance(time, datetime):
-        if time.tzinfo is None:
-            time = time.replace(tzinfo=UTC)
-        return round(time.timestamp() * 1000)
-    return time
 
 
 def checked_text(value: object, name: str) -> str:

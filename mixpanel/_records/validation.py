@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._records.values import serial_date
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -95,7 +97,9 @@ def _check_ids(properties: Mapping[str, Any], problems: list[str]) -> None:
     # The server derives distinct_id from these, so the same values are banned.
     for key in ("$device_id", "$user_id"):
         value = properties.get(key)
-        if value is not None and _is_banned(value):
+        if isinstance(value, float):
+            problems.append(f"{key} {value!r} is a float: pass an id as text")
+        elif value is not None and _is_banned(value):
             problems.append(f"{key} {value!r} is not accepted by Mixpanel")
 
 
@@ -117,7 +121,12 @@ def _check_key(
     if not _is_time_accepted(properties.get("time"), now, importing=importing):
         window = "between 1971 and" if importing else "in the last 5 days, or at most"
         text = _text(properties.get("time"))
-        problems.append(f"time must be {window} one hour from now: it is {text:.60}")
+        looks_like = serial_date(properties.get("time"))
+        problems.append(
+            f"time {looks_like}"
+            if looks_like
+            else f"time must be {window} one hour from now: it is {text:.60}"
+        )
 
 
 def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
@@ -128,6 +137,8 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             value = update[key]
             if value is None or value == "":
                 problems.append(f"{key} is missing")
+            elif isinstance(value, (list, tuple, set, dict)):
+                problems.append(f"{key} must be one id, not a {type(value).__name__}")
             elif key == "$distinct_id" and _is_banned(value):
                 problems.append(f"{key} {value!r} is not accepted by Mixpanel")
     increments = update.get("$add")

@@ -1,4 +1,4 @@
-"""Customer data platforms: Customer.io and Hightouch on one core of the Segment spec.
+"""Customer data platforms: Customer.io, Hightouch, Segment and RudderStack on one core.
 
 `AsyncFanOut` and `FanOut` send each call to several of them, and to Mixpanel.
 
@@ -24,18 +24,25 @@ if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
     from mixpanel.cdp._segment.message import Message
+    from mixpanel.cdp._segment.oauth import OAuth
     from mixpanel.cdp._segment.options import Delivery, SegmentOptions
     from mixpanel.cdp._segment.typed_events import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
     from mixpanel.cdp.fanout import AsyncFanOut, FanOut
     from mixpanel.cdp.hightouch import AsyncHightouch, Hightouch
+    from mixpanel.cdp.rudderstack import RUDDERSTACK, AsyncRudderStack, RudderStack
+    from mixpanel.cdp.segment import SEGMENT, AsyncSegment, Segment, SegmentOAuth
 
 __all__ = [
     "CUSTOMERIO",
     "HIGHTOUCH",
+    "RUDDERSTACK",
+    "SEGMENT",
     "AsyncCustomerIO",
     "AsyncFanOut",
     "AsyncHightouch",
+    "AsyncRudderStack",
+    "AsyncSegment",
     "AsyncSegmentClient",
     "CustomerIO",
     "CustomerIOComposer",
@@ -45,8 +52,12 @@ __all__ = [
     "Hightouch",
     "HightouchOAuth",
     "Message",
+    "OAuth",
+    "RudderStack",
+    "Segment",
     "SegmentClient",
     "SegmentComposer",
+    "SegmentOAuth",
     "SegmentOptions",
     "SemanticEvent",
     "Sink",

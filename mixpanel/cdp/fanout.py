@@ -31,7 +31,7 @@ from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
 
 if TYPE_CHECKING:
     from mixpanel._delivery.stats import FlushResult
-    from mixpanel._records.record import Record
+    from mixpanel._records.record import BeforeSend, Record
     from mixpanel.cdp._fanout.methods import CallOptions
     from mixpanel.cdp._segment.message import Kind
     from mixpanel.cdp._segment.values import UserId
@@ -51,6 +51,10 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         for calls without a `consent` of their own, with the user id, else the anonymous id. It must
         not block. If it raises, the person counts as not having agreed to anything.
     :param on_error: `on_error(sink, error)` is called when a single sink rejects a call.
+    :param before_send: `before_send(kind, message)` returns the message, changed or not, or None to
+        drop the call. It gets the message of the spec, before the sinks translate it; each client
+        may have a `before_send` of its own in addition. A typed event whose fields it changes is
+        sent as an event of that name.
     :param sinks: the sinks; the names are used in `integrations` and `stats()`.
     :raises ConfigurationError: for an invalid sink, such as one with a sync client.
     """
@@ -62,9 +66,10 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         *,
         consent: ConsentOf | None = None,
         on_error: OnSinkError | None = None,
+        before_send: BeforeSend | None = None,
         **sinks: Sink[AsyncMixpanel | AsyncSegmentClient],
     ) -> None:
-        super().__init__(sinks, consent, on_error)
+        super().__init__(sinks, consent, on_error, before_send)
 
     @staticmethod
     def _may_block(client: Any) -> bool:
@@ -183,9 +188,10 @@ class FanOut(_FanOut[None]):
         *,
         consent: ConsentOf | None = None,
         on_error: OnSinkError | None = None,
+        before_send: BeforeSend | None = None,
         **sinks: Sink[Mixpanel | SegmentClient],
     ) -> None:
-        super().__init__(sinks, consent, on_error)
+        super().__init__(sinks, consent, on_error, before_send)
         self._may_wait = any(destination.may_block for destination in self._destinations)
 
     @staticmethod

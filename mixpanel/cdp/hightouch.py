@@ -72,12 +72,4 @@ def _client_options(version_at: str, oauth: HightouchOAuth | None) -> dict[str, 
         if version_at == SCHEMA_VERSION_PATH
         else replace(HIGHTOUCH, schema_version_path=version_at)
     )
-    if oauth is None:
-        return {"dialect": dialect, "advice": advise_foreign_action}
-    from mixpanel.cdp._hightouch.oauth import AccessTokens
-
-    return {
-        "dialect": dialect,
-        "advice": advise_foreign_action,
-        "token_source": AccessTokens(oauth),
-    }
+    return {"dialect": dialect, "advice": advise_foreign_action, "oauth": oauth}

@@ -46,12 +46,12 @@ Command = tuple[str, Callable[..., None], str]  # its name, its function, its ex
 
 
 class Subgroup(NamedTuple):
-    """A group inside a group: its name, its help, an example, and its commands."""
+    """A group inside a group: its name, its help, an example, and what makes its commands."""
 
     name: str
     help: str
     example: str
-    commands: "Iterable[Command]"
+    commands: "Callable[[], Iterable[Command]]"
 
 
 # Name, module, and the first line of the help, which `mp --help` shows without the module.
@@ -66,7 +66,7 @@ GROUPS = (
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
     ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
-    ("cdp", "cdp", "Send to Customer.io Data Pipelines and Hightouch Events."),
+    ("cdp", "cdp", "Send to Customer.io, Hightouch, Segment and RudderStack."),
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 CLICK_USAGE = 2  # the exit code of click's and Typer's errors of usage
@@ -206,7 +206,7 @@ def _load(_name: str, module_name: str, summary: str) -> Any:
 
 def _maker(entry: Command | Subgroup) -> Callable[[], Any]:
     if isinstance(entry, Subgroup):
-        return partial(_group, entry.help, entry.example, entry.commands)
+        return lambda: _group(entry.help, entry.example, entry.commands())
     return partial(_command, *entry)
 
 

@@ -1,4 +1,4 @@
-"""`mp cdp`: Customer.io Data Pipelines and Hightouch Events."""
+"""`mp cdp`: Customer.io Data Pipelines, Hightouch Events, Segment and RudderStack."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 HELP = """
 Choose the vendor with --to or MP_CDP_TO, and set the source's write key in the environment:
-MP_CUSTOMERIO_WRITE_KEY or MP_HIGHTOUCH_WRITE_KEY. A single message is sent at once, and the
-server's response decides the exit code. A file of any size is sent in order and in batches.
+MP_CUSTOMERIO_WRITE_KEY, MP_HIGHTOUCH_WRITE_KEY, MP_SEGMENT_WRITE_KEY or
+MP_RUDDERSTACK_WRITE_KEY. A single message is sent at once, and the server's response decides the
+exit code. A file of any size is sent in order and in batches.
 """
 EXAMPLE = 'mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
 IDENTIFY = """

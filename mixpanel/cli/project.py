@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -155,7 +156,7 @@ def _parameter(known: Field) -> inspect.Parameter:
 
 
 WriteOptions = {
-    "json_fields": Annotated[
+    "extra": Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--json", metavar="JSON", show_default=False,
@@ -176,7 +177,7 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
     """Call an endpoint with the values of a command's options."""
     confirm = bool(values.pop("confirm", False))
     dry_run = bool(values.pop("dry_run", False))
-    text = values.pop("json_fields", None)
+    text = values.pop("extra", None)
     fields = {each.name: each for each in endpoint.arguments}
     given = {
         name: _parsed(fields[name], value)
@@ -292,7 +293,7 @@ COMMANDS: "tuple[Command | Subgroup, ...]" = (
             resource.command,
             unwrapped(resource.summary),
             _example(resource, next(iter(resource))),
-            _commands(resource),
+            partial(_commands, resource),
         )
         for resource in RESOURCES
     ),

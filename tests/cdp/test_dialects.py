@@ -1,5 +1,6 @@
 """The dialects of the vendors, and of others."""
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -7,11 +8,28 @@ from pathlib import Path
 import pytest
 
 import mixpanel.cdp
-from mixpanel import ConfigurationError
-from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer, WriteKey
+from mixpanel import ConfigurationError, ValidationError
+from mixpanel.cdp import (
+    CUSTOMERIO,
+    HIGHTOUCH,
+    RUDDERSTACK,
+    SEGMENT,
+    AsyncRudderStack,
+    AsyncSegment,
+    AsyncSegmentClient,
+    Dialect,
+    RudderStack,
+    Segment,
+    SegmentClient,
+    SegmentComposer,
+    SegmentOAuth,
+    WriteKey,
+    semantic,
+)
 from mixpanel.cdp._customerio.dialect import PERMISSIVE
 from mixpanel.cdp._segment.dialect import batch_envelope, error_reasons
 from mixpanel.credentials import Secret
+from tests.cdp.test_oauth import key_pair
 
 AT = "2026-01-31T12:00:00.000Z"
 CLASSIC, AMERICAN, EUROPEAN = WriteKey("abc"), WriteKey("sk_us_abc_1"), WriteKey("pk_eu_abc_1")
@@ -142,21 +160,6 @@ def test_every_error_format_is_parsed(body, expected):
 
 # ---- the seam -----------------------------------------------------------------------------------
 
-SEGMENT = Dialect(
-    name="Segment",
-    hosts={"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"},
-    batch_path="/v1/batch",
-    max_batch_bytes=500_000,
-    envelope=HIGHTOUCH.envelope,
-)
-RUDDERSTACK = Dialect(
-    name="RudderStack",
-    hosts={"yours": "https://you.dataplane.example"},
-    max_message_bytes=32 * 1024,
-    max_batch_bytes=4_000_000,
-    timestamp_fields=HIGHTOUCH.timestamp_fields,
-)
-
 
 @pytest.mark.parametrize("dialect", [CUSTOMERIO, HIGHTOUCH, SEGMENT, RUDDERSTACK])
 def test_one_composer_serves_every_dialect(dialect):
@@ -166,7 +169,8 @@ def test_one_composer_serves_every_dialect(dialect):
     body = json.loads(dialect.batch_body(messages, AT))
     assert ["track", "alias"] == [each["type"] for each in body["batch"]]
     assert AT == body["sentAt"]
-    assert dialect.origin(CLASSIC).startswith("https://")
+    if dialect.hosts:
+        assert dialect.origin(CLASSIC).startswith("https://")
     assert basic("abc") == dialect.headers(CLASSIC)["Authorization"].reveal()
     assert "/v1/track" == dialect.path("track")
 
@@ -178,8 +182,135 @@ def test_the_envelope_may_contain_the_write_key():
     assert {"batch": [], "sentAt": AT} == json.loads(b"".join(batch_envelope(AT)))
 
 
+def batch_last(sent_at, write_key):
+    """Return an envelope whose messages come last."""
+    key = "" if write_key is None else f'"writeKey":"{write_key}",'
+    return f'{{{key}"sentAt":"{sent_at}","tags":[],"messages":['.encode(), b"]}"
+
+
+def bare(_sent_at, _write_key):
+    """Return an envelope with nothing but the messages."""
+    return b'{"batch":[', b"]}"
+
+
+@pytest.mark.parametrize(
+    ("envelope", "expected"),
+    [
+        (batch_envelope, {"sentAt": AT}),
+        (batch_last, {"sentAt": AT, "tags": []}),
+        (bare, {}),
+    ],
+)
+def test_an_envelope_may_have_its_messages_anywhere(envelope, expected):
+    """Batches and single messages are valid JSON, with the fields of the envelope."""
+    dialect = Dialect("Any", {"us": "https://any.example"}, envelope=envelope)
+    composer = SegmentComposer(dialect, now=lambda: 0.0, new_id=lambda: "ID", library={"name": "x"})
+    message = composer.track("u", "Paid")
+    batch = json.loads(dialect.batch_body([message, message], AT))
+    [messages] = [value for value in batch.values() if isinstance(value, list) and value]
+    assert [message.decoded()] * 2 == messages
+    single = json.loads(dialect.single_body(message, AT))
+    assert expected | {k: v for k, v in message.decoded().items() if k != "type"} == single
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        lambda _at, _key: (b"[", b"]"),
+        lambda _at, _key: (b'{"batch":', b"}"),
+        lambda _at, _key: (b'{"batch":[', b"]"),
+        lambda _at, _key: ('{"batch":[', "]}"),
+        lambda _at, _key: b'{"batch":[]}',
+    ],
+)
+def test_an_envelope_that_is_not_json_is_rejected(envelope):
+    """When the dialect is made, not when the first batch is refused."""
+    with pytest.raises(ConfigurationError, match=r'envelope of Any .*"batch":'):
+        Dialect("Any", {"us": "https://any.example"}, envelope=envelope)
+
+
+def test_a_dialect_without_hosts_needs_the_url_of_the_customer(monkeypatch):
+    """The error says how to give it."""
+    monkeypatch.delenv("MP_RUDDERSTACK_BASE_URL", raising=False)
+    with pytest.raises(ConfigurationError, match="pass base_url= or set MP_RUDDERSTACK_BASE_URL"):
+        RudderStack("k")
+    assert "https://you.example" == RUDDERSTACK.origin(CLASSIC, base_url="https://you.example")
+    with pytest.raises(ConfigurationError, match="RudderStack has no host"):
+        RUDDERSTACK.origin(CLASSIC, region="us")
+    with pytest.raises(ConfigurationError, match=r"pass base_url=$"):
+        Dialect("Any", {}).origin(CLASSIC)
+    with pytest.raises(ConfigurationError, match=r"hosts.*https"):
+        Dialect("Any", {"us": "http://any.example"})
+    monkeypatch.setenv("MP_RUDDERSTACK_BASE_URL", "https://mine.example")
+    assert "https://mine.example" == RUDDERSTACK.origin(CLASSIC)
+
+
+def test_a_dialect_may_change_every_message():
+    """RudderStack reads the traits of a person in the context, and a channel."""
+    dialect = RUDDERSTACK
+    composer = SegmentComposer(dialect, now=lambda: 0.0, new_id=lambda: "ID", library={"name": "x"})
+    traits = {"plan": {"name": "team"}}
+    identified = composer.identify("u", traits, {"ip": "::1"}).decoded()
+    assert {"library": {"name": "x"}, "ip": "::1", "traits": traits} == identified["context"]
+    assert "traits" not in identified
+    assert {"plan": {"name": "team"}} == traits
+    message = composer.group("u", "g", {"size": 3})
+    grouped = message.decoded()
+    assert ("server", {"size": 3}) == (grouped["channel"], grouped["traits"])
+    assert grouped["timestamp"] == grouped["originalTimestamp"]
+    again = composer.from_dict(identified)
+    assert identified == again.decoded()
+    assert "traits" not in composer.track("u", "Paid").decoded()["context"]
+    single = json.loads(dialect.single_body(message, AT))
+    assert ("g", AT) == (single["groupId"], single["sentAt"])
+    assert "type" not in single
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "synchronous", "dialect"),
+    [(AsyncSegment, Segment, SEGMENT), (AsyncRudderStack, RudderStack, RUDDERSTACK)],
+)
+def test_segment_and_rudderstack_have_clients(emu, asynchronous, synchronous, dialect):
+    """With everything that the other vendors' clients have."""
+    vendor = dialect.name.lower()
+    url = getattr(emu, f"{vendor}_url")
+    with synchronous("k", base_url=url) as client:
+        client.track("u", "Paid", {"amount": 1})
+        client.identify(anonymous_id="a")
+        assert client.flush().ok
+        with pytest.raises(ValidationError, match=f"action of Customer.io; {dialect.name}"):
+            client.track("u", semantic.UserDeleted())
+
+    async def main():
+        async with asynchronous("k", base_url=url, send_immediately=True) as client:
+            await client.track("u", "Paid")
+
+    asyncio.run(main())
+    assert ["batch", "batch", "track"] == [each["endpoint"] for each in emu.cdp_messages(vendor)]
+    assert [] == emu.cdp_messages("hightouch")
+    assert issubclass(asynchronous, AsyncSegmentClient)
+    assert issubclass(synchronous, SegmentClient)
+
+
+def test_any_dialect_has_oauth_by_public_names(emu):
+    """With an access token in the header the write key is in the body."""
+    oauth = SegmentOAuth("client", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
+    with SegmentClient(
+        WriteKey("k"), SEGMENT, oauth=oauth, base_url=emu.hightouch_url, region="eu"
+    ) as client:
+        client.track("u", "Paid")
+        assert client.flush().ok
+    [request] = emu.requests("/hightouch/v1/batch")
+    assert request.headers["authorization"].startswith("Bearer ")
+    assert "k" == json.loads(request.body)["writeKey"]
+    with pytest.raises(ConfigurationError, match="oauth must be an OAuth, not str"):
+        SegmentClient(WriteKey("k"), SEGMENT, oauth="token")
+
+
 def test_each_dialect_is_short():
     """A dialect is constants and a few functions."""
     house = Path(mixpanel.cdp.__file__).parent
-    for name in ("_customerio", "_hightouch"):
-        assert len((house / name / "dialect.py").read_text().splitlines()) < 150
+    for name in (
+        "_customerio/dialect.py", "_hightouch/dialect.py", "segment.py", "rudderstack.py",
+    ):  # fmt: skip
+        assert len((house / name).read_text().splitlines()) < 100

@@ -11,12 +11,15 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 from uuid import UUID
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from mixpanel import ConfigurationError, ValidationError
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.stats import DeliveryStats
 from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer
+from mixpanel.cdp._customerio.composer import CustomerIOComposer
 from mixpanel.settings import Limits
 
 NOW = 1_764_000_000.25
@@ -29,6 +32,12 @@ PLAIN = Dialect("Plain", {"us": "https://cdp.example"})
 def composer(dialect=CUSTOMERIO, **options):
     return SegmentComposer(
         dialect, now=lambda: NOW, new_id=lambda: "ID", library=LIBRARY, **options
+    )
+
+
+def customerio(**options):
+    return CustomerIOComposer(
+        CUSTOMERIO, now=lambda: NOW, new_id=lambda: "ID", library=LIBRARY, **options
     )
 
 
@@ -181,10 +190,10 @@ def test_ids_become_text_and_zero_is_valid(given, expected):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "  ", True, 1.5, 17.0, float("nan"), 1j, Decimal(1), ["u"], object()]
+    "bad", ["", "  ", True, 1.5, 1j, Decimal("1.5"), float("inf"), ["u"], object()]
 )
 def test_invalid_ids_are_rejected(bad):
-    """A whole number becomes a float in a column with missing values, and another person's id."""
+    """Nobody's id is a fraction, a list or empty."""
     for call in (
         lambda c: c.track(bad, "Paid"),
         lambda c: c.identify("u", anonymous_id=bad),
@@ -193,6 +202,40 @@ def test_invalid_ids_are_rejected(bad):
     ):
         with pytest.raises(ValidationError, match="_id"):
             call(composer())
+
+
+@pytest.mark.parametrize("whole", [17.0, Decimal(17), Decimal("17.00")])
+def test_a_whole_float_is_a_whole_number_and_counted(whole):
+    """A column with missing values turns 17 into 17.0, which would be another person."""
+    notes = []
+    counting = customerio(note=lambda kind, text: notes.append((kind, text)))
+    assert sent(counting.track(whole, "Paid"))["userId"] == "17"
+    assert sent(counting.identify("u", anonymous_id=whole))["anonymousId"] == "17"
+    assert sent(counting.group("u", whole))["groupId"] == "17"
+    assert sent(counting.track("u", "Paid", group_id=whole))["groupId"] == "17"
+    assert sent(counting.alias(whole, "u"))["previousId"] == "17"
+    assert sent(counting.unsubscribe(whole))["userId"] == "17"
+    assert [kind for kind, _ in notes] == ["coerced"] * 6
+    with pytest.raises(ValidationError, match="sent as '17'"):
+        composer(validation="raise").track(whole, "Paid")
+
+
+@pytest.mark.parametrize("missing", [float("nan"), Decimal("NaN"), pd.NA, pd.NaT])
+def test_a_missing_id_is_no_id(missing):
+    """Of several ids one is enough; what is left out is counted."""
+    notes = []
+    counting = customerio(note=lambda kind, text: notes.append(kind))
+    message = sent(counting.track(missing, "Paid", anonymous_id="a", group_id=missing))
+    assert not {"userId", "groupId"} & message.keys()
+    assert notes == ["coerced"]
+    for call in (
+        lambda c: c.track(missing, "Paid"),
+        lambda c: c.group("u", missing),
+        lambda c: c.alias(missing, "u"),
+        lambda c: c.unsubscribe(missing),
+    ):
+        with pytest.raises(ValidationError, match="_id"):
+            call(customerio())
 
 
 @pytest.mark.parametrize(
@@ -285,21 +328,63 @@ def test_clock_times_are_formatted_as_by_datetime(seconds):
     assert expected.replace("+00:00", "Z") == sent(clock.track("u", "Paid"))["timestamp"]
 
 
-@pytest.mark.parametrize(
-    "bad", ["yesterday", "", True, float("nan"), float("inf"), 10**30, [1], object()]
-)
+@pytest.mark.parametrize("bad", ["yesterday", "", True, float("inf"), 10**30, [1], object()])
 def test_invalid_timestamps_are_rejected(bad):
     """They are neither guessed nor replaced by the current time."""
     with pytest.raises(ValidationError, match="timestamp must be a datetime"):
         composer().track("u", "Paid", timestamp=bad)
 
 
-def test_nat_is_rejected_as_a_timestamp_and_null_as_a_value():
-    """NaT is an instance of datetime."""
-    pandas = pytest.importorskip("pandas")
-    with pytest.raises(ValidationError, match="timestamp must be"):
-        composer().track("u", "Paid", timestamp=pandas.NaT)
-    message = composer().track("u", "Paid", {"a": pandas.NaT, "b": pandas.Timestamp(0)})
+@pytest.mark.parametrize(
+    ("serial", "shown"),
+    [(45661.4, "2025-01-04 09:36"), (45661, "2025-01-04"), ("45661.4", "2025-01-04 09:36")],
+)
+def test_a_serial_date_of_a_spreadsheet_is_refused_by_name(serial, shown):
+    """As seconds it would be an event of 1970; the error shows the date that was meant."""
+    with pytest.raises(ValidationError, match=f"serial date .*{shown}"):
+        composer().track("u", "Paid", timestamp=serial)
+
+
+@pytest.mark.parametrize(
+    "moment", [np.datetime64("2026-01-31T12:00:00"), pd.Timestamp("2026-01-31T12:00:00")]
+)
+def test_times_of_numpy_and_pandas_are_timestamps_and_values(moment):
+    """Without a conversion by the caller."""
+    message = sent(composer().track("u", "Paid", {"at": moment}, timestamp=moment))
+    assert message["timestamp"] == message["properties"]["at"] == "2026-01-31T12:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC), "2026-01-31T12:00:00.123456Z"),
+        (datetime(2026, 1, 31, 12, 0, 0, 1), "2026-01-31T12:00:00.000001Z"),
+        (datetime(2026, 1, 31, 12, 0, 0, 5000), "2026-01-31T12:00:00.005Z"),
+        (datetime(2026, 1, 31, 12, tzinfo=BERLIN), "2026-01-31T12:00:00.000+01:00"),
+    ],
+)
+def test_datetimes_keep_their_microseconds_and_offset(moment, text):
+    """As properties and traits; nothing of them is lost in silence."""
+    strict = composer(validation="raise")
+    assert sent(strict.track("u", "Paid", {"at": moment}))["properties"]["at"] == text
+    assert sent(strict.identify("u", {"at": [moment]}))["traits"]["at"] == [text]
+
+
+@pytest.mark.parametrize("lossy", [Decimal("0.1234567890123456789012"), composer])
+def test_what_json_cannot_hold_is_counted(lossy):
+    """Digits beyond those of a number, and functions."""
+    notes = []
+    composer(note=lambda kind, text: notes.append(kind)).track("u", "Paid", {"value": lossy})
+    assert notes == ["coerced"]
+    with pytest.raises(ValidationError):
+        composer(validation="raise").track("u", "Paid", {"value": lossy})
+
+
+def test_nat_as_a_timestamp_is_now_and_null_as_a_value():
+    """NaT is an instance of datetime, but a missing one."""
+    assert sent(composer().track("u", "Paid", timestamp=pd.NaT))["timestamp"] == STAMP
+    assert sent(composer().track("u", "Paid", timestamp=float("nan")))["timestamp"] == STAMP
+    message = composer().track("u", "Paid", {"a": pd.NaT, "b": pd.Timestamp(0)})
     assert {"a": None, "b": "1970-01-01T00:00:00.000Z"} == sent(message)["properties"]
 
 
@@ -325,7 +410,7 @@ class Point:
         (Decimal("12.5"), 12.5),
         (Fraction(1, 2), 0.5),
         (datetime(2026, 1, 31, 12, 0, 0, 5000), "2026-01-31T12:00:00.005Z"),
-        (datetime(2026, 1, 31, 12, tzinfo=BERLIN), "2026-01-31T11:00:00.000Z"),
+        (datetime(2026, 1, 31, 12, tzinfo=BERLIN), "2026-01-31T12:00:00.000+01:00"),
         (date(2026, 1, 31), "2026-01-31"),
         (timedelta(minutes=1), 60.0),
         (PurePosixPath("/a"), "/a"),

@@ -16,7 +16,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel.cdp import AsyncHightouch, HightouchOAuth
-from mixpanel.cdp._hightouch.oauth import AccessTokens
+from mixpanel.cdp._segment.oauth import AccessTokens
 from mixpanel.cdp._segment.rate_limit import MARGIN, RateLimitedAuth, RateLimiter
 from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules

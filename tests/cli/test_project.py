@@ -165,5 +165,5 @@ def test_every_method_of_the_library_has_a_command():
     groups = {each.name: each for each in project.COMMANDS if isinstance(each, Subgroup)}
     assert {each.command for each in RESOURCES} == set(groups)
     for resource in RESOURCES:
-        names = [name for name, _, _ in groups[resource.command].commands]
+        names = [name for name, _, _ in groups[resource.command].commands()]
         assert names == [each.name.replace("_", "-") for each in resource]

@@ -1,6 +1,8 @@
 """Sync clients on the thread of a running event loop: what would block it raises, and no more."""
 
 import asyncio
+import os
+import subprocess
 import sys
 
 import anyio
@@ -146,3 +148,21 @@ def test_a_server_in_another_thread_of_a_notebook_is_not_blocked(notebook):
 
     anyio.run(lambda: anyio.to_thread.run_sync(asyncio.run, view()))
     assert found == [False]
+
+
+@pytest.mark.slow
+def test_every_call_works_in_the_asyncio_repl(emu):
+    """Its statements run in a loop, too."""
+    statements = "mp = Mixpanel('t')", "mp.track('u', 'Visit', {'n': 0})", "mp.close()"
+    source = "\n".join(["from mixpanel import *", *statements, ""])
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncio"],
+        input=source,
+        env={**os.environ, "MP_BASE_URL": emu.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert numbers(emu) == [0]
+    assert "Error" not in done.stderr

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from mixpanel._records.record import Properties, checked_mapping
-from mixpanel.cdp._segment.composer import SegmentComposer
+from mixpanel.cdp._segment.composer import SegmentComposer, _required_id
 from mixpanel.cdp._segment.values import Timestamp, UserId, id_text
 from mixpanel.cdp.semantic import (
     DeviceCreatedOrUpdated,
@@ -61,11 +61,11 @@ class CustomerIOComposer(SegmentComposer):
 
     def unsubscribe(self, user_id: UserId, **options: Unpack[Options]) -> Message:
         """Stop mailings to a person; their profile is kept."""
-        return self.identify(_required_user_id(user_id), {"unsubscribed": True}, **options)
+        return self.identify(self._user(user_id), {"unsubscribed": True}, **options)
 
     def resubscribe(self, user_id: UserId, **options: Unpack[Options]) -> Message:
         """Allow mailings to a person again."""
-        return self.identify(_required_user_id(user_id), {"unsubscribed": False}, **options)
+        return self.identify(self._user(user_id), {"unsubscribed": False}, **options)
 
     def set_preferences(
         self,
@@ -96,7 +96,7 @@ class CustomerIOComposer(SegmentComposer):
         for name, wanted in preferences.items():
             if not isinstance(wanted, bool):
                 raise ValidationError([f"{name} must be True or False"])
-        return self.identify(_required_user_id(user_id), preferences, **options)
+        return self.identify(self._user(user_id), preferences, **options)
 
     def delete_person(self, user_id: UserId, **options: Unpack[Options]) -> Message:
         """Delete a person, by id or email. Identifying them again creates them anew."""
@@ -116,6 +116,9 @@ class CustomerIOComposer(SegmentComposer):
     def merge(self, primary: UserId, secondary: UserId, **options: Unpack[Options]) -> Message:
         """Merge the person `secondary` into the person `primary`; this cannot be undone."""
         return self.alias(secondary, primary, **options)
+
+    def _user(self, user_id: UserId) -> str:
+        return _required_id(user_id, "user_id", self._note_id)
 
     # ---- devices ----------------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ class CustomerIOComposer(SegmentComposer):
         traits = _with_type_id(None, object_type_id)
         if relationship is not None:
             traits["relationshipAttributes"] = dict(checked_mapping(relationship, "relationship"))
-        return self.group(_required_user_id(user_id), object_id, traits, **options)
+        return self.group(self._user(user_id), object_id, traits, **options)
 
     def unrelate(
         self,
@@ -196,13 +199,6 @@ class CustomerIOComposer(SegmentComposer):
     def report_content(self, report: ReportContentEvent, **options: Unpack[Options]) -> Message:
         """Report that an anonymous in-app message was viewed or clicked."""
         return self.track(None, report, **options)
-
-
-def _required_user_id(user_id: UserId) -> str:
-    text = id_text(user_id, "user_id")
-    if text is None:
-        raise ValidationError(["user_id is missing"])
-    return text
 
 
 def _type_id(object_type_id: int | str) -> str:

@@ -13,6 +13,7 @@ from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
+from mixpanel.cdp._fanout.hooked import apply_hook
 from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own_copy
 from mixpanel.cdp._fanout.routing import (
     Call,
@@ -25,6 +26,7 @@ from mixpanel.cdp._fanout.routing import (
 )
 from mixpanel.cdp._fanout.stats import SinkCounters, SinkStats, rejection_reason
 from mixpanel.cdp._fanout.translation import MixpanelTranslator, SegmentTranslator, Translator
+from mixpanel.cdp._segment.hooks import BeforeSendHook
 from mixpanel.cdp._segment.message import KINDS, Kind
 from mixpanel.cdp._segment.values import UserId, id_text, now_text, timestamp_text
 from mixpanel.client import AsyncMixpanel, Mixpanel
@@ -32,7 +34,7 @@ from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 from mixpanel.settings import check_options, checked_callback
 
 if TYPE_CHECKING:
-    from mixpanel._records.record import Record
+    from mixpanel._records.record import BeforeSend, Record
 
 __all__ = ["ConsentOf", "Destination", "OnSinkError", "Sink"]
 
@@ -99,6 +101,7 @@ class _FanOut(FanOutMethods[Outcome]):
         sinks: Mapping[str, Sink[Any]],
         consent: ConsentOf | None,
         on_error: OnSinkError | None,
+        before_send: BeforeSend | None,
     ) -> None:
         checked_callback(consent, "consent")
         checked_callback(on_error, "on_error")
@@ -108,6 +111,7 @@ class _FanOut(FanOutMethods[Outcome]):
             )
         self._consent = consent
         self._on_error = on_error
+        self._before_send = None if before_send is None else BeforeSendHook(before_send)
         self._destinations = [self._destination(name, sink) for name, sink in sinks.items()]
         if len({id(each.client) for each in self._destinations}) < len(self._destinations):
             raise ConfigurationError(
@@ -219,6 +223,18 @@ class _FanOut(FanOutMethods[Outcome]):
 
         :raises ValidationError: when the call is invalid for every sink that it was meant for.
         """
+        if self._before_send is not None:
+            changed = apply_hook(self._before_send, call)
+            if isinstance(changed, str):
+                for destination in self._destinations:
+                    destination.counters.add_filtered(changed)
+                return []
+            call = changed
+        return self._compose_for_sinks(call, consent)
+
+    def _compose_for_sinks(
+        self, call: Call, consent: Consent | None
+    ) -> list[tuple[Destination, list[Record]]]:
         agreed = self._consented(call, consent)
         ready, rejected, filtered = [], [], []
         for destination in self._destinations:

@@ -48,7 +48,8 @@ class SinkStats:
       Mixpanel).
     - `filtered`: calls that the sink was not meant to get, by reason: `integrations` (of the call),
       `routing` (`calls` and `events` of the sink), `action` (an action of Customer.io, ignored by
-      other vendors), `consent`, `sampling`, `unsupported` (the vendor has no such message).
+      other vendors), `consent`, `sampling`, `unsupported` (the vendor has no such message),
+      `before_send` (the hook returned None), `before_send_error` (it failed).
     - `rejected`: calls that the client did not accept, by reason: `invalid` (breaks a rule of this
       sink), `queue_full`, `closed`, `too_large`, `by_server`, `undelivered`, `interrupted` (by a
       cancellation or Ctrl-C), `failed` (an error of your own consumer).

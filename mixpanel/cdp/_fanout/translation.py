@@ -7,7 +7,7 @@ The tables map the names of the Segment spec to Mixpanel's. Sources: Mixpanel's 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -144,7 +144,7 @@ class MixpanelTranslator:
             return self._compose(call)
         # The call has its final ids, the same for every sink: hide those of the context, which the
         # composer would add, and keep its properties.
-        without_ids = replace(scope, distinct_id=None, device_id=None, user_id=None)
+        without_ids = _context.Scope(properties=scope.properties)
         with _context.temporarily_set(_context._scope, without_ids):
             return self._compose(call)
 

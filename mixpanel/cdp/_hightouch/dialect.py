@@ -6,8 +6,7 @@ request, and the write key is sent in the body.
 
 from __future__ import annotations
 
-from mixpanel.cdp._segment.dialect import Dialect, batch_envelope
-from mixpanel.cdp._segment.values import dumps
+from mixpanel.cdp._segment.dialect import Dialect, key_in_body
 
 __all__ = ["HIGHTOUCH", "SCHEMA_VERSION_PATH"]
 
@@ -16,20 +15,11 @@ SCHEMA_VERSION_PATH = "context.protocols.schemaVersion"
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")
 
 
-def envelope(sent_at: str, write_key: str | None) -> tuple[bytes, bytes]:
-    """Return the bytes around the messages of a batch; `write_key` is given with OAuth only."""
-    before, after = batch_envelope(sent_at)
-    if write_key is None:
-        return before, after
-    write_key_field, _ = dumps({"writeKey": write_key})
-    return before, after[:-1] + b"," + write_key_field[1:]
-
-
 HIGHTOUCH = Dialect(
     name="Hightouch",
     hosts={region: f"https://{region}.hightouch-events.com" for region in REGIONS},
     schema_version_path=SCHEMA_VERSION_PATH,
     base_url_variable="MP_HIGHTOUCH_BASE_URL",
     timestamp_fields=("timestamp", "originalTimestamp"),
-    envelope=envelope,
+    envelope=key_in_body,
 )

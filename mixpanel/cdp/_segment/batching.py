@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mixpanel.cdp._segment.dialect import SENT_AT
+
 if TYPE_CHECKING:
     from mixpanel.cdp._segment.dialect import Dialect
 
 __all__ = ["SENT_AT", "batch_capacity"]
-
-SENT_AT = "2026-01-31T12:00:00.000Z"  # a placeholder: all timestamps have the same length
 
 
 def batch_capacity(dialect: Dialect, write_key: str | None = None) -> int:

@@ -33,6 +33,7 @@ from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
+from mixpanel.cdp._segment.message import DroppedMessage, Message
 from mixpanel.cdp._segment.methods import SegmentMethods
 from mixpanel.cdp._segment.options import Delivery, SegmentOptions
 from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, shared_rate_limiter
@@ -41,6 +42,7 @@ from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
 from mixpanel.exceptions import (
     ClosedError,
     ConfigurationError,
+    ConfigurationTypeError,
     PayloadTooLargeError,
     QueueFullError,
 )
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
-    from mixpanel.cdp._segment.message import Message
+    from mixpanel.cdp._segment.oauth import OAuth
     from mixpanel.cdp._segment.rate_limit import TokenSource
 
 __all__ = ["AsyncSegmentClient", "SegmentClient"]
@@ -75,7 +77,7 @@ class _Client(SegmentMethods[Outcome]):
         key: WriteKey,
         dialect: Dialect,
         *,
-        token_source: TokenSource | None = None,
+        oauth: OAuth | None = None,
         advice: Callable[[str | None], Advice | None] | None = None,
         **options: Unpack[SegmentOptions],
     ) -> None:
@@ -92,7 +94,7 @@ class _Client(SegmentMethods[Outcome]):
         self._closed = False
         self._on_delivery = options.get("on_delivery")
         checked_callback(self._on_delivery, "on_delivery")
-        guard = None
+        guard, token_source = None, _token_source(oauth)
         if token_source is not None or dialect.rate is not None:
             rate = dialect.rate
             guard = RateLimitedAuth(rate and shared_rate_limiter(origin, key, *rate), token_source)
@@ -106,9 +108,9 @@ class _Client(SegmentMethods[Outcome]):
             bool(options.get("gzip", False)),
         )
         # A message up to this size skips the checks of `_admitted`, which nearly all of them do.
-        self._fast_path_bytes = (
-            -1 if self._send_immediately or self._disabled else self._api.max_message_bytes
-        )
+        before_send = options.get("before_send")
+        skips_checks = not (self._send_immediately or self._disabled or before_send is not None)
+        self._fast_path_bytes = self._api.max_message_bytes if skips_checks else -1
         self._stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
         self._sender = self._new_sender(options)
         self._composer = self._composes(
@@ -119,6 +121,7 @@ class _Client(SegmentMethods[Outcome]):
             default_context=options.get("default_context"),
             validation=options.get("validation", "warn"),
             advice=advice,
+            before_send=before_send,
             note=self._stats.note,
         )
 
@@ -177,6 +180,8 @@ class _Client(SegmentMethods[Outcome]):
         """
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
+        if self._composer.before_send is not None:
+            messages = self._without_dropped(messages)
         if self._disabled:
             return self._count_dropped(messages, "disabled")
         if not self._send_immediately:
@@ -198,6 +203,13 @@ class _Client(SegmentMethods[Outcome]):
         dropped = {id(message) for message in oversize}
         return [message for message in messages if id(message) not in dropped]
 
+    def _without_dropped(self, messages: list[Message]) -> list[Message]:
+        """Count the messages that `before_send` dropped, and return the others."""
+        dropped = [each for each in messages if isinstance(each, DroppedMessage)]
+        for each in dropped:
+            self._count_dropped([each], each.reason)
+        return [each for each in messages if each not in dropped] if dropped else messages
+
     def _count_dropped(self, messages: list[Message], reason: str) -> list[Message]:
         self._stats.count_dropped(reason, len(messages))
         if self._on_delivery is not None:
@@ -206,6 +218,16 @@ class _Client(SegmentMethods[Outcome]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self._api.origin}>"
+
+
+def _token_source(oauth: OAuth | None) -> TokenSource | None:
+    if oauth is None:
+        return None
+    from mixpanel.cdp._segment.oauth import AccessTokens, OAuth
+
+    if not isinstance(oauth, OAuth):
+        raise ConfigurationTypeError(f"oauth must be an OAuth, not {type(oauth).__name__}")
+    return AccessTokens(oauth)
 
 
 # ---- the async and the sync client --------------------------------------------------------------

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import Properties, checked_mapping
-from mixpanel.cdp._segment.message import KINDS, Kind, Message
+from mixpanel._records.values import is_missing
+from mixpanel.cdp._segment.hooks import BeforeSendHook
+from mixpanel.cdp._segment.message import KINDS, DroppedMessage, Kind, Message
 from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, set_path
 from mixpanel.cdp._segment.values import (
     Timestamp,
@@ -20,6 +22,7 @@ from mixpanel.cdp._segment.values import (
     dumps,
     id_text,
     milliseconds_text,
+    now_text,
     timestamp_text,
 )
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -27,7 +30,7 @@ from mixpanel.exceptions import ConfigurationError, ValidationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mixpanel._records.record import Note, Validation
+    from mixpanel._records.record import BeforeSend, Note, Validation
     from mixpanel.cdp._customerio.name_advice import Advice
     from mixpanel.cdp._segment.dialect import Dialect
 
@@ -84,12 +87,18 @@ class SegmentComposer:
         default_context: Properties | None = None,
         validation: Validation = "warn",
         advice: Callable[[str | None], Advice | None] | None = None,
+        before_send: BeforeSend | None = None,
         note: Note = lambda _kind, _text: None,
     ) -> None:
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
         self.dialect = dialect
-        self._prefixes = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
+        self.before_send = None if before_send is None else BeforeSendHook(before_send)
+        self._has_hooks = before_send is not None or dialect.prepare is not None
+        # Empty with a hook, so that only then `_build` takes the slower path.
+        self._prefixes = {
+            kind: f'{{"type":"{kind}",' for kind in dialect.kinds if not self._has_hooks
+        }
         # Cached because many messages have the same millisecond.
         self._cached_timestamps = lru_cache(maxsize=4)(
             lambda at: self._timestamps(milliseconds_text(at))
@@ -127,7 +136,7 @@ class SegmentComposer:
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
             email = given.get("traits", {}).get("email")
         by_email = isinstance(email, str) and email != ""
-        fields = {"userId": ""} if by_email else _identity("identify", user_id, anonymous_id)
+        fields = {"userId": ""} if by_email else self._identity("identify", user_id, anonymous_id)
         fields |= given
         if schema_version is not None:
             self._set_version("identify", fields, schema_version)
@@ -164,10 +173,10 @@ class SegmentComposer:
         if user_id is None and needs == "either":
             alone = group_id is not None and self.dialect.group_alone
             needs = "none" if alone or name in self.dialect.no_user_events else needs
-        fields = _identity("track", user_id, anonymous_id, needs)
+        fields = self._identity("track", user_id, anonymous_id, needs)
         fields["event"] = name
-        if group_id is not None:
-            fields["groupId"] = id_text(group_id, "group_id")
+        if group_id is not None and not is_missing(group_id):
+            fields["groupId"] = id_text(group_id, "group_id", self._note_id)
         if typed is not None:
             for path, value in typed.with_paths(_as_dict(properties, "properties")):
                 set_path(fields, path, value)
@@ -194,7 +203,9 @@ class SegmentComposer:
         schema_version: str | None = None,
     ) -> Message:
         """Track a page view; `category` is sent as a property too."""
-        fields = _identity("page", user_id, anonymous_id) | _view_fields(category, name, properties)
+        fields = self._identity("page", user_id, anonymous_id) | _view_fields(
+            category, name, properties
+        )
         if schema_version is not None:
             self._set_version("page", fields, schema_version)
         return self._build("page", fields, context, timestamp, integrations, message_id)
@@ -214,7 +225,7 @@ class SegmentComposer:
         schema_version: str | None = None,
     ) -> Message:
         """Track the view of an app's screen; `category` is sent as a property too."""
-        fields = _identity("screen", user_id, anonymous_id) | _view_fields(
+        fields = self._identity("screen", user_id, anonymous_id) | _view_fields(
             category, name, properties
         )
         if schema_version is not None:
@@ -236,8 +247,8 @@ class SegmentComposer:
     ) -> Message:
         """Add a person to a group, and set the traits of the group."""
         needs: Needs = "none" if self.dialect.group_alone else "either"
-        fields = _identity("group", user_id, anonymous_id, needs)
-        fields["groupId"] = _required_id(group_id, "group_id")
+        fields = self._identity("group", user_id, anonymous_id, needs)
+        fields["groupId"] = _required_id(group_id, "group_id", self._note_id)
         if traits is not None:
             fields["traits"] = checked_mapping(traits, "traits")
         if schema_version is not None:
@@ -254,7 +265,8 @@ class SegmentComposer:
         message_id: str | None = None,
     ) -> Message:
         """Merge the person with the user or anonymous id `previous_id` into `user_id`."""
-        user, previous = _required_id(user_id, "user_id"), _required_id(previous_id, "previous_id")
+        user = _required_id(user_id, "user_id", self._note_id)
+        previous = _required_id(previous_id, "previous_id", self._note_id)
         if user == previous:
             raise ValidationError(["previous_id and user_id are the same: nothing to merge"])
         fields = {"userId": user, "previousId": previous}
@@ -272,11 +284,12 @@ class SegmentComposer:
             known = ", ".join(map(repr, KINDS))
             raise ValidationError([f"the message's type must be one of {known}"])
         arguments = _ARGUMENTS[kind]
-        unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
+        known_fields = arguments.keys() | _SERVER_FIELDS | self.dialect.own_fields
+        unknown = [name for name in message if name not in known_fields]
         if unknown:
             raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
         given = {arguments[name]: message[name] for name in arguments if name in message}
-        if given.get("timestamp") is None:
+        if is_missing(given.get("timestamp")):
             given["timestamp"] = message.get("originalTimestamp")
         composed: Message = getattr(self, kind)(**given)
         return composed
@@ -311,13 +324,15 @@ class SegmentComposer:
         """
         prefix = self._prefixes.get(kind)
         if prefix is None:
-            raise ValidationError([f"{self.dialect.name} does not support {kind} messages"])
+            return self._build_with_hooks(
+                kind, fields, context, timestamp, integrations, message_id
+            )
         if message_id is None:
             final_id = self._new_id()
             prefix = f'{prefix}"messageId":"{final_id}",'
         else:
-            fields["messageId"] = final_id = _required_id(message_id, "message_id")
-        if timestamp is None:
+            fields["messageId"] = final_id = _required_id(message_id, "message_id", self._note_id)
+        if timestamp is None or is_missing(timestamp):
             prefix += self._cached_timestamps(round(self._now() * 1e6) // 1000)
         else:
             prefix += self._timestamps(timestamp_text(timestamp))
@@ -340,6 +355,46 @@ class SegmentComposer:
             )
         return Message(kind, body, final_id)
 
+    def _build_with_hooks(
+        self,
+        kind: Kind,
+        fields: dict[str, Any],
+        context: Properties | None,
+        timestamp: Timestamp | None,
+        integrations: Properties | None,
+        message_id: str | None,
+    ) -> Message:
+        """Serialise a message after `before_send` and the dialect's `prepare` changed it."""
+        if kind not in self.dialect.kinds:
+            raise ValidationError([f"{self.dialect.name} does not support {kind} messages"])
+        final_id = self._new_id() if message_id is None else _required_id(message_id, "message_id")
+        at = now_text(self._now()) if timestamp is None else timestamp_text(timestamp)
+        times = dict.fromkeys(self.dialect.timestamp_fields, at)
+        message = {"type": kind, "messageId": final_id, **times, **fields}
+        if integrations is not None:
+            message["integrations"] = dict(checked_mapping(integrations, "integrations"))
+        message["context"] = self._merged_context(context, fields.get("context"))
+        advise = None if self._advice is None else self._advice(fields.get("event"))
+        doubts = [] if advise is None else advise(message)
+        notes = list(self._context_notes)
+        if self.before_send is not None:
+            # As JSON, so that the hook sees what is sent, and cannot change the caller's objects.
+            body, lost = dumps(message)
+            notes += lost
+            changed, reason = self.before_send(kind, loads(body))
+            if changed is None:
+                return DroppedMessage(kind, body, final_id, reason)
+            message = changed
+        if self.dialect.prepare is not None:
+            message = self.dialect.prepare(message)
+        final_id = _required_id(message.get("messageId", final_id), "messageId")
+        # The type is first, where `body_without_type` expects it.
+        message = {"type": kind, **message, "messageId": final_id}
+        message["type"] = kind
+        body, lost = dumps(message)
+        self._report_problems(notes + lost, doubts)
+        return Message(kind, body, final_id)
+
     def _timestamps(self, timestamp: str) -> str:
         return "".join([f'"{name}":"{timestamp}",' for name in self.dialect.timestamp_fields])
 
@@ -350,6 +405,36 @@ class SegmentComposer:
         if context:
             merged = {**merged, **checked_mapping(context, "context")}
         return merged if from_event is None else _merge_contexts(merged, from_event)
+
+    def _identity(
+        self,
+        kind: Kind,
+        user_id: UserId | None,
+        anonymous_id: UserId | None,
+        needs: Needs = "either",
+    ) -> dict[str, Any]:
+        """Return the ids of a message as its fields.
+
+        :raises ValidationError: for an invalid id, or if a required one is missing.
+        """
+        user = id_text(user_id, "user_id", self._note_id)
+        ids: dict[str, Any] = {} if user is None else {"userId": user}
+        anonymous = None
+        if anonymous_id is not None:
+            anonymous = id_text(anonymous_id, "anonymous_id", self._note_id)
+        if anonymous is not None:
+            ids["anonymousId"] = anonymous
+        elif user is None:
+            if needs == "either":
+                raise ValidationError([MISSING_ID.format(kind)])
+            if needs == "placeholder":
+                ids["anonymousId"] = PLACEHOLDER
+        if needs == "user" and user is None:
+            raise ValidationError(["this event requires a user_id: an anonymous id is not enough"])
+        return ids
+
+    def _note_id(self, text: str) -> None:
+        self._report_problems([text], [])
 
     def _report_problems(self, notes: list[str], doubts: list[str]) -> None:
         if self._validation == "raise" and (doubts or notes):
@@ -367,27 +452,6 @@ PLACEHOLDER = "no-person"  # the anonymous id of messages about an object, which
 _EMPTY: dict[str, Any] = {}
 
 
-def _identity(
-    kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs = "either"
-) -> dict[str, Any]:
-    """Return the ids of a message as its fields.
-
-    :raises ValidationError: for an invalid id, or if a required one is missing.
-    """
-    user = id_text(user_id, "user_id")
-    ids: dict[str, Any] = {} if user is None else {"userId": user}
-    if anonymous_id is not None:
-        ids["anonymousId"] = id_text(anonymous_id, "anonymous_id")
-    elif user is None:
-        if needs == "either":
-            raise ValidationError([MISSING_ID.format(kind)])
-        if needs == "placeholder":
-            ids["anonymousId"] = PLACEHOLDER
-    if needs == "user" and user is None:
-        raise ValidationError(["this event requires a user_id: an anonymous id is not enough"])
-    return ids
-
-
 def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
     """Return an event's name, and the event itself if it is a typed one."""
     typed = event if isinstance(event, SemanticEvent) else None
@@ -401,8 +465,10 @@ def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
     return name, typed
 
 
-def _required_id(given: UserId | None, what: str) -> str:
-    text = id_text(given, what)
+def _required_id(
+    given: UserId | None, what: str, note: Callable[[str], object] | None = None
+) -> str:
+    text = id_text(given, what, note)
     if text is None:
         raise ValidationError([f"{what} is missing"])
     return text

@@ -11,22 +11,34 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from pydantic_core import to_json
+
 from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import join_bodies
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
-from mixpanel.settings import checked_origin
+from mixpanel.settings import checked_callback, checked_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel.cdp._segment.message import Message
 
-__all__ = ["Dialect", "Kind", "WriteKey", "basic", "batch_envelope", "error_reasons"]
+__all__ = [
+    "SENT_AT",
+    "Dialect",
+    "Kind",
+    "WriteKey",
+    "basic",
+    "batch_envelope",
+    "error_reasons",
+    "key_in_body",
+]
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SENT_AT = "2026-01-31T12:00:00.000Z"  # a placeholder: all timestamps have the same length
 PROPERTIES = ("properties", "traits")
 
 
@@ -40,6 +52,14 @@ def batch_envelope(sent_at: str, _write_key: str | None = None) -> tuple[bytes, 
     return b'{"batch":[', f'],"sentAt":"{sent_at}"}}'.encode()
 
 
+def key_in_body(sent_at: str, write_key: str | None) -> tuple[bytes, bytes]:
+    """Return the envelope of a batch with the write key, which is given with OAuth only."""
+    before, after = batch_envelope(sent_at)
+    if write_key is None:
+        return before, after
+    return before, after[:-1] + b"," + to_json({"writeKey": write_key})[1:]
+
+
 def unknown_region(_key: str) -> str | None:
     """Return None: the key does not contain its region."""
     return None
@@ -49,7 +69,7 @@ def unknown_region(_key: str) -> str | None:
 class Dialect:
     """One vendor's variant of the Segment spec.
 
-    - `hosts`: origins by region; the first is the default.
+    - `hosts`: origins by region; the first is the default. Without any, a client needs `base_url`.
     - `max_message_bytes`, `max_batch_bytes`: the largest message and the largest request; the
       server rejects or drops what is larger.
     - `max_batch_size`: the most messages in a request. Customer.io and Hightouch document no such
@@ -65,6 +85,13 @@ class Dialect:
       the same field of `traits`).
     - `base_url_variable`: the environment variable that overrides the origin.
     - `timestamp_fields`: the fields that the time of the message is sent in.
+    - `authorize(key)`: the `Authorization` header; `region_of(key)`: the region of a key, or None.
+    - `envelope(sent_at, write_key)`: the bytes before and after the messages of a batch. The key is
+      given with OAuth, where the header has an access token.
+    - `prepare(message)`: returns a message with the vendor's own fields. The message has its `type`
+      and all fields of the spec. It may be changed, but not the objects in it. Messages given as
+      dicts may be prepared already, as those of a dead letter are.
+    - `own_fields`: the fields that `prepare` adds.
     """
 
     name: str
@@ -87,12 +114,19 @@ class Dialect:
     authorize: Callable[[str], str] = basic
     region_of: Callable[[str], str | None] = unknown_region
     envelope: Callable[[str, str | None], tuple[bytes, bytes]] = batch_envelope
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    own_fields: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Validate the path of the schema version.
+        """Validate the hosts, the envelope and the path of the schema version.
 
-        :raises ConfigurationError: for a path that no message has.
+        :raises ConfigurationError: for an unsafe host, an envelope that is not valid JSON around
+            the messages, or a path that no message has.
         """
+        for region, host in self.hosts.items():
+            checked_origin(host, f"hosts[{region!r}]")
+        checked_callback(self.prepare, "prepare")
+        self._envelope_fields(SENT_AT, None)
         if self.schema_version_path is None:
             return
         first, _, rest = self.schema_version_path.partition(".")
@@ -130,6 +164,11 @@ class Dialect:
         variable = self.base_url_variable
         if variable is not None and os.environ.get(variable):
             return checked_origin(os.environ[variable], variable)
+        if not self.hosts:
+            also = "" if variable is None else f" or set {variable}"
+            raise ConfigurationError(
+                f"{self.name} has no host that all customers share: pass base_url={also}"
+            )
         chosen = region or self.region_of(key.reveal()) or next(iter(self.hosts))
         if not isinstance(chosen, str) or chosen not in self.hosts:
             known = ", ".join(map(repr, self.hosts))
@@ -168,9 +207,27 @@ class Dialect:
 
     def single_body(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body for the endpoint of a single message."""
-        _, after = self.envelope(sent_at, write_key)
-        # The envelope without its list: `],"sentAt":…}` becomes `"sentAt":…`.
-        return b"{" + after[len("],") : -1] + b"," + message.body_without_type
+        fields = to_json(self._envelope_fields(sent_at, write_key))
+        separator = b"," if len(fields) > len("{}") else b""
+        return fields[:-1] + separator + message.body_without_type
+
+    def _envelope_fields(self, sent_at: str, write_key: str | None) -> dict[str, Any]:
+        """Return the fields of the envelope without the list of messages.
+
+        :raises ConfigurationError: if it is not valid JSON around a list.
+        """
+        mark = [{"mark": True}]
+        try:
+            before, after = self.envelope(sent_at, write_key)
+            fields: dict[str, Any] = loads(before + to_json(mark)[1:-1] + after)
+            [batch] = [name for name, value in fields.items() if value == mark]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"envelope of {self.name} must return the bytes of a JSON object before and after "
+                'the messages in it, such as b\'{"batch":[\' and b\'],"sentAt":"…"}\''
+            ) from error
+        del fields[batch]
+        return fields
 
 
 @hide_init_arguments

@@ -9,7 +9,7 @@ from mixpanel._records.record import Record
 if TYPE_CHECKING:
     from mixpanel.credentials import Authority
 
-__all__ = ["KINDS", "Kind", "Message"]
+__all__ = ["KINDS", "DroppedMessage", "Kind", "Message"]
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -40,3 +40,13 @@ class Message(Record):
 
     def __repr__(self) -> str:
         return f"<Message {self.kind} {self.message_id} {len(self.body)} bytes>"
+
+
+class DroppedMessage(Message):
+    """A message that `before_send` dropped: it is counted under `reason`, and not sent."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, kind: Kind, body: bytes, message_id: str, reason: str) -> None:
+        super().__init__(kind, body, message_id)
+        self.reason = reason

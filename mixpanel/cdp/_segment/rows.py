@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel._records.record import checked_mapping
+from mixpanel._records.values import is_missing
 from mixpanel.cdp._segment.message import KINDS
 from mixpanel.cdp._segment.values import dumps
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -109,7 +110,7 @@ class FlatRows:
         rest: dict[str, Any] = {}
         for name, value in cells.items():
             field = column_fields.get(name)
-            if _is_empty(value) or (field is not None and value == ""):
+            if is_missing(value) or (field is not None and value == ""):
                 continue
             if field is not None:
                 message[field] = _numeric_timestamp(value) if field == "timestamp" else value
@@ -174,16 +175,6 @@ def _numeric_timestamp(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _SECONDS.fullmatch(value.strip()) else value
 
 
-def _is_empty(value: Any) -> bool:
-    """Return True for None, NaN, NaT, and pandas' NA, which cannot be compared."""
-    if value is None:
-        return True
-    try:
-        return bool(value != value)  # noqa: PLR0124
-    except (TypeError, ValueError):
-        return type(value).__name__ == "NAType"
-
-
 def with_message_id(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a message with a hash of its content as id, if it has no id of its own."""
     if message.get("messageId") is not None:
@@ -198,7 +189,7 @@ def require_timestamp(message: Mapping[str, Any]) -> Mapping[str, Any]:
     :raises ValidationError: for an event or a view without one, which would be dated today.
     """
     if message.get("type") in ("track", "page", "screen") and all(
-        message.get(name) is None for name in ("timestamp", "originalTimestamp")
+        is_missing(message.get(name)) for name in ("timestamp", "originalTimestamp")
     ):
         raise ValidationError(["a message in a backfill needs a timestamp"])
     return message

@@ -69,7 +69,7 @@ def ping(*, source: Source, output: OutputOptions) -> None:
     """Test the write key and the connection, and measure the time.
 
     No vendor has an endpoint for this, so it sends a message that is incomplete on purpose and is
-    not stored. Customer.io accepts the key and then rejects the message with 400. Hightouch, and
+    not stored. Customer.io accepts the key and then rejects the message with 400. The others, and
     Customer.io with --permissive, answer 200 to anything: that shows a working connection, but not
     a valid key; with OAuth, also that a token was granted.
 

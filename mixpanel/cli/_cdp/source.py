@@ -1,4 +1,4 @@
-"""Options that choose the source at Customer.io or Hightouch, and the client for it."""
+"""Options that choose the vendor and the source, and the client for it."""
 
 import math
 import os
@@ -29,12 +29,11 @@ class Vendor(StrEnum):
 
     CUSTOMERIO = "customerio"
     HIGHTOUCH = "hightouch"
+    SEGMENT = "segment"
+    RUDDERSTACK = "rudderstack"
 
 
-KEY_VARIABLES = {
-    Vendor.CUSTOMERIO: "MP_CUSTOMERIO_WRITE_KEY",
-    Vendor.HIGHTOUCH: "MP_HIGHTOUCH_WRITE_KEY",
-}
+KEY_VARIABLES = {vendor: f"MP_{vendor.name}_WRITE_KEY" for vendor in Vendor}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,15 @@ class Source:
 
         :raises ConfigurationError: for a `version_at` that is not a path in a message.
         """
-        from mixpanel.cdp import HIGHTOUCH
-        from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
+        from mixpanel import cdp
+        from mixpanel.cdp._customerio.dialect import PERMISSIVE
 
-        if self.vendor is Vendor.HIGHTOUCH:
-            path = self.version_at
-            return HIGHTOUCH if path is None else replace(HIGHTOUCH, schema_version_path=path)
-        return PERMISSIVE if self.permissive else CUSTOMERIO
+        if self.vendor is Vendor.CUSTOMERIO:
+            return PERMISSIVE if self.permissive else cdp.CUSTOMERIO
+        if self.vendor is Vendor.HIGHTOUCH and self.version_at is not None:
+            return replace(cdp.HIGHTOUCH, schema_version_path=self.version_at)
+        dialect: Dialect = getattr(cdp, self.vendor.name)
+        return dialect
 
     def key(self) -> "WriteKey":
         """Return the write key.
@@ -129,9 +130,9 @@ class Source:
             "now": time.time, "new_id": new_uuid, "library": LIBRARY,
             "validation": validation, "note": on_warning,
         }  # fmt: skip
-        if self.vendor is Vendor.HIGHTOUCH:
-            return SegmentComposer(self.dialect, advice=advise_foreign_action, **options)
-        return CustomerIOComposer(self.dialect, advice=advice, **options)
+        if self.vendor is Vendor.CUSTOMERIO:
+            return CustomerIOComposer(self.dialect, advice=advice, **options)
+        return SegmentComposer(self.dialect, advice=advise_foreign_action, **options)
 
     def client(self, **options: Any) -> "SegmentClient":
         """Return a client of this source; `options` are those of `SegmentOptions`.
@@ -140,7 +141,7 @@ class Source:
 
         :raises ConfigurationError: for a key of another region, and for options that cannot work.
         """
-        from mixpanel.cdp import CustomerIO, Hightouch
+        from mixpanel.cdp import CustomerIO, Hightouch, RudderStack, Segment
         from mixpanel.settings import Limits, RetryPolicy
 
         send_immediately = options.get("send_immediately", False)
@@ -160,16 +161,21 @@ class Source:
             if self.version_at is not None:
                 options["version_at"] = self.version_at
             return Hightouch(key, oauth=self.oauth, **options)
+        if self.vendor is Vendor.SEGMENT:
+            return Segment(key, **options)
+        if self.vendor is Vendor.RUDDERSTACK:
+            return RudderStack(key, **options)
         return CustomerIO(key, strict=not self.permissive, **options)
 
     def require_customerio(self, command: str) -> None:
-        """Refuse a command that Hightouch does not have.
+        """Refuse a command that other vendors than Customer.io do not have.
 
-        :raises typer.BadParameter: for a source at Hightouch.
+        :raises typer.BadParameter: for a source at another vendor.
         """
-        if self.vendor is Vendor.HIGHTOUCH:
+        if self.vendor is not Vendor.CUSTOMERIO:
+            name = self.dialect.name
             raise typer.BadParameter(
-                f"mp cdp {command} is for Customer.io only: Hightouch would store an event without "
+                f"mp cdp {command} is for Customer.io only: {name} would store an event without "
                 "any effect",
                 param_hint="--to",
             )
@@ -182,14 +188,15 @@ def source_options(
         Vendor | None,
         typer.Option(
             metavar="VENDOR", envvar="MP_CDP_TO", rich_help_panel=PANEL,
-            show_default="the one whose key is set", help="customerio or hightouch.",
+            show_default="the one whose key is set",
+            help="customerio, hightouch, segment or rudderstack.",
         ),
     ] = None,
     write_key: Annotated[
         str | None,
         typer.Option(
             parser=text_or_file, metavar="KEY|@FILE", rich_help_panel=PANEL,
-            show_default=f"{' or '.join(KEY_VARIABLES.values())}",
+            show_default="MP_<VENDOR>_WRITE_KEY",
             help="The source's write key.",
         ),
     ] = None,
@@ -198,15 +205,16 @@ def source_options(
         typer.Option(
             envvar="MP_CDP_REGION", metavar="REGION", rich_help_panel=PANEL,
             show_default="that of a prefixed key, else the first",
-            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1.",
+            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1. RudderStack: none.",
         ),
     ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
             envvar="MP_CDP_BASE_URL", metavar="URL", rich_help_panel=PANEL,
-            show_default="MP_CUSTOMERIO_BASE_URL or MP_HIGHTOUCH_BASE_URL",
-            help="Send to this address, such as http://127.0.0.1:8650/customerio.",
+            show_default="MP_<VENDOR>_BASE_URL",
+            help="Send to this address, such as http://127.0.0.1:8650/customerio. For RudderStack "
+            "the data plane.",
         ),
     ] = None,
     permissive: Annotated[
@@ -288,9 +296,10 @@ def source_options(
     write_key = write_key or os.environ.get(KEY_VARIABLES[vendor], "").strip()
     # The plain key does not stay in a local variable, where a crash reporter would find it.
     key, write_key = Secret(write_key) if write_key else None, None
-    if permissive and vendor is Vendor.HIGHTOUCH:
-        raise typer.BadParameter("--permissive is for Customer.io only: Hightouch always is")
-    if vendor is Vendor.CUSTOMERIO:
+    if permissive and vendor is not Vendor.CUSTOMERIO:
+        name = Source(vendor, None).dialect.name
+        raise typer.BadParameter(f"--permissive is for Customer.io only: {name} always is")
+    if vendor is not Vendor.HIGHTOUCH:
         _refuse_oauth(invoked)
     required = {
         "--oauth-client-id": oauth_client_id, "--oauth-key-file": oauth_key_file,
@@ -303,7 +312,7 @@ def source_options(
         region,
         base_url,
         permissive,
-        # Hightouch's variables may be set in the environment of a command for Customer.io.
+        # Hightouch's variables may be set in the environment of a command for another vendor.
         _oauth(required, optional) if vendor is Vendor.HIGHTOUCH else None,
         gzip,
         timeout,
@@ -320,19 +329,19 @@ def _inferred_vendor(write_key: str | None) -> Vendor:
 
         if CUSTOMERIO.region_of(write_key.strip()) is not None:
             return Vendor.CUSTOMERIO
-        why = "--write-key may belong to either"
+        why = "--write-key may belong to any"
     elif len(found) == 1:
         return found[0]
     else:
-        why = "the keys of both are set" if found else "no write key is set"
+        why = "the keys of several are set" if found else "no write key is set"
+    known = ", ".join(Vendor)
     raise typer.BadParameter(
-        f"cannot tell which vendor to use: {why}. Add --to customerio or --to hightouch, or set "
-        "MP_CDP_TO"
+        f"cannot tell which vendor to use: {why}. Add --to, with one of {known}, or set MP_CDP_TO"
     )
 
 
 def _refuse_oauth(invoked: typer.Context) -> None:
-    """Refuse typed OAuth options for Customer.io, which has no OAuth."""
+    """Refuse typed OAuth options for other vendors than Hightouch."""
     for name in ("client_id", "key_id", "key_file", "server", "scope"):
         source: Any = invoked.get_parameter_source(f"oauth_{name}")
         if source is not None and source.name == "COMMANDLINE":

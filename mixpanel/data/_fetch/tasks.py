@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -10,12 +11,18 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from mixpanel._runtime.safe_logging import logger
+from mixpanel.data.exceptions import DatabaseLockedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["RunningFetches", "WriterThread", "unwrap_exception_group"]
+__all__ = ["RunningFetches", "WriterThread", "unwrap_exception_group", "when_unlocked"]
 
 T = TypeVar("T")
+
+MAX_LOCKED = 600.0  # seconds
+RETRY_EVERY = 0.05  # seconds
 
 
 class WriterThread:
@@ -29,13 +36,41 @@ class WriterThread:
         self._limiter: anyio.CapacityLimiter | None = None
         self._loop: object = None
 
-    async def __call__(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns. Cancelling waits until it has ended, as for a transaction."""
+    async def __call__(self, work: Callable[[], T], *, shield: bool = False) -> T:
+        """Return what `work` returns. Cancelling waits until it has ended, as for a transaction.
+
+        With `shield`, work that waits for its turn is also done before the cancellation.
+
+        While another process has the database open, `work` is repeated, for up to ten minutes.
+        """
         # A limiter belongs to one event loop, a workspace to none.
         loop = anyio.lowlevel.current_token()
         if self._limiter is None or self._loop != loop:
             self._limiter, self._loop = anyio.CapacityLimiter(1), loop
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        return await when_unlocked(work, self._limiter, shield=shield)
+
+
+async def when_unlocked(
+    work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None, *, shield: bool = False
+) -> T:
+    """Run database work in a worker thread, repeated while another process has the database open.
+
+    With `shield`, a cancellation takes effect between two attempts only.
+
+    :raises DatabaseLockedError: if it has for ten minutes.
+    """
+    end, was_reported = time.monotonic() + MAX_LOCKED, False
+    while True:
+        try:
+            with anyio.CancelScope(shield=shield):
+                return await anyio.to_thread.run_sync(work, limiter=limiter)
+        except DatabaseLockedError as error:
+            if time.monotonic() > end:
+                raise
+            if not was_reported:
+                logger.warning("the fetch waits: %s", error)
+            was_reported = True
+        await anyio.sleep(RETRY_EVERY)
 
 
 class RunningFetches:

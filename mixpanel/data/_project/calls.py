@@ -117,6 +117,8 @@ class ProjectCalls:
                 f"{where} cannot be undone: pass confirm=True, or see what it would send with "
                 f"{resource.name}.plan({endpoint.name!r}, ...)"
             )
+        if extra and (endpoint.in_list or endpoint.run is not None):
+            raise ConfigError(f"{where} takes no extra={{...}}: it makes several calls")
         if endpoint.in_list:
             return await self._found_in_list(resource, endpoint, given)
         if endpoint.run is not None:

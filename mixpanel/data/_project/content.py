@@ -60,7 +60,7 @@ def bulk_update(path: str, what: str, wire: str, example: str) -> Endpoint:
 REPORT_FIELDS = (
     text("description", "A description."),
     text("icon", "Its icon."),
-    integer("dashboard_id", "The board that shows it."),
+    integer("dashboard_id", "The board that shows it; Mixpanel may require one for a new report."),
     boolean("is_visibility_restricted", "Whether only some may see it."),
     boolean("is_modification_restricted", "Whether only some may change it."),
 )

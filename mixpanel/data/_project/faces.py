@@ -42,7 +42,7 @@ def _signature(endpoint: Endpoint) -> inspect.Signature:
     ]
     if endpoint.danger:
         parameters.append(kinds("confirm", kinds.KEYWORD_ONLY, default=False))
-    if endpoint.is_write:
+    if endpoint.run is None and not endpoint.in_list:
         parameters.append(kinds("extra", kinds.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters)
 
@@ -105,21 +105,23 @@ class AsyncResource(_Described, Generic[Model]):
         self._calls = calls
         self._table = table
 
-    async def list(self, *args: Any, **filters: Any) -> Items[Model]:
+    async def list(
+        self, *args: Any, extra: Mapping[str, Any] | None = None, **filters: Any
+    ) -> Items[Model]:
         """Return all objects, or those that match the filters.
 
         :raises APIError: when Mixpanel refuses.
         """
-        found: Items[Model] = await self._call("list", args, filters)
+        found: Items[Model] = await self._call("list", args, filters, extra=extra)
         return found
 
-    async def get(self, *key: Any, **named: Any) -> Model:
+    async def get(self, *key: Any, extra: Mapping[str, Any] | None = None, **named: Any) -> Model:
         """Return one object, usually by its id.
 
         :raises ObjectNotFoundError: when there is none.
         :raises APIError: when Mixpanel refuses.
         """
-        found: Model = await self._call("get", key, named)
+        found: Model = await self._call("get", key, named, extra=extra)
         return found
 
     async def create(
@@ -207,20 +209,22 @@ class Resource(_Described, Generic[Model]):
         self._twin = twin
         self._table = twin._table
 
-    def list(self, *args: Any, **filters: Any) -> Items[Model]:
+    def list(
+        self, *args: Any, extra: Mapping[str, Any] | None = None, **filters: Any
+    ) -> Items[Model]:
         """Return all objects, or those that match the filters.
 
         :raises APIError: when Mixpanel refuses.
         """
-        return self._run(self._twin.list, *args, **filters)
+        return self._run(self._twin.list, *args, extra=extra, **filters)
 
-    def get(self, *key: Any, **named: Any) -> Model:
+    def get(self, *key: Any, extra: Mapping[str, Any] | None = None, **named: Any) -> Model:
         """Return one object, usually by its id.
 
         :raises ObjectNotFoundError: when there is none.
         :raises APIError: when Mixpanel refuses.
         """
-        return self._run(self._twin.get, *key, **named)
+        return self._run(self._twin.get, *key, extra=extra, **named)
 
     def create(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,9 +15,9 @@ from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.connection import Connection
 from mixpanel.data.store.engine import database_errors
 from mixpanel.data.store.event_load import Load
-from mixpanel.data.store.profile_load import ProfilesLoad
+from mixpanel.data.store.profile_load import ProfilesLoad, is_resumable
 from mixpanel.data.store.quoting import quoted, table_name
-from mixpanel.data.store.staging import require_no_active_load
+from mixpanel.data.store.staging import lock_table, require_no_active_load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TableSchema,
         TableType,
     )
+    from mixpanel.data.store.fetch_log import PageRecord
     from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
@@ -232,10 +233,13 @@ class Database(Connection):
             self._drop(cursor, catalog.names_of_type(cursor, type))
 
     def _drop(self, cursor: DuckDBPyConnection, names: Sequence[str]) -> None:
-        for name in names:
-            require_no_active_load(self._identity, table_name(name))
-        catalog.drop(cursor, names)
-        part_files.remove_stale(self.parts, *names)
+        with ExitStack() as locks:
+            for name in {table_name(each).lower(): each for each in names}.values():
+                require_no_active_load(self._identity, name)
+                if not self.read_only and (lock := lock_table(self, name)) is not None:
+                    locks.callback(lock.release)
+            catalog.drop(cursor, names)
+            part_files.remove_stale(self.parts, *names)
         part_files.remove_stale(self.unreadable, *names)
         if self.unreadable.is_dir():
             with suppress(OSError):  # not empty: lines of other tables
@@ -278,22 +282,19 @@ class Database(Connection):
         chosen = frozenset(days)
         if not chosen:
             raise ConfigError("there are no days to load: pass at least one")
-        cursor = self._load_cursor()
-        name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
-        load = Load(
-            cursor,
-            name,
-            filters=filters,
-            mode=mode,
-            days=chosen,
-            database=self._identity,
-            exchange=self._exchange,
-            unreadable=self.unreadable,
-            time_in_ms=time_in_ms,
-            now=now,
-        )
-        with database_errors():
-            fetch_log.delete_parts(cursor, name, keep=load.key)
+        with self._load_cursor() as cursor:
+            name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
+            load = Load(
+                self,
+                name,
+                filters=filters,
+                mode=mode,
+                days=chosen,
+                time_in_ms=time_in_ms,
+                now=now,
+            )
+            with database_errors():
+                fetch_log.delete_parts(cursor, name, keep=load.key)
         return self._track_load(load, keep=load.key)
 
     def begin_profiles(
@@ -303,27 +304,59 @@ class Database(Connection):
         filters: Filters,
         mode: Mode,
         mixed: bool = False,
+        query: str = "",
+        is_partial: bool = False,
+        history: bool = False,
         now: datetime | None = None,
     ) -> ProfilesLoad:
-        """Begin to load profiles; arguments and errors are those of `begin_events`."""
-        cursor = self._load_cursor()
-        name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
-        load = ProfilesLoad(
-            cursor,
-            name,
-            filters=filters,
-            mode=mode,
-            database=self._identity,
-            exchange=self._exchange,
-            unreadable=self.unreadable,
-            now=now,
-        )
+        """Begin to load profiles, or resume a load of the same `query` that stopped.
+
+        `is_partial` says that the query selects only some of the profiles of `filters`. With
+        `history`, and for a table that has one, the versions of profiles are kept, see
+        `profile_history`. Other arguments and errors are those of `begin_events`.
+        """
+        with self._load_cursor() as cursor:
+            name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
+            load = ProfilesLoad(
+                self,
+                name,
+                filters=filters,
+                mode=mode,
+                query=query,
+                is_partial=is_partial,
+                history=history,
+                now=now,
+            )
         return self._track_load(load)
 
     def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:
         """Raise the errors that `begin_events` would raise, without beginning a load."""
         with self._query_cursor() as cursor:
             self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
+
+    def check_profiles(
+        self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False
+    ) -> None:
+        """Raise the errors that `begin_profiles` would raise, without beginning a load."""
+        with self._query_cursor() as cursor:
+            self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
+
+    def staged_pages(
+        self, name: str, filters: Filters, mode: Mode, query: str, *, now: datetime | None = None
+    ) -> list[PageRecord]:
+        """Return the pages of profiles that a load of this query would resume after."""
+        with self._query_cursor() as cursor:
+            name = catalog.canonical(cursor, name)
+            records = fetch_log.pages(cursor, name)
+        key, checked_at = f"{name}-{mode}-{filters.key()}", now or datetime.now(UTC)
+        return records if records and is_resumable(records, key, query, checked_at) else []
+
+    def profiles_fetched_at(self, name: str, filters: Filters) -> datetime | None:
+        """Return the time of the latest profiles in a table with these filters; None without."""
+        with self._query_cursor() as cursor:
+            entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
+        times = [entry.fetched_at for entry in entries if entry.filters == filters.to_json()]
+        return max(times, default=None)
 
     def reusable_parts(self, load: Load) -> list[Part]:
         """Return the parts that an earlier, interrupted fetch received but did not load.
@@ -411,9 +444,12 @@ class Database(Connection):
             )
         fetched_with = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
         if fetched_with - {filters.to_json()} and not mixed:
+            others = " and ".join("none" if each == "{}" else each for each in sorted(fetched_with))
+            # A sync has no such argument: it would fetch the days that one of the filters lacks.
+            hint = ", or pass mixed=True" if mode == "append" else ""
             raise ConfigError(
-                f"{name} was fetched with other filters ({' and '.join(sorted(fetched_with))}), "
-                "and appending would mix them: use another table name, or pass mixed=True"
+                f"{name} was fetched with other filters ({others}), and appending would mix them: "
+                f"use another table name{hint}"
             )
         return name
 

@@ -273,6 +273,11 @@ async def test_extra_fields_are_sent_under_their_names(fake, ws):
     fake[BOARDS] = {"results": ROWS[0]}
     await ws.project.dashboards.create(title="x", extra={"brand_new": 1})
     assert {"title": "x", "brand_new": 1} == fake.sent[-1].json
+    fake[BOARDS] = {"results": ROWS}
+    await ws.project.dashboards.list(ids=[7], extra={"archived": True})
+    assert {"ids": "7", "archived": "true"} == fake.sent[-1].query
+    with pytest.raises(ConfigError, match="takes no extra"):
+        await ws.project.lookup_tables.upload("T", "a\n1\n", extra={"a": 1})
 
 
 async def test_forms_have_lists_as_json(fake, ws):

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mixpanel import ConfigurationError
+from mixpanel import ConfigurationError, Mixpanel, ValidationError
 from mixpanel.data.readers import Columns, count_rows, read_events, to_milliseconds
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z in milliseconds
@@ -313,3 +313,22 @@ def test_the_example_events_can_be_read():
     path = Path(__file__).parents[3] / "examples" / "data" / "flights.ndjson"
     events = list(read_events(path))
     assert 975 == len(events) == len({event["properties"]["$insert_id"] for event in events})
+
+
+def test_serial_dates_of_a_spreadsheet_are_not_taken_for_seconds(write):
+    """They stay as they are, and the import refuses each with the date that was meant."""
+    rows = read(write("e.csv", "event,time,distinct_id\nA,45661.4,u\n"))
+    assert rows[0]["properties"]["time"] == 45661.4
+    with pytest.raises(ValidationError, match="2025-01-04 09:36"):
+        Mixpanel("t")._composer.import_event(rows[0])
+
+
+def test_ids_of_a_column_of_floats_are_whole_numbers(tmp_path):
+    """As a table with missing values has them."""
+    path = parquet(
+        tmp_path / "e.parquet",
+        "SELECT 'A' AS event, 1700000000 AS time, unnest([17.0::DOUBLE, NULL]) AS distinct_id",
+    )
+    with_user, without = read(path)
+    assert with_user["properties"]["distinct_id"] == "17"
+    assert "distinct_id" not in without["properties"]

@@ -428,12 +428,11 @@ from mixpanel.data.store import Database
 with Database.open(sys.argv[1]) as db:
     east = timezone(timedelta(hours=5, minutes=30))
     at = datetime(2026, 1, 1, 17, 30, tzinfo=east)  # noon in UTC
-    query = "SELECT count(*) FROM (VALUES (TIMESTAMP '2026-01-01 12:00:00')) AS t(t) WHERE t = ?"
-    hours = [datetime.now(timezone.utc) - timedelta(hours=n) for n in range(48)]
-    times = [f"{each:%Y-%m-%d %H:%M:%S}" for each in hours]
-    recent = "SELECT count(*) FROM (SELECT unnest(?::TIMESTAMP[]) AS t) WHERE t > now() - "
-    recent += "INTERVAL 150 MINUTE"
-    print(db.sql_scalar(query, [at]), db.sql_scalar(recent, [times]))
+    noon = "(VALUES (TIMESTAMP '2026-01-01 12:00:00')) AS t(noon)"
+    query = f"SELECT count(*) FROM {noon} WHERE noon = ?"
+    recent = "SELECT count(*) FROM range(48) WHERE (now() AT TIME ZONE 'UTC')::TIMESTAMP "
+    recent += "- to_hours(range) > now() - INTERVAL 150 MINUTE"
+    print(db.sql_scalar(query, [at]), db.sql_scalar(recent))
 """
 
 

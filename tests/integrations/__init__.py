@@ -1,0 +1,1 @@
+"""Integrations with frameworks: each promise against the real framework."""
