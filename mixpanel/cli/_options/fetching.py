@@ -62,7 +62,13 @@ def workspace(
     path, _ = database_path(db, offline=False)
     on_wait = (reporter or FetchReporter(ProgressBar(""))).wait
     return AsyncWorkspace(
-        global_options.account, path=path, base_url=base_url, on_wait=on_wait, **options
+        global_options.account,
+        path=path,
+        base_url=base_url,
+        on_wait=on_wait,
+        memory_limit=global_options.memory_limit,
+        threads=global_options.threads,
+        **options,
     )
 
 
