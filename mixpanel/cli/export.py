@@ -73,7 +73,7 @@ def parquet(
     UTC. Properties are JSON text. With --sql, PATH is the only argument.
     """
     source, path = _source_and_path(table, path, sql)
-    with open_database(db) as database:
+    with open_database(db, exports=True) as database:
         written = database.export_parquet(
             source,
             _expanded(path),
@@ -105,7 +105,7 @@ def csv(
     2026-01-31 09:30:00.000000. With --sql, PATH is the only argument.
     """
     source, path = _source_and_path(table, path, sql)
-    with open_database(db) as database:
+    with open_database(db, exports=True) as database:
         if path != "-":
             written = database.export_csv(source, _expanded(path), query=sql, overwrite=overwrite)
             _say_written(written, source, path)

@@ -67,7 +67,7 @@ def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyC
 
 @contextmanager
 def open_database(
-    db: Path | None, *, write: bool = False, external: bool = False
+    db: Path | None, *, write: bool = False, external: bool = False, exports: bool = False
 ) -> "Iterator[Database]":
     """Open the database, read-only unless `write`; many processes may read at once.
 
@@ -88,7 +88,7 @@ def open_database(
         threads=global_options.threads,
     )
     try:
-        with interruptible(database.interrupt):
+        with interruptible(database.interrupt, force=not (write or exports)):
             yield database
     finally:
         database.close()
