@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+from collections.abc import Coroutine
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -31,7 +33,9 @@ def returning(
 
     It copies each public method whose return annotation is one of `annotated`, with `outcome` in
     its place; None as the outcome also takes `await` out of the examples. A copy shares its code
-    with the original, so a call takes no longer.
+    with the original, so a call takes no longer. With a coroutine as the outcome, the copies count
+    as coroutine functions: frameworks that take either kind, such as Starlette for its background
+    tasks, then await them instead of calling them in a thread.
     """
 
     def decorate(owner: Class) -> Class:
@@ -89,4 +93,15 @@ def _copied(function: FunctionType, owner: type, outcome: Any) -> FunctionType:
     if hasattr(copy, "__wrapped__"):  # whose own annotations would be shown
         signature = inspect.signature(function)
         copy.__signature__ = signature.replace(return_annotation=outcome)  # type: ignore[attr-defined]
+    if get_origin(outcome) is Coroutine:
+        _mark_as_coroutine_function(copy)
     return copy
+
+
+def _mark_as_coroutine_function(function: Any) -> None:
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:
+        import asyncio.coroutines
+
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
