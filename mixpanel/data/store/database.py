@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._fetch.plan import zone
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
-from mixpanel.data.store import export, fetch_log, part_files, sql, statistics
+from mixpanel.data.store import export, fetch_log, part_files, sql, statistics, typed_views
 from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.connection import Connection
 from mixpanel.data.store.engine import database_errors
@@ -202,10 +202,12 @@ class Database(Connection):
     def typed_view(self, table: str, name: str | None = None) -> str:
         """Create a view with a typed column for each property, and return its name.
 
-        The default name is `<table>_typed`.
+        The default name is `<table>_typed`. A column has a type that holds its values exactly; a
+        value of another type, up to one in ten, is NULL there. Of names that differ only in case
+        the most frequent keeps its name, and the others get a number, as in `plan_2`.
         """
         with self._query_cursor() as cursor:
-            return catalog.typed_view(cursor, table, name)
+            return typed_views.typed_view(cursor, table, name)
 
     # ---- loading --------------------------------------------------------------------------------
 
