@@ -14,9 +14,11 @@ from mixpanel._lazy import load_lazily
 from mixpanel._version import __version__
 
 if TYPE_CHECKING or not load_lazily(__name__):
+    from mixpanel import credentials, flags
     from mixpanel._delivery.stats import FlushResult, Stats
     from mixpanel._records.context import context, update_context
     from mixpanel._records.json_encoding import DatetimeSerializer, json_dumps
+    from mixpanel._runtime.safe_logging import standard_logger as logger
     from mixpanel.bulk import ImportInterrupted, ImportResult
     from mixpanel.client import AsyncMixpanel, Mixpanel
     from mixpanel.consumers import (
@@ -44,6 +46,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         TransportError,
         ValidationError,
     )
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
     from mixpanel.lookup_tables import LookupTable
     from mixpanel.settings import Limits, RetryPolicy
@@ -65,6 +69,7 @@ __all__ = [
     "ImportInterrupted",
     "ImportResult",
     "Limits",
+    "LocalFeatureFlagsProvider",
     "LocalFlagsConfig",
     "LookupTable",
     "Mixpanel",
@@ -74,6 +79,7 @@ __all__ = [
     "RateLimitError",
     "RejectedError",
     "RejectedRecord",
+    "RemoteFeatureFlagsProvider",
     "RemoteFlagsConfig",
     "RequestTimeoutError",
     "RetryPolicy",
@@ -85,7 +91,10 @@ __all__ = [
     "ValidationError",
     "__version__",
     "context",
+    "credentials",
+    "flags",
     "flush_on_signal",
     "json_dumps",
+    "logger",
     "update_context",
 ]

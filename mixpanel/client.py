@@ -28,7 +28,7 @@ from mixpanel._records.composer import (
 from mixpanel._records.ids import new_hex
 from mixpanel._records.json_encoding import DatetimeSerializer
 from mixpanel._records.methods import TrackingMethods
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
@@ -582,3 +582,14 @@ class Mixpanel(_Client[None]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        """Start the flags without blocking the event loop; `AsyncMixpanel` is the async client."""
+        if self._local_flags is not None:
+            await self._local_flags.astart_polling_for_definitions()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Flush and close without blocking the event loop, also when the task is cancelled."""
+        with anyio.CancelScope(shield=True):
+            await event_loop.in_worker_thread(self.close)

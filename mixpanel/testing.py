@@ -139,8 +139,8 @@ class Captured(MemoryConsumer):
     """The messages that `capture` kept: of Mixpanel's clients, and of those of other platforms.
 
     A message to a customer data platform is kept as it would be sent in a batch, such as
-    `{"type": "track", "userId": …, "event": …, "properties": {…}}`; `messages("customerio")` and
-    `messages("hightouch")` return those, too.
+    `{"type": "track", "userId": …, "event": …, "properties": {…}}`; `messages("customerio")`,
+    "hightouch", "segment" or "rudderstack" returns those, too.
     """
 
     def _keep_json(self, name: str, body: bytes) -> None:
@@ -166,7 +166,7 @@ class Captured(MemoryConsumer):
         user_id: Any = None,
         **properties: Any,
     ) -> list[Message]:
-        """Like `assert_tracked`, for "customerio" or "hightouch".
+        """Like `assert_tracked`, for "customerio", "hightouch", "segment" or "rudderstack".
 
         :raises AssertionError: showing what was tracked there, and how the nearest event differs.
         """

@@ -33,7 +33,7 @@ ABOVE_THEIR_FOLDER = {"flags.openfeature": "client"}
 DOORS = {
     "httpx": "_http testing",
     "httpcore": "_http",
-    "asgiref": "_runtime",
+    "asgiref": "_runtime integrations.django",
     "jwt": "cdp._segment",
     "duckdb": "data.store data.readers emulator._storage",
     "json_logic": "flags._rules",

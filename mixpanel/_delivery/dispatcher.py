@@ -312,7 +312,7 @@ class _BatchDelivery:
             reports, self._reports = self._reports, []
             for report in reports:
                 report()
-            if self._buffer.watchers:
+            if reply is not None and self._buffer.watchers:  # before the first one nothing changes
                 self._buffer.notify()
 
     def log_attempt(self, request: Request, step: Send, reply: Response | TransportFailure) -> None:

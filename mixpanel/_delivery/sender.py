@@ -260,8 +260,12 @@ class Sender(Generic[R]):
             while self._loop is loop:
                 self._wake = anyio.Event()
                 # Each task takes its batch itself: one cancelled before it starts has none to lose.
-                for _ in range(self.buffer.due()):
+                due = self.buffer.due()
+                for _ in range(due):
                     loop.spawn(lambda: self._send_one_due(loop))
+                if due:
+                    # They take their batches now; until then, those are still due.
+                    await anyio.lowlevel.checkpoint()
                 pending = self.stats.pending
                 with anyio.move_on_after(
                     self.buffer.seconds_until_due() if pending else IDLE_TIMEOUT
@@ -385,21 +389,23 @@ class Sender(Generic[R]):
     async def _wait_up_to(self, mark: int) -> None:
         here = event_loop.running_loop()
         assert here is not None
-        while self.buffer.has_unsettled(mark):
-            changed = anyio.Event()
+        changed = anyio.Event()
 
-            def notify(event: anyio.Event = changed) -> None:
-                here.call_soon(event.set)
+        def set_changed() -> None:
+            changed.set()  # the event of the wait that is current by then
 
-            self.buffer.watchers.add(notify)
-            try:
-                if self.buffer.has_unsettled(mark):
-                    # No event says that the sender's loop has ended: look twice a second.
-                    with anyio.move_on_after(0.5):
-                        await changed.wait()
-                    self.wake()
-            finally:
-                self.buffer.watchers.discard(notify)
+        notify = partial(here.call_soon, set_changed)
+        self.buffer.watchers.add(notify)
+        try:
+            while self.buffer.has_unsettled(mark):
+                # No event says that the sender's loop has ended: look twice a second.
+                with anyio.move_on_after(0.5):
+                    await changed.wait()
+                    changed = anyio.Event()
+                    continue
+                self.wake()
+        finally:
+            self.buffer.watchers.discard(notify)
 
     async def _send_up_to(self, mark: int, endpoint: str | None) -> None:
         while self.buffer.has_unsettled(mark, endpoint):

@@ -23,6 +23,7 @@ from mixpanel._records.record import (
     is_repeatable,
     sample_position,
 )
+from mixpanel._records.rows import UnreadableRow, event_of_table_row
 from mixpanel._records.validation import event_problems, update_problems
 from mixpanel._records.values import is_missing, plain_id, serial_date, to_api_time
 from mixpanel._runtime.safe_logging import logger
@@ -45,6 +46,12 @@ DEDUPE_KEY_NEEDS_TIME = "dedupe_key needs time=: the server de-duplicates by tim
 
 
 def _split_event(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
+    if isinstance(event, UnreadableRow):
+        error = ValidationError([event.problem])
+        error.record = event.record
+        raise error
+    if isinstance(event, Mapping) and "event" not in event:
+        event = event_of_table_row(event) or event
     name = event.get("event") if isinstance(event, Mapping) else None
     properties = event.get("properties") if isinstance(event, Mapping) else None
     if not isinstance(name, str) or not isinstance(properties, Mapping):
@@ -327,7 +334,7 @@ class Composer:
         """Make the id of a profile or group text; return the notes about it."""
         key, notes = "$distinct_id" if endpoint == "people" else "$group_id", list[str]()
         given = update.get(key)
-        if given is not None and not isinstance(given, (list, tuple, set, dict)):
+        if key in update and not isinstance(given, (list, tuple, set, dict)):
             with suppress(ValidationError):  # without a text: it becomes null when it is serialized
                 update[key] = self._plain_id(given, key, notes)
         return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -17,7 +17,7 @@ __all__ = ["Scope", "context", "current", "entered", "temporarily_set", "update_
 T = TypeVar("T")
 Identity: TypeAlias = tuple[str | None, str | None, str | None]
 
-IDENTITY = ("distinct_id", "device_id", "user_id")
+IDENTITY: tuple[str, ...] = ("distinct_id", "device_id", "user_id")
 
 
 class Unchanged(Enum):
@@ -34,7 +34,7 @@ class Scope:
 
     One request or task shares its scopes between threads and tasks, so that what `update_context`
     changes in one of them holds for all. A scope with `resolve` gets its identity when it is first
-    read, as `(distinct_id, device_id, user_id)`.
+    read, as `(distinct_id, device_id, user_id)`; if that is None, it tries again at the next read.
     """
 
     __slots__ = ("_resolve", "device_id", "distinct_id", "outer", "properties", "user_id")
@@ -49,7 +49,7 @@ class Scope:
         properties: dict[str, Any] | None = None,
         *,
         outer: Scope | None = None,
-        resolve: Callable[[], Identity] | None = None,
+        resolve: Callable[[], Identity | None] | None = None,
     ) -> None:
         self.properties = properties or {}
         self.outer = outer
@@ -61,18 +61,32 @@ class Scope:
         """Resolve the identity: Python calls this for attributes that are not set."""
         if name not in IDENTITY or self._resolve is None:
             raise AttributeError(name)
+        resolve = self._resolve
         self.distinct_id = self.device_id = self.user_id = None  # while `_resolve` tracks events
-        found = self._resolve()
-        if self._resolve is not None:  # unless an update has set another one meanwhile
-            self.distinct_id, self.device_id, self.user_id = found
-            self._resolve = None
+        found = resolve()
+        if self._resolve is not resolve:  # an update has set another one meanwhile
+            return getattr(self, name)
+        if found is None:
+            self.resolve_later(resolve)
+            return None
+        self.distinct_id, self.device_id, self.user_id = found
+        self._resolve = None
         return getattr(self, name)
+
+    def resolve_later(self, resolve: Callable[[], Identity | None]) -> None:
+        """Get the identity from a function when it is first read; again, if that returns None."""
+        self._resolve = resolve
+        for name in IDENTITY:
+            with suppress(AttributeError):
+                delattr(self, name)
 
     def update(self, changes: Mapping[str, str | None], properties: Mapping[str, Any]) -> None:
         """Change parts of the identity, and add properties."""
         if changes:
             _ = self.distinct_id  # resolves what does not change
-            self._resolve = None
+            if self._resolve is not None:  # which was not possible
+                self.distinct_id = self.device_id = self.user_id = None
+                self._resolve = None
             for name, value in changes.items():
                 setattr(self, name, value)
         self.properties = {**self.properties, **properties}

@@ -12,7 +12,7 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["SafeLogger", "logger"]
+__all__ = ["SafeLogger", "logger", "standard_logger"]
 
 
 class SafeLogger:
@@ -63,3 +63,4 @@ class SafeLogger:
 
 
 logger = SafeLogger("mixpanel")
+standard_logger = logging.getLogger("mixpanel")

@@ -215,7 +215,8 @@ def verify(
     """Verify that a body was signed with the key, at most `tolerance` seconds from `now`.
 
     :param body: the raw bytes; JSON that was parsed and serialised again has another signature.
-    :param headers: a mapping or pairs, of text or bytes, with names in any case.
+    :param headers: a mapping or pairs, of text or bytes, with names in any case. The signature is
+        the bare hexadecimal digest; the form `v0=…` is accepted, too.
     :param key: the webhook's signing key, or several while you rotate it.
     :raises SignatureError: if the signature is missing or wrong; `StaleError` if it is valid but
         too old or too new.

@@ -253,8 +253,8 @@ def _ended() -> Iterator[None]:
         _report(error_to_dict(error) | {"message": _message(error)})
         raise typer.Exit(exit_code(error)) from error
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of stdout has gone; Typer ends quietly
-            raise
+        if error.errno == errno.EPIPE:  # the reader of stdout has read enough, as `head` does
+            raise typer.Exit from None
         where = f": {error.filename}" if error.filename else ""
         message = f"{error.strerror or error}{where}"
         _report({"code": "OS_ERROR", "message": message, "details": {}})

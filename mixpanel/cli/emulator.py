@@ -112,9 +112,9 @@ def emulator(
 
     Point Mixpanel clients to it with MP_BASE_URL, and those of Customer.io and Hightouch with
     MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio and
-    MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch. Clients that drop the path of a base
-    URL, such as the vendors' own for Node, may have the address alone: /v1/... is answered as the
-    vendor whose client sent it.
+    MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch; /segment and /rudderstack are for those
+    vendors. Clients that drop the path of a base URL, such as Customer.io's and Hightouch's own for
+    Node, may have the address alone: /v1/... is answered as the vendor whose client sent it.
 
     --fault is written as "KIND [on PATH] [N times | P%]", and applies to every request unless it
     is limited; 10% are every tenth. KIND is a status ("503", "429 retry-after 2"), "latency
@@ -143,6 +143,7 @@ def emulator(
         say(f"Send to it with MP_BASE_URL={running.url}. Data is {storage}.", "dim")
         say(f"Customer.io clients: MP_CUSTOMERIO_BASE_URL={running.customerio_url}", "dim")
         say(f"Hightouch clients: MP_HIGHTOUCH_BASE_URL={running.hightouch_url}", "dim")
+        say(f"Segment and RudderStack clients: {running.url}/segment and /rudderstack", "dim")
         say(
             f"Clients that drop a base path, as those for Node: {running.url}; the vendor is known "
             "by their headers.",

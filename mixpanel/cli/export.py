@@ -1,14 +1,14 @@
 """`mp export`: tables of the local database as files."""
 
-import shutil
+import codecs
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixpanel._runtime.temporary_folders import temporary_folder
 from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_database
+from mixpanel.cli._output.format import write_bytes
 from mixpanel.cli._output.terminal import escape_controls, say
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ EXAMPLE = "mp export parquet events lake --partition-by day"
 PARQUET = """
 mp export parquet events events.parquet
 mp export parquet events lake --partition-by day
+mp export parquet paid.parquet --sql "FROM events WHERE event_name = 'Order Paid'"
 mp export parquet events s3://bucket/lake --partition-by day --overwrite
 """
 CSV = """
 mp export csv events events.csv
 mp export csv events - | head
+mp export csv counts.csv --sql "SELECT event_name, count(*) AS n FROM events GROUP BY 1"
 """
 
 
@@ -33,20 +35,28 @@ class PartitionBy(StrEnum):
     DAY = "day"
 
 
-Table = Annotated[str, typer.Argument(metavar="TABLE", show_default=False, help="The table.")]
+Table = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", show_default=False, help="The table; left out with --sql."),
+]
+SqlOption = Annotated[
+    str | None,
+    typer.Option("--sql", metavar="QUERY", help="Export the rows of a query instead of a table."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")]
 
 
 def parquet(
     table: Table,
     path: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="PATH", show_default=False,
             help="A file, or with --partition-by a folder; also s3://… and others of fsspec.",
         ),
-    ],
+    ] = None,
     *,
+    sql: SqlOption = None,
     partition_by: Annotated[
         PartitionBy | None,
         typer.Option(
@@ -60,55 +70,68 @@ def parquet(
     """Export a table as Parquet, to one file or to one folder a day.
 
     The folders are Hive partitions, as Spark and others read them. Days are those of event_time in
-    UTC. Properties are JSON text.
+    UTC. Properties are JSON text. With --sql, PATH is the only argument.
     """
+    source, path = _source_and_path(table, path, sql)
     with open_database(db) as database:
         written = database.export_parquet(
-            table,
+            source,
             _expanded(path),
+            query=sql,
             partition_by=None if partition_by is None else "day",
             overwrite=overwrite,
         )
-    _say_written(written, table, path)
+    _say_written(written, source, path)
 
 
 def csv(
     table: Table,
     path: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="PATH|-", show_default=False,
             help="A file, compressed if it ends in .gz; - is stdout.",
         ),
-    ],
+    ] = None,
     *,
+    sql: SqlOption = None,
     overwrite: OverwriteOption = False,
     _account: AccountOption = None,
     db: DatabaseOption = None,
 ) -> None:  # fmt: skip
     """Export a table as CSV.
 
-    Text that a spreadsheet would run as a formula is preceded by a '.
+    Text that a spreadsheet would run as a formula is preceded by a '. Times are written as
+    2026-01-31 09:30:00.000000. With --sql, PATH is the only argument.
     """
+    source, path = _source_and_path(table, path, sql)
     with open_database(db) as database:
         if path != "-":
-            written = database.export_csv(table, _expanded(path), overwrite=overwrite)
-            _say_written(written, table, path)
+            written = database.export_csv(source, _expanded(path), query=sql, overwrite=overwrite)
+            _say_written(written, source, path)
             return
-        with temporary_folder() as folder:
-            file = folder / "table.csv"
-            database.export_csv(table, file)
-            sys.stdout.flush()
+        with database.csv_bytes(source, query=sql) as chunks:
             if sys.stdout.isatty():  # which would act on control characters
-                with file.open(encoding="utf-8", errors="replace", newline="\n") as text:
-                    sys.stdout.writelines(map(escape_controls, text))
+                for text in codecs.iterdecode(chunks, "utf-8", "replace"):
+                    sys.stdout.write(escape_controls(text))
             else:
-                with file.open("rb") as lines:
-                    shutil.copyfileobj(lines, sys.stdout.buffer)
-            sys.stdout.flush()
+                write_bytes(chunks)
 
 
 COMMANDS: "tuple[Command, ...]" = (("parquet", parquet, PARQUET), ("csv", csv, CSV))
+
+
+def _source_and_path(table: str, path: str | None, sql: str | None) -> tuple[str | None, str]:
+    """Return the table, None with --sql, and the path: PATH is the only argument with --sql."""
+    if sql is None:
+        if path is None:
+            raise typer.BadParameter("PATH is missing: give TABLE and PATH, or PATH and --sql")
+        return table, path
+    if path is not None:
+        raise typer.BadParameter(f"TABLE {table} and --sql cannot be used together")
+    if not sql.strip():
+        raise typer.BadParameter("the query of --sql is empty")
+    return None, table
 
 
 def _expanded(path: str) -> str:
@@ -117,6 +140,6 @@ def _expanded(path: str) -> str:
     return str(expand_home(path)) if path.startswith("~") else path
 
 
-def _say_written(written: list[str], table: str, path: str) -> None:
+def _say_written(written: list[str], table: str | None, path: str) -> None:
     files = "1 file" if len(written) == 1 else f"{len(written)} files"
-    say(f"wrote {table} to {path}: {files}", "green")
+    say(f"wrote {table or 'the rows'} to {path}: {files}", "green")

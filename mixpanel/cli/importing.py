@@ -17,6 +17,7 @@ from mixpanel.cli._options.project import (
     TokenOption,
     service_account,
 )
+from mixpanel.cli._options.reading import Reading, ragged_lines_explained, reading_options
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.failed_rows import (
@@ -48,18 +49,20 @@ EXAMPLES = """
 mp import events events.ndjson
 mp import events orders.csv --event "Order Paid" --column time=paid_at --failed failed.ndjson
 mp import events events.parquet --dry-run
-"""
-ROLES = ("event", "time", "distinct_id", "insert_id")
+mp import events sales.csv --event Sale --type amount=number --date-format "%d/%m/%Y" --encoding cp1252
+"""  # noqa: E501 - a command is one line
+ROLES = ("event", "time", "distinct_id", "insert_id", "properties")
 SHOWN = 5  # problems of a dry run
 
 
-@with_options(output=output_options)
+@with_options(reading=reading_options, output=output_options)
 def events(
     file: Annotated[
         Path,
         typer.Argument(
-            exists=True, dir_okay=False, readable=True, show_default=False, metavar="FILE",
-            help="NDJSON, CSV or Parquet, by its extension; text may be .gz or .zst.",
+            exists=True, readable=True, show_default=False, metavar="FILE",
+            help="NDJSON, CSV or Parquet, by its extension; text may be .gz or .zst. Or a folder "
+            "that `mp export parquet` wrote.",
         ),
     ],
     *,
@@ -74,9 +77,9 @@ def events(
         list[str] | None,
         typer.Option(
             metavar="ROLE=COLUMN",
-            help="Use this column for event, time, distinct_id or insert_id; repeatable. "
-            "distinct_id= is for events without a user. By default, columns with the usual names "
-            "are used.",
+            help="Use this column for event, time, distinct_id, insert_id or properties; "
+            "repeatable. distinct_id= is for events without a user. By default, columns with the "
+            "usual names are used.",
         ),
     ] = None,
     start_at: Annotated[
@@ -87,8 +90,8 @@ def events(
         Path | None,
         typer.Option(
             metavar="FILE", dir_okay=False, writable=True,
-            help="Write rejected events to this file, as NDJSON with position and reason. With "
-            "--start-at, earlier lines stay.",
+            help="Write rejected events, and CSV lines with too many or too few cells, to this "
+            "file, as NDJSON with position and reason. With --start-at, earlier lines stay.",
         ),
     ] = None,
     concurrency: Annotated[
@@ -97,6 +100,7 @@ def events(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Validate every event, and send nothing.")
     ] = False,
+    reading: Reading,
     output: OutputOptions,
 ) -> None:  # fmt: skip
     """Import the events of a file, of any age and number.
@@ -104,7 +108,8 @@ def events(
     A line of NDJSON is an event as Mixpanel exports it, {"event": …, "properties": …}, or flat like
     a row of CSV or Parquet, where the columns that have no role become properties. The usual names
     are event, event_name, name; time, timestamp, event_time, ts; distinct_id, user_id; $insert_id,
-    insert_id, id.
+    insert_id, id. A column named properties that holds JSON objects becomes the properties again,
+    as in what `mp export` and Mixpanel's data pipelines write.
 
     A time is ISO 8601, in UTC unless it has an offset, or a number of seconds or milliseconds.
     Importing a file twice makes no duplicates; without an insert_id, identical rows count as one
@@ -118,7 +123,7 @@ def events(
     require_distinct_paths(failed, file)
     columns = Columns(**parse_columns(column, ROLES), event_name=event)
     # All arguments are checked before the failed rows of an earlier run are overwritten.
-    rows = _with_first_row_read(read_events(file, columns))
+    rows = _with_first_row_read(read_events(file, columns, reading.read_options(failed)))
     if dry_run:
         with failed_rows(failed, start_at) as rejected:
             _check(file, rows, start_at, rejected, output)
@@ -142,7 +147,8 @@ COMMANDS: "tuple[Command, ...]" = (("events", events, EXAMPLES),)
 
 def _with_first_row_read(rows: "Iterator[dict[str, Any]]") -> "Iterator[dict[str, Any]]":
     """Read the first row, which raises if the file cannot be read; yield it again."""
-    return chain(list(islice(rows, 1)), rows)
+    with ragged_lines_explained():
+        return chain(list(islice(rows, 1)), rows)
 
 
 def _client(**options: Any) -> "AsyncMixpanel":
@@ -259,7 +265,7 @@ def _check(
             composer.import_event(event)
             names[event["event"]] += 1
         except ValidationError as error:
-            failed = RejectedRecord(position, str(error), record=event)
+            failed = RejectedRecord(position, str(error), record=error.record or event)
             reasons[failed.message] += 1
             problems += [failed] if len(problems) < SHOWN else []
             rejected.write_record(failed)

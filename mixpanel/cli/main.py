@@ -3,6 +3,7 @@
 import os
 import sys
 
+INTERRUPTED = 130  # ExitCode.INTERRUPTED, which could not be imported yet
 INSTALL = "mp needs: pip install 'mixpanel-async[cli]'"
 
 
@@ -17,6 +18,8 @@ def run() -> None:
             raise
         print(INSTALL, file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:  # while modules are imported
+        sys.exit(INTERRUPTED)
     except SystemExit as end:
         sys.exit(_flushed(end.code))
 
@@ -24,7 +27,7 @@ def run() -> None:
 def _flushed(code: str | int | None) -> str | int | None:
     """Flush stdout and return the exit code, 1 if the result could not be written.
 
-    A full disk may report its error only now.
+    A full disk may report its error only now. A reader that stops early, as `head` does, is fine.
     """
     if sys.stdout is None:  # closed by the parent process
         return code
@@ -33,7 +36,9 @@ def _flushed(code: str | int | None) -> str | int | None:
     except OSError as error:
         # Python would flush again at exit and print a traceback of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not code and not isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError):
+            return code
+        if not code:
             print(f"mp: cannot write the result: {error.strerror}", file=sys.stderr)
         return code or 1
     return code

@@ -1,9 +1,10 @@
 """`mp query`: SQL over the local database; `live_query` has the commands sent to Mixpanel."""
 
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,15 +14,20 @@ from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import (
     Format,
     OutputOptions,
+    default_limit,
     output_options,
-    write,
-    write_csv_line,
+    takes_bytes,
+    write_bytes,
+    write_rows,
+    write_value,
 )
 from mixpanel.cli._output.terminal import say
 from mixpanel.cli.live_query import COMMANDS as LIVE_COMMANDS
 
 if TYPE_CHECKING:
     from mixpanel.cli.app import Command
+    from mixpanel.data.store import Database
+    from mixpanel.data.store.rows import RowsFormat
 
 MAX_QUERY_BYTES = 16_000_000
 HELP = """
@@ -53,6 +59,13 @@ def sql(
     scalar: Annotated[
         bool, typer.Option("--scalar", "-s", help="Print the first column of the first row.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", "-n", metavar="N", min=1, show_default="10,000 in a table, else all",
+            help="Show at most this many rows.",
+        ),
+    ] = None,
     write_: Annotated[
         bool, typer.Option("--write", help="Allow statements that change the database.")
     ] = False,
@@ -62,31 +75,78 @@ def sql(
     _account: AccountOption = None,
     db: DatabaseOption = None,
     output: OutputOptions,
-) -> None:
+) -> None:  # fmt: skip
     """Run a query in DuckDB's SQL.
 
     A table of events has the columns event_name, event_time (UTC), distinct_id, insert_id and
     properties; one of profiles has distinct_id, properties and last_seen. A property is
     properties->>'$.plan'. A query only reads, and only the database, unless --write or --external
     allow more. Several queries can run at the same time.
+
+    Rows are written as they come, so that a result may be larger than memory. A terminal and a
+    table show the first 10,000 unless --limit says otherwise.
     """
     text = _query_text(query, file)
     with open_database(db, write=write_, external=external_access) as database:
-        found = database.sql_rows(text, write=write_, limit=1 if scalar else None)
-    if scalar:
-        value = found.rows[0][0] if found.rows else None
-        write({"value": value}, output)
-        return
-    columns = _unique_names(found.columns)
-    rows = [dict(zip(columns, row, strict=True)) for row in found.rows]
-    if not rows and output.format is Format.CSV:
-        write_csv_line(columns)  # a reader of the file still needs them
-        return
-    write(rows, output)
-    if not rows and output.format is Format.TABLE:
-        say("no rows", "dim")
+        if scalar:
+            _write_scalar(database, text, output, write=write_)
+            return
+        if limit is None and not write_ and takes_bytes(output):
+            with database.sql_copy(text, _FORMS[output.format]) as chunks:
+                if chunks is not None:
+                    write_bytes(chunks)
+                    return
+        from mixpanel.data.store.rows import unique_names
+
+        shown = default_limit(output) if limit is None else limit
+        with database.sql_stream(text, write=write_) as found:
+            rows = _Limited(found.batches, shown)
+            write_rows(unique_names(found.columns), found.types, rows, output)
+        if output.format is Format.TABLE and not rows.count:
+            say("no rows", "dim")
+        if rows.has_more:
+            _say_more(database, text, rows.count, write=write_)
 
 
+class _Limited:
+    """Batches of at most `limit` rows together; `has_more` is True if there were more."""
+
+    def __init__(self, batches: Iterable[list[Any]], limit: int | None) -> None:
+        self._batches, self._limit = batches, limit
+        self.count = 0
+        self.has_more = False
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for batch in self._batches:
+            room = len(batch) if self._limit is None else self._limit - self.count
+            self.count += min(room, len(batch))
+            self.has_more = room < len(batch)
+            if room:
+                yield batch[:room]
+            if self.has_more:
+                return
+
+
+def _say_more(database: "Database", text: str, shown: int, *, write: bool) -> None:
+    total = None if write else database.sql_count(text)
+    more = "more" if total is None else f"{total - shown:,} more"
+    say(f"showing the first {shown:,} rows; there are {more}: --limit N shows N rows", "dim")
+
+
+def _write_scalar(database: "Database", text: str, output: OutputOptions, *, write: bool) -> None:
+    """Write one value and no name: JSON in json, else text."""
+    with database.sql_stream(text, write=write) as found:
+        first = next(iter(found.batches), [])
+        types = found.types[:1]
+    value = first[0][0] if first else None
+    if types == ["JSON"] and isinstance(value, str):
+        value = json.loads(value)
+    write_value(value, output)
+
+
+_FORMS: "dict[Format, RowsFormat]" = {
+    Format.CSV: "csv", Format.JSON: "json", Format.JSONL: "jsonl",
+}  # fmt: skip
 COMMANDS: "tuple[Command, ...]" = (("sql", sql, SQL), *LIVE_COMMANDS)
 
 
@@ -116,15 +176,3 @@ def _read(file: Path) -> str:
     except OSError as error:
         code = "FILE_NOT_FOUND" if isinstance(error, FileNotFoundError) else "FILE_UNREADABLE"
         raise MixpanelDataError(f"{file}: {error.strerror}", code=code) from error
-
-
-def _unique_names(columns: Iterable[str]) -> list[str]:
-    """Return column names with a number added to repeated ones: n, n_2."""
-    names: dict[str, None] = {}
-    for column in columns:
-        name, number = column, 1
-        while name in names:
-            number += 1
-            name = f"{column}_{number}"
-        names[name] = None
-    return list(names)

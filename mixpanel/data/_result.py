@@ -63,24 +63,33 @@ class Result:
         hidden = {field.name for field in fields(self) if not field.repr}  # type: ignore[arg-type]
         known = ", ".join(
             f"{name}={_short(value)}"
-            for name, value in self.to_dict().items()
+            for name, value in self._scalars().items()
             if not isinstance(value, (list, dict)) and value is not None and name not in hidden
         )
         head = f"{type(self).__name__}({known})"
-        rows = self.to_table_dict()
-        if len(rows) == 1 and type(self)._rows is Result._rows:
+        rows, count = self._first_rows(SHOWN)
+        if count == 1 and type(self)._rows is Result._rows:
             return head
-        return "\n".join([head, *_aligned(rows[:SHOWN]), *_more(len(rows), SHOWN)])
+        return "\n".join([head, *_aligned(rows), *_more(count, SHOWN)])
+
+    def _scalars(self) -> dict[str, Any]:
+        """Return the fields for a repr, which leaves lists and objects out."""
+        return self.to_dict()
+
+    def _first_rows(self, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the first rows for a repr, and the number of all rows."""
+        rows = self.to_table_dict()
+        return rows[:limit], len(rows)
 
     def _repr_html_(self) -> str:
-        rows = self.to_table_dict()
+        rows, count = self._first_rows(SHOWN_IN_NOTEBOOK)
         names = list(rows[0]) if rows else self._columns() or []
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         body = "".join(
             "<tr>" + "".join(f"<td>{escape(_text(row.get(name)))}</td>" for name in names) + "</tr>"
-            for row in rows[:SHOWN_IN_NOTEBOOK]
+            for row in rows
         )
-        more = "".join(f"<p>{line}</p>" for line in _more(len(rows), SHOWN_IN_NOTEBOOK))
+        more = "".join(f"<p>{line}</p>" for line in _more(count, SHOWN_IN_NOTEBOOK))
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 

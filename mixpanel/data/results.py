@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel.data._compatibility import ParallelResultNames
-from mixpanel.data._result import Result, Rows
+from mixpanel.data._result import Result, Rows, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +74,13 @@ class SQLResult(Result):
 
     def _columns(self) -> list[str] | None:
         return list(dict.fromkeys(self.columns))
+
+    def _scalars(self) -> dict[str, Any]:
+        return {"truncated": self.truncated, "row_count": len(self.rows)}
+
+    def _first_rows(self, limit: int) -> tuple[list[dict[str, Any]], int]:
+        first = [dict(zip(self.columns, row, strict=True)) for row in self.rows[:limit]]
+        return [plain(row) for row in first], len(self.rows)
 
 
 # ---- credentials --------------------------------------------------------------------------------

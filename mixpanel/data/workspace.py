@@ -76,7 +76,8 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     theirs. `credentials` may be a `TokenCredentials`, for an access token.
 
     The database file is `path`, by default `~/.mp/data/{project_id}.db`, and is opened on first
-    use. `read_only` lets several processes open it at once; nothing can be fetched into it then.
+    use. It is closed again while nothing uses it, unless `connection` was used or SQL has external
+    access. `read_only` lets several processes use it at once; nothing can be fetched into it then.
     `external_access` lets SQL read and write files and load extensions.
 
     `base_url` sends every call to another server, such as the emulator. `on_wait(seconds, why)` is

@@ -158,6 +158,16 @@ class Emulator:
         return f"{self.url}/hightouch"
 
     @property
+    def segment_url(self) -> str:
+        """The base URL of Segment's API: pass it to a client as `base_url`."""
+        return f"{self.url}/segment"
+
+    @property
+    def rudderstack_url(self) -> str:
+        """The base URL of a RudderStack data plane: pass it to a client as `base_url`."""
+        return f"{self.url}/rudderstack"
+
+    @property
     def hightouch_oauth_url(self) -> str:
         """Hightouch's authorization server, whose `/token` issues access tokens."""
         return f"{self.hightouch_url}/oauth"
@@ -212,7 +222,7 @@ class Emulator:
     def cdp_messages(
         self, vendor: Vendor | None = None, *, unique: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the messages that Customer.io and Hightouch accepted, in the order of arrival.
+        """Return the messages that customer data platforms accepted, in the order of arrival.
 
         Each is a dict: `vendor`, `endpoint`, `message` (with its `type`), `bytes` (as sent), `key`
         (the write key), `sent_at` (of the batch), `received_at`, and `headers`, those that describe

@@ -23,6 +23,7 @@ from mixpanel.flags.types import (
     FlagTestUsers,
     LocalFlagsConfig,
     RemoteFlagsConfig,
+    RemoteFlagsResponse,
     Rollout,
     RuleSet,
     SelectedVariant,
@@ -33,6 +34,13 @@ from mixpanel.flags.types import (
 
 # Imported on first use: they need the HTTP transports, evaluation alone does not.
 if TYPE_CHECKING or not load_lazily(__name__):
+    from mixpanel.flags import (
+        custom_operators,
+        local_feature_flags,
+        remote_feature_flags,
+        types,
+        utils,
+    )
     from mixpanel.flags._fetching.requests import FlagsError
     from mixpanel.flags.hybrid import HybridFeatureFlagsProvider
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
@@ -55,6 +63,7 @@ __all__ = [
     "LocalFlagsConfig",
     "RemoteFeatureFlagsProvider",
     "RemoteFlagsConfig",
+    "RemoteFlagsResponse",
     "Rollout",
     "RolloutTrace",
     "RuleEngineError",
@@ -65,8 +74,13 @@ __all__ = [
     "Variant",
     "VariantOverride",
     "VariantSource",
+    "custom_operators",
     "evaluate",
     "explain",
     "lint",
+    "local_feature_flags",
     "parse_definitions",
+    "remote_feature_flags",
+    "types",
+    "utils",
 ]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from mixpanel._records.values import is_missing
 from mixpanel.flags._rules.budget import TooManyStepsError
 from mixpanel.flags.types import FallbackReason, SelectedVariant, VariantSource
 
@@ -19,8 +20,27 @@ def rule_error(index: int, error: Exception) -> FallbackReason:
     return FallbackReason("RULE_ERROR", f"rollout {index}: the rule {text}")
 
 
+class AssignmentError(TypeError):
+    """The value that a flag is assigned by is not a single value."""
+
+
+def assignment_text(value: Any) -> str:
+    """Return the text that decides which variant a value is assigned.
+
+    :raises AssignmentError: for a list, a dict or a set. Its text depends on how Python writes it,
+        and a group in a list of others would not get the variant that it gets alone.
+    """
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        raise AssignmentError(f"the assignment value is a {type(value).__name__}: pass one id")
+    if is_missing(value):
+        raise AssignmentError("the assignment value is missing")
+    return str(value)
+
+
 def invalid_context(error: Exception) -> FallbackReason:
     """Return the reason for a context that cannot be read."""
+    if isinstance(error, AssignmentError):
+        return FallbackReason("INVALID_CONTEXT", str(error))
     return FallbackReason("INVALID_CONTEXT", f"reading the context raised {type(error).__name__}")
 
 

@@ -15,6 +15,8 @@ DiagnosticKind = Literal[
     "cohort",
     "runtime_event",
     "sticky",
+    "ignored_field",
+    "no_value",
     "unreachable",
     "splits",
     "rounding",

@@ -13,6 +13,7 @@ from mixpanel.flags._evaluation.evaluate import Context, evaluate_flag
 from mixpanel.flags._evaluation.hashing import BUCKETS, bucket
 from mixpanel.flags._results import invalid_context, rule_error
 from mixpanel.flags._rules.budget import Budget, TooManyStepsError, charge_parsing
+from mixpanel.flags._rules.casefolding import has_json_form
 from mixpanel.flags._rules.compiler import value_read
 from mixpanel.flags._rules.engines import Predicate, Properties, compile_legacy, fold_rule
 from mixpanel.flags._rules.syntax import is_operation, names_read, operands_of
@@ -135,8 +136,8 @@ def explain(definitions: Definitions, flag_key: str, context: Context) -> Trace:
 
 def _trace(flag: CompiledFlag, selected: SelectedVariant, context: Context) -> Trace:
     key = flag.context_key
-    value = context.get(key)
-    if not value:
+    value, reason = context.get(key), selected.fallback_reason
+    if reason is not None and reason.kind in ("MISSING_CONTEXT_KEY", "INVALID_CONTEXT"):
         return Trace(flag.key, selected, key)
     assignment = str(value)
     tested = selected.is_qa_tester is True
@@ -147,7 +148,7 @@ def _trace(flag: CompiledFlag, selected: SelectedVariant, context: Context) -> T
         assignment=assignment,
         variant_bucket=bucket(assignment, flag.variant_salt),
         rollouts=() if tested else tuple(_rollouts(flag, assignment, context)),
-        notes=tuple(_notes(key, value)),
+        notes=(*_notes(key, value), *_unmatchable(flag, context)),
     )
 
 
@@ -256,6 +257,22 @@ def _split(rule: Any) -> Iterator[Any]:
 def _notes(key: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool | float):
         yield f"{key} is hashed as {str(value)!r}; other SDKs may format it differently"
+
+
+def _unmatchable(flag: CompiledFlag, context: Context) -> Iterator[str]:
+    """Yield a note for each property whose value no rule can match."""
+    properties = context.get("custom_properties")
+    if not isinstance(properties, dict):
+        return
+    budget = Budget()
+    for name, value in properties.items():
+        matchable = value is None or isinstance(value, str | int | float | list | dict)
+        if not matchable and flag.engine.name == "default":
+            with suppress(TooManyStepsError):
+                matchable = budget.run(has_json_form, value)
+        if not matchable:
+            kind = type(value).__name__
+            yield f"custom_properties[{name!r}] is a {kind}, which no rule can match"
 
 
 def _json(value: Any) -> str:

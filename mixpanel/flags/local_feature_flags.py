@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio.to_thread
 
@@ -33,7 +33,13 @@ from mixpanel.flags._evaluation.definitions import Definitions, parse_definition
 from mixpanel.flags._evaluation.evaluate import FLAG_NOT_FOUND, Snapshot
 from mixpanel.flags._exposures.reporter import ExposureReporter
 from mixpanel.flags._fetching.poller import Poller
-from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
+from mixpanel.flags._fetching.requests import (
+    FlagsApi,
+    FlagsError,
+    decode_response,
+    failure_reason,
+    send,
+)
 from mixpanel.flags._fetching.snapshot_file import SavedDefinitions, SnapshotFile
 from mixpanel.flags._results import fallback
 from mixpanel.flags.explain import explain
@@ -73,6 +79,8 @@ class LocalFeatureFlagsProvider:
     :param tracker: called with `(distinct_id, event_name, properties)` for each exposure.
     :raises ConfigurationError: for an invalid bootstrap, or contradictory settings.
     """
+
+    FLAGS_DEFINITIONS_URL_PATH: Final = "/flags/definitions"
 
     def __init__(
         self,
@@ -412,7 +420,7 @@ class LocalFeatureFlagsProvider:
     def _on_fetch_error(self, error: Exception, failures: int) -> float | None:
         previous, self._last_error = self._last_error, error
         # Also when the reason changes: a wrong credential may follow a passing failure.
-        is_new = failures == 1 or _reason(error) != _reason(previous)
+        is_new = failures == 1 or failure_reason(error) != failure_reason(previous)
         if is_new and not isinstance(error, _WaitingError):
             logger.warning("flag definitions could not be fetched: %s", error)
         return getattr(error, "retry_after", None)
@@ -529,12 +537,6 @@ def _max_definitions_bytes(config: LocalFlagsConfig) -> int:
             f"max_definitions_bytes must be an integer above 0, not {max_bytes!r}"
         )
     return max_bytes
-
-
-def _reason(error: Exception | None) -> object:
-    """Return what distinguishes one reason for a failed fetch from another."""
-    status = getattr(error, "status", None)
-    return str(error) if status is None else status
 
 
 _providers: weakref.WeakSet[LocalFeatureFlagsProvider] = weakref.WeakSet()

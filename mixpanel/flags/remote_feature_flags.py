@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 import anyio.to_thread
@@ -16,10 +16,17 @@ from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.json_encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import ExposureReporter
-from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
+from mixpanel.flags._fetching.requests import (
+    FlagsApi,
+    FlagsError,
+    decode_response,
+    failure_reason,
+    send,
+)
 from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFeatureFlagsProvider"]
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+LOG_INTERVAL = 60.0  # seconds between two log lines for the same reason
 INLINE_DECODE_BYTES = 128 * 1024  # a longer response is decoded in a thread, not in the loop
 
 CacheKey = tuple[Any, str | None, bytes]
@@ -55,6 +63,8 @@ class RemoteFeatureFlagsProvider:
     the same context, and evaluations at the same time share one request.
     """
 
+    FLAGS_URL_PATH: Final = "/flags"
+
     def __init__(
         self,
         token: str,
@@ -77,6 +87,7 @@ class RemoteFeatureFlagsProvider:
         self._cache: OrderedDict[CacheKey, tuple[float, Evaluation]] = OrderedDict()
         self._pending: dict[CacheKey, _PendingRequest] = {}
         self._last_error: Exception | None = None
+        self._logged_failure: tuple[object, float] = None, 0.0
 
     # ---- async ------------------------------------------------------------------------------
 
@@ -103,6 +114,8 @@ class RemoteFeatureFlagsProvider:
         selected = variants.get(flag_key)
         if selected is None:
             return fallback(FallbackReason.flag_not_found()).with_fallback(fallback_value)
+        if selected.fallback_reason is not None:
+            return selected.with_fallback(fallback_value)
         if reportExposure:
             distinct_id = context.get("distinct_id")
             self._reporter.report_evaluation(
@@ -129,6 +142,7 @@ class RemoteFeatureFlagsProvider:
             variants, *_ = await self._evaluate(context, None)
         except FlagsError:
             return None
+        variants = {key: each for key, each in variants.items() if each.fallback_reason is None}
         return variants | dict(overrides.current() or {})
 
     async def atrack_exposure_event(
@@ -166,9 +180,18 @@ class RemoteFeatureFlagsProvider:
             evaluation = await self._fetch_cached(context, flag_key)
         except FlagsError as error:
             self._last_error = error
+            self._log_failure(error)
             raise
         self._last_error = None
         return evaluation
+
+    def _log_failure(self, error: FlagsError) -> None:
+        """Log why evaluations fail: each reason at once, and then at most once a minute."""
+        reason, now = failure_reason(error), time.monotonic()
+        logged, at = self._logged_failure
+        if reason != logged or now - at >= LOG_INTERVAL:
+            self._logged_failure = reason, now
+            logger.warning("flags could not be evaluated remotely: %s", error)
 
     async def _fetch_cached(self, context: Mapping[str, Any], flag_key: str | None) -> Evaluation:
         """Return what is cached, or what a request in flight returns, or else send a request."""
@@ -274,16 +297,24 @@ def _parse_variants(response: Response | TransportFailure) -> dict[str, Selected
 
 def _parse_variant(raw: Any) -> SelectedVariant | None:
     """Return the variant of one flag in the response; None if it is malformed."""
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("variant_key"), str):
+    if not isinstance(raw, Mapping):
         return None
+    variant_key = raw.get("variant_key")
+    if isinstance(variant_key, int | float) and not isinstance(variant_key, bool):
+        variant_key = str(variant_key)
+    if not isinstance(variant_key, str):
+        return None
+    if "variant_value" not in raw:
+        message = f"HTTP 200: variant {variant_key!r} has no variant_value"
+        return fallback(FallbackReason.backend_error(message))
 
     def typed(name: str, kind: type) -> Any:
         value = raw.get(name)
         return value if isinstance(value, kind) else None
 
     return SelectedVariant(
-        raw.get("variant_value"),
-        raw["variant_key"],
+        raw["variant_value"],
+        variant_key,
         typed("experiment_id", str),
         typed("is_experiment_active", bool),
         typed("is_qa_tester", bool),

@@ -1,23 +1,33 @@
 """The types of flags: definitions, selected variants, fallback reasons and configurations.
 
-Definitions come over the network, so they are pydantic models: unknown keys are ignored, and an
-error names the field with the wrong type. Selected variants are made on the hot path, where a
-pydantic model would cost more than the whole evaluation: they are frozen dataclasses with slots.
+Definitions come over the network, so they are pydantic models: unknown keys are ignored, an error
+names the field with the wrong type, and a field that decides nothing, such as a name, is ignored.
+Selected variants are made on the hot path, where a pydantic model would cost more than the whole
+evaluation: they are frozen dataclasses with slots.
 Configurations are plain dataclasses whose fields have the order of mixpanel 5.4.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
 
 __all__ = [
+    "MIXPANEL_DEFAULT_API_ENDPOINT",
     "NO_FALLBACK",
     "ExperimentationFlag",
     "ExperimentationFlags",
@@ -27,6 +37,7 @@ __all__ = [
     "FlagsConfig",
     "LocalFlagsConfig",
     "RemoteFlagsConfig",
+    "RemoteFlagsResponse",
     "Rollout",
     "RuleEngine",
     "RuleSet",
@@ -35,6 +46,8 @@ __all__ = [
     "VariantOverride",
     "VariantSource",
 ]
+
+MIXPANEL_DEFAULT_API_ENDPOINT: Final = "api.mixpanel.com"
 
 RuleEngine = Literal["default", "json-logic"]
 
@@ -109,6 +122,22 @@ class SelectedVariant:
     variant_source: str | None = None
     fallback_reason: FallbackReason | None = None
 
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> "SelectedVariant":
+        """Return the variant in the response of a remote evaluation; unknown keys are ignored.
+
+        :raises TypeError: without a `variant_value`.
+        """
+        return cls(**{name: payload[name] for name in cls.__slots__ if name in payload})
+
+    def as_fallback(self, reason: FallbackReason) -> "SelectedVariant":
+        """Return this variant as a fallback that is served for a reason."""
+        return replace(self, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
+
+    def with_source(self, source: str) -> "SelectedVariant":
+        """Return this variant with another source."""
+        return replace(self, variant_source=source)
+
     def with_fallback(self, fallback: "SelectedVariant | Any") -> "SelectedVariant":
         """Return this variant if it was selected, else the fallback with this one's reason."""
         if self.variant_source != VariantSource.FALLBACK or fallback is NO_FALLBACK:
@@ -136,17 +165,72 @@ def _null_as(empty: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
+def _ignored_as(default: Any) -> WrapValidator:
+    """Replace an invalid value of a field that decides nothing; its name goes into the context.
+
+    The context of a validation is a list of the names of such fields, or None.
+    """
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            _note_ignored(info)
+            return default
+
+    return WrapValidator(validate)
+
+
+def _note_ignored(info: ValidationInfo) -> None:
+    if isinstance(info.context, list):
+        info.context.append(info.field_name)
+
+
+def _usable_test_users(value: Any, info: ValidationInfo) -> dict[str, str]:
+    """Return the test users who have a variant; one whose variant is null or "" has none."""
+    if not isinstance(value, Mapping):
+        if value is not None:
+            _note_ignored(info)
+        return {}
+    users = {
+        user: key for user, key in value.items() if isinstance(user, str) and isinstance(key, str)
+    }
+    if any(key is not None and user not in users for user, key in value.items()):
+        _note_ignored(info)
+    return {user: key for user, key in users.items() if key}
+
+
+def _key_text(value: Any) -> Any:
+    """Return the key of a variant, whose type is text, also for one that is a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _without_a_list(value: Any, info: ValidationInfo) -> Any:
+    if value is None or isinstance(value, Mapping):
+        return value
+    _note_ignored(info)
+    return None
+
+
 class _Definition(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, defer_build=True)
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """Return the object of a part of the response, as in the official package.
+
+        :raises ValueError: if a field that decides something is missing or of the wrong type.
+        """
+        return cls.model_validate(payload)
 
 
 class Variant(_Definition):
     """One variant: its key, its value, and the fraction (0 to 1) of users who get it."""
 
-    key: str
+    key: Annotated[str, BeforeValidator(_key_text)]
     value: Any = None
-    is_control: bool = False
-    is_sticky: Annotated[bool, _null_as(empty=False)] = False
+    is_control: Annotated[bool, _ignored_as(default=False)] = False
+    is_sticky: Annotated[bool, _null_as(empty=False), _ignored_as(default=False)] = False
     split: Annotated[float, _null_as(0.0)] = 0.0
 
 
@@ -169,13 +253,15 @@ class Rollout(_Definition):
     runtime_evaluation_definition: Any = None
     runtime_event_rule: Any = None
     variant_override: VariantOverride | None = None
-    variant_splits: Mapping[str, Annotated[float, _null_as(0.0)]] | None = None
+    variant_splits: Annotated[
+        Mapping[str, Annotated[float, _null_as(0.0)]] | None, BeforeValidator(_without_a_list)
+    ] = None
 
 
 class FlagTestUsers(_Definition):
     """The variant that each test user gets, by distinct_id."""
 
-    users: Annotated[Mapping[str, str], _null_as({})] = {}
+    users: Annotated[Mapping[str, str], BeforeValidator(_usable_test_users)] = {}
 
 
 class RuleSet(_Definition):
@@ -183,7 +269,7 @@ class RuleSet(_Definition):
 
     variants: Annotated[list[Variant], _null_as([])]
     rollout: Annotated[list[Rollout], _null_as([])]
-    test: FlagTestUsers | None = None
+    test: Annotated[FlagTestUsers | None, _ignored_as(None)] = None
 
 
 class ExperimentationFlag(_Definition):
@@ -192,12 +278,12 @@ class ExperimentationFlag(_Definition):
     key: str
     context: str
     ruleset: RuleSet
-    id: str | int = ""
-    name: str = ""
-    status: str = ""
-    project_id: int | None = None
-    experiment_id: str | None = None
-    is_experiment_active: bool | None = None
+    id: Annotated[str | int, _ignored_as("")] = ""
+    name: Annotated[str, _ignored_as("")] = ""
+    status: Annotated[str, _ignored_as("")] = ""
+    project_id: Annotated[int | None, _ignored_as(None)] = None
+    experiment_id: Annotated[str | None, _ignored_as(None)] = None
+    is_experiment_active: Annotated[bool | None, _ignored_as(None)] = None
     hash_salt: str | None = None
 
 
@@ -205,6 +291,20 @@ class ExperimentationFlags(_Definition):
     """The response of the definitions endpoint."""
 
     flags: list[ExperimentationFlag]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFlagsResponse:
+    """The response of a remote evaluation: the variants of the flags that include the user."""
+
+    code: int
+    flags: dict[str, SelectedVariant]
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> "RemoteFlagsResponse":
+        """Return the object of a response; `code` is 200 where it is missing."""
+        variants = {key: SelectedVariant.from_dict(each) for key, each in payload["flags"].items()}
+        return cls(payload.get("code", 200), variants)
 
 
 @dataclass
@@ -219,7 +319,7 @@ class FlagsConfig:
       `remembered_exposures` are remembered.
     """
 
-    api_host: str = "api.mixpanel.com"
+    api_host: str = MIXPANEL_DEFAULT_API_ENDPOINT
     request_timeout_in_seconds: int = 10
     exposure_executor: Executor | None = None
     region: Region | None = field(default=None, kw_only=True)

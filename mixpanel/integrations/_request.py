@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -20,7 +22,11 @@ __all__ = ["Identity", "IdentityOrId", "RequestOptions", "RequestSettings"]
 
 MAX_LENGTH = 255  # characters of a property's value, which Mixpanel truncates there
 SAFE_IN_PATH = "/:@!$&'()*+,;=~"
+LOG_INTERVAL = 60.0  # seconds
 HOST = re.compile(r"[A-Za-z0-9_.-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+
+
+_failures: dict[str, tuple[float, int]] = {}  # when each callback's was logged, and how many since
 
 
 class Identity(TypedDict, total=False):
@@ -182,9 +188,16 @@ def call_safely(callback: Callable[..., Any] | None, *args: Any, convert: Any = 
 
 
 def log_failure(callback: Callable[..., Any]) -> None:
-    """Log the exception of a callback: the request goes through without what it would return."""
+    """Log the exception of a callback, at most once a minute for each callback."""
     name = getattr(callback, "__qualname__", None) or type(callback).__name__
-    logger.exception("%s failed: events of this request lack what it would return", name)
+    now = time.monotonic()
+    last, suppressed = _failures.get(name, (-math.inf, 0))
+    if now - last < LOG_INTERVAL:
+        _failures[name] = last, suppressed + 1
+        return
+    _failures[name] = now, 0
+    more = f" ({suppressed} more failures were not logged)" if suppressed else ""
+    logger.exception("%s failed: events of its request lack what it returns%s", name, more)
 
 
 def checked_callback(callback: Any, name: str) -> Any:

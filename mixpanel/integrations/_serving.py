@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.sender import Sender
-from mixpanel._runtime import shutdown
+from mixpanel._runtime import event_loop, shutdown
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError, SyncInAsyncError
@@ -25,6 +25,7 @@ __all__ = [
     "flush_client",
     "flush_client_async",
     "start",
+    "start_polling",
     "stop",
 ]
 
@@ -64,6 +65,20 @@ async def start(client: AsyncMixpanel | Mixpanel) -> None:
         await client.__aenter__()
     elif client._local_flags is not None:
         await client._local_flags.astart_polling_for_definitions()
+
+
+def start_polling(client: Mixpanel) -> None:
+    """Start to fetch the definitions of flags; wait for the first response where that is allowed.
+
+    On the thread of an event loop, as where an ASGI server imports an application, they arrive
+    a little later.
+    """
+    flags = client._local_flags
+    if flags is not None:
+        if event_loop.is_running():
+            flags._poller.start()
+        else:
+            flags.start_polling_for_definitions()
 
 
 async def stop(client: AsyncMixpanel | Mixpanel, timeout: float) -> None:

@@ -84,6 +84,7 @@ class MixpanelMiddleware:
         self._flag_context = checked_callback(flag_context, "flag_context")
         self._flush_timeout = _serving.checked_timeout(flush_timeout, "flush_timeout")
         self._settings = RequestSettings(**options)
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket connection or the lifespan."""
@@ -92,6 +93,9 @@ class MixpanelMiddleware:
         elif scope["type"] in ("http", "websocket"):
             flags = None
             if self._client is not None:
+                if not self._started:  # a server, or an application, without a lifespan
+                    self._started = True
+                    _serving.start_polling(self._client)
                 more = self._flag_context
                 flags = RequestFlags(self._client, None if more is None else lambda: more(scope))
             scope[KEY] = self._client, flags
@@ -113,7 +117,7 @@ class MixpanelMiddleware:
 
     def _request_properties(self, scope: Scope) -> dict[str, Any]:
         headers: dict[bytes, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in scope.get("headers", ()):
             if name in (b"host", b"referer"):
                 headers[name] = value.decode("latin-1")
             elif name == b"x-forwarded-for":
@@ -137,6 +141,7 @@ class MixpanelMiddleware:
 
         async def send_between(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
+                self._started = True
                 await _serving.start(client)
             elif message["type"].startswith("lifespan.shutdown."):
                 await _serving.stop(client, self._flush_timeout)

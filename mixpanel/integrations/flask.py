@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 from flask import current_app, has_request_context, request
 
 from mixpanel._records import context as contexts
-from mixpanel._records.context import IDENTITY
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.integrations import wsgi
 from mixpanel.integrations._request import (
@@ -26,7 +25,7 @@ from mixpanel.integrations._serving import checked_client
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flask import Flask
+    from flask import Flask, Response
 
     from mixpanel.client import Mixpanel
     from mixpanel.integrations._request import IdentityOrId
@@ -40,13 +39,13 @@ EXTENSION = "mixpanel"
 class MixpanelFlask:
     """Set the identity and properties of all events of a request; `flags` is set in templates.
 
-    The callbacks are called in the request's context, before the view and without arguments, so
-    they may use `flask.request`, `flask.session` or `current_user`. What they raise is logged.
+    The callbacks are called in the request's context and without arguments, so they may use
+    `flask.request`, `flask.session` or `current_user`. What they raise is logged.
 
     :param app: the application, or None to call `init_app` later.
     :param client: a `Mixpanel`; with an `AsyncBufferedConsumer`, tracking never waits.
-    :param identify: returns the `distinct_id`, an `Identity`, or None.
-    :param properties: returns more properties.
+    :param identify: returns the `distinct_id`, an `Identity`, or None; called at the first event.
+    :param properties: returns more properties; called before the view.
     :param flag_context: returns more of the context of flags; called at the first check of one.
     :param options: see `help(mixpanel.integrations.flask.RequestOptions)`.
     :raises ConfigurationError: for settings that cannot work.
@@ -87,16 +86,27 @@ class MixpanelFlask:
             **self._options,
         )
         app.before_request_funcs.setdefault(None, []).insert(0, self._before_request)
+        app.after_request(self._after_request)
         app.context_processor(_template_context)
 
     def _before_request(self) -> None:
         scope = contexts.current()
-        if scope is None:
-            return
-        properties = call_safely(self._properties, convert=mapping_of)
-        identity = call_safely(self._identify, convert=identity_of)
-        changes = {} if identity is None else dict(zip(IDENTITY, identity, strict=True))
-        scope.update(changes, properties or {})
+        if scope is not None:
+            scope.update({}, call_safely(self._properties, convert=mapping_of) or {})
+            if self._identify is not None:
+                scope.resolve_later(self._resolve)
+
+    def _resolve(self) -> tuple[str | None, str | None, str | None] | None:
+        identity: tuple[str | None, str | None, str | None] | None = call_safely(
+            self._identify, convert=identity_of
+        )
+        return identity
+
+    def _after_request(self, response: Response) -> Response:
+        scope = contexts.current()
+        if response.is_streamed and scope is not None:  # the body may outlive Flask's own context
+            getattr(scope, "distinct_id")  # noqa: B009 - for its effect
+        return response
 
 
 def get_client() -> Mixpanel:

@@ -90,7 +90,8 @@ def _seconds_left(lambda_context: Any, longest: float, margin: float) -> float:
     remaining = getattr(lambda_context, "get_remaining_time_in_millis", None)
     if not callable(remaining):
         return longest
-    left: float = min(longest, remaining() / 1000 - margin)
+    milliseconds: Any = remaining()
+    left: float = min(longest, milliseconds / 1000 - margin)
     if left <= 0:
         logger.warning("no time is left to send what is buffered before the response")
     return left

@@ -121,7 +121,7 @@ def test_an_invalid_row_is_reported_and_the_others_arrive(emu):
     by_position = {one.index: one.message for one in result.rejected_records}
     assert "needs a timestamp" in by_position[120]
     assert "type must be one of" in by_position[121]
-    assert "bytes larger than Customer.io takes" in by_position[122]
+    assert "the message is larger than Customer.io accepts" == by_position[122]
     assert "must be a mapping" in by_position[123]
     assert tuple(reported) == result.rejected_records
     assert result.rejected_records[0].record == {"type": "track", "userId": "u", "event": "No time"}

@@ -434,11 +434,13 @@ def test_advice_names_the_missing_fields_of_an_action():
     actual.track("u", "Device Deleted", {"device": {"token": "t"}})
     actual.track("u", "Order Complete")
     actual.track("u", "Order Completed")
-    actual.track(None, "Object Deleted", {"objectId": 3}, anonymous_id="a")
+    actual.track(None, "Object Deleted", {"objectId": 3, "objectTypeId": 2}, anonymous_id="a")
+    actual.track(None, "Object Deleted", {"objectId": 3, "objectTypeId": "2"}, anonymous_id="a")
     actual.identify("u", {"event": "Order Complete"})
     assert [
         "'Device Deleted' lacks context.device.token: use DeviceDeleted",
         "'Order Complete' is not a semantic event; did you mean 'Order Completed'?",
+        "'Object Deleted': properties.objectTypeId must be a whole number",
     ] == notes
 
 

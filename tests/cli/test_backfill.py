@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from typer.testing import CliRunner
@@ -122,7 +123,7 @@ def test_rejected_rows_are_reported_and_the_rest_arrives(mp, emu, tmp_path):
     refused = [json.loads(line) for line in failed.read_text().splitlines()]
     assert {
         7: "a message in a backfill needs a timestamp",
-        250: "the row is empty or not valid JSON",
+        250: "the line is not valid JSON",
     } == {one["position"]: one["message"] for one in refused}
     fixed = {**refused[0]["record"], "timestamp": "2024-01-31T12:00:00Z"}
     failed.write_text(json.dumps({"position": 7, "record": fixed}) + "\n")
@@ -158,6 +159,7 @@ def test_a_stopped_backfill_resumes_at_its_position(mp, emu, tmp_path):
     assert result.exit_code == ExitCode.PARTIAL
     done = json.loads(result.stdout)
     assert (done["delivered"], done["rejected"], done["requests"]) == (3998, 2, 1)
+    assert {"a message in a backfill needs a timestamp": 2} == done["reasons"]
     assert [5, 3900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
     assert numbers(emu) == [n for n in range(4000) if n not in {5, 3900}]
     assert not (tmp_path / "h.ndjson.backfill").exists()
@@ -174,7 +176,7 @@ def test_a_checkpoint_of_another_job_is_refused(mp, tmp_path, change, why):
     """Resuming would skip rows that were never sent; --restart starts over."""
     path = orders(tmp_path / "orders.csv", 10)
     job = {"to": "customerio", "sent_to": "x", "kind": "track", "event": "Other", "columns": {}}
-    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Progress(5, 0))
+    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Progress(5))
     change(path)
     result = mp(path, *TABLE)
     assert result.exit_code == ExitCode.USAGE
@@ -276,7 +278,7 @@ def test_a_checkpoint_belongs_to_one_write_key(mp, tmp_path):
         == ExitCode.OK
     )
     job = {"to": "customerio", "source": "another", "sent_to": "x"}
-    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Progress(3, 0))
+    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Progress(3))
     result = mp(path)
     assert result.exit_code == ExitCode.USAGE
     assert "it is for another sent_to, source" in result.stderr
@@ -448,3 +450,47 @@ def test_mapped_columns_of_a_csv_stay_text(mp, emu, tmp_path):
     assert result.exit_code == ExitCode.PARTIAL
     done = {one["userId"]: (one["name"], one["timestamp"][:10]) for one in messages(emu)}
     assert done == {"007": ("404", "2024-01-31"), "008": ("405", "2023-11-14")}
+
+
+def test_messages_that_are_too_large_have_one_reason(mp, tmp_path):
+    """A reason with the size would be another one for each message."""
+    path = tmp_path / "h.ndjson"
+    sizes = range(33_000, 33_004)
+    rows = [{"type": "identify", "userId": "u", "traits": {"pad": "x" * size}} for size in sizes]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    reasons = json.loads(mp(path).stdout)["reasons"]
+    assert {"the message is larger than Customer.io accepts": 4} == reasons
+
+
+def test_a_checkpoint_without_reasons_still_sums(tmp_path):
+    """As one that an earlier release wrote."""
+    path = orders(tmp_path / "orders.csv", 9)
+    saved = Checkpoint(tmp_path / "c.backfill", path, {})
+    saved.save(Progress(5, Counter({"x": 2})))
+    text = json.loads(saved.path.read_text())
+    del text["reasons"]
+    saved.path.write_text(json.dumps(text))
+    assert {"rejected before": 2} == saved.load().reasons
+
+
+def test_ragged_lines_of_a_backfill_go_to_the_failed_rows(mp, emu, tmp_path):
+    """The others are sent."""
+    path, failed = orders(tmp_path / "orders.csv", 3), tmp_path / "failed.ndjson"
+    with path.open("a") as lines:
+        lines.write("0009,2024-01-31\n")
+    assert "line 5 has 2 cells" in mp(path, *TABLE).stderr
+    result = mp(path, *TABLE, "--failed", failed)
+    assert ExitCode.PARTIAL == result.exit_code
+    assert ["0009", "2024-01-31"] == json.loads(failed.read_text())["record"]["cells"]
+    assert 3 == len(messages(emu, "customerio"))
+
+
+def test_types_dates_and_encodings_of_a_backfill_can_be_stated(mp, emu, tmp_path):
+    """A resumed backfill needs the same ones."""
+    path = tmp_path / "orders.csv"
+    path.write_text("customer,paid_at,amount\nÉva,31/01/2024,5\n", encoding="utf-16")
+    options = (*TABLE, "--type", "amount=text", "--date-format", "%d/%m/%Y")
+    assert ExitCode.OK == mp(path, *options).exit_code
+    (message,) = messages(emu, "customerio")
+    assert ("Éva", "5") == (message["userId"], message["properties"]["amount"])
+    assert message["timestamp"].startswith("2024-01-31T00:00:00")

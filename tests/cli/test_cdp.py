@@ -132,8 +132,8 @@ def test_json_may_come_from_a_file_and_stdin(emu, tmp_path):
 @pytest.mark.parametrize("to", ["segment", "rudderstack"])
 def test_segment_and_rudderstack_are_vendors_too(emu, tmp_path, to):
     """By --to, or by the key in the environment; single messages, files and `ping`."""
-    env = {f"MP_{to.upper()}_WRITE_KEY": "k", f"MP_{to.upper()}_BASE_URL": emu.hightouch_url}
-    run = for_env(env)
+    url = getattr(emu, f"{to}_url")
+    run = for_env({f"MP_{to.upper()}_WRITE_KEY": "k", f"MP_{to.upper()}_BASE_URL": url})
     assert "track" == sent(run(*TRACK))["kind"]
     sent(run("identify", "--to", to, "--user-id", "u", "--traits", '{"plan": "team"}'))
     file = tmp_path / "messages.ndjson"

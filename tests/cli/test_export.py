@@ -4,6 +4,9 @@ import csv
 import gzip
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -20,7 +23,7 @@ def mp(tmp_path_factory):
 def count(mp, source):
     """Count the rows of a file with DuckDB."""
     query = f"SELECT count(*) FROM {source}"
-    return json.loads(mp("query", "sql", "--external", "-s", query).stdout)["value"]
+    return json.loads(mp("query", "sql", "--external", "-s", query).stdout)
 
 
 def test_a_table_is_exported_to_one_parquet_file(mp, tmp_path):
@@ -83,4 +86,79 @@ def test_a_missing_table_or_database_is_not_found(mp, tmp_path):
         absent = mp("export", kind, "events", path, "--db", tmp_path / "none.db")
         assert ExitCode.NOT_FOUND == absent.exit_code
     assert ExitCode.NOT_FOUND == mp("export", "csv", "nope", "-").exit_code
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_rows_of_a_query_are_exported(mp, tmp_path):
+    """With --sql, the path is the only argument."""
+    query = "SELECT event_name, count(*) AS n FROM events GROUP BY 1 ORDER BY 1;"
+    path = tmp_path / "counts.csv"
+    result = mp("export", "csv", path, "--sql", query)
+    assert (ExitCode.OK, f"wrote the rows to {path}: 1 file\n") == (result.exit_code, result.stderr)
+    text = 'event_name,n\nOrder Paid,24\nOrder Shipped,24\n"Paid, late",24\n'
+    assert text == path.read_text()
+    assert text == mp("export", "csv", "-", "--sql", query).stdout
+    for file, more in (("o.parquet", []), ("lake", ["--partition-by", "day"])):
+        found = mp("export", "parquet", tmp_path / file, "--sql", "FROM events LIMIT 5", *more)
+        assert ExitCode.OK == found.exit_code, found.stderr
+    assert 5 == count(mp, f"'{tmp_path}/o.parquet'")
+    assert 5 == count(mp, f"read_parquet('{tmp_path}/lake/**/*.parquet')")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["events"], "PATH is missing"),
+        (["events", "x.csv", "--sql", "FROM events"], "cannot be used together"),
+        (["x.csv", "--sql", " "], "is empty"),
+        (["x.csv", "--sql", "DROP TABLE events"], "read-only"),
+        (["x.csv", "--sql", "EXPLAIN FROM events"], "not a query"),
+        (["x.csv", "--sql", "FROM nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(mp, tmp_path, monkeypatch, arguments, reason):
+    """With the reason, and without a file."""
+    monkeypatch.chdir(tmp_path)
+    result = mp("export", "csv", *arguments)
+    assert ExitCode.USAGE == result.exit_code
+    assert reason in " ".join(result.stderr.split())
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_times_of_csv_have_one_format(mp):
+    """With six digits of a second, as pandas requires of a whole column."""
+    query = "SELECT TIMESTAMP '2026-01-01' + INTERVAL (range * 500) MILLISECOND AS t FROM range(3)"
+    text = mp("export", "csv", "-", "--sql", query).stdout
+    times = [
+        "2026-01-01 00:00:00.000000",
+        "2026-01-01 00:00:00.500000",
+        "2026-01-01 00:00:01.000000",
+    ]
+    assert ["t", *times] == text.splitlines()
+    pandas = pytest.importorskip("pandas")
+    assert 3 == pandas.to_datetime(pandas.read_csv(io.StringIO(text)).t).nunique()
+
+
+LIMITED = """
+import resource, signal, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from mixpanel.cli.main import run
+run()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_full_disk_is_named_as_the_target(mp, tmp_path, kind):
+    """Not a temporary name beside it, which is gone."""
+    db = mp("inspect", "info", "--jq", ".path").stdout.strip().strip('"')
+    path = tmp_path / f"big.{kind}"
+    command = [sys.executable, "-c", LIMITED, "export", kind, str(path)]
+    query = "SELECT uuid() AS id FROM range(100000)"
+    run = subprocess.run(
+        [*command, "--sql", query, "--db", db], env={**os.environ}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (ExitCode.ERROR, "") == (run.returncode, run.stdout)
+    assert f"mp: cannot write {path}: File too large\n" == run.stderr
     assert [] == list(tmp_path.iterdir())

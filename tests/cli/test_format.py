@@ -129,9 +129,9 @@ def test_characters_that_stdout_cannot_encode_are_escaped(monkeypatch, form, enc
 
 
 def test_a_table_has_headers_and_readable_values(written):
-    """Upper-case headers, Yes and No, nothing for None, and markup as text."""
+    """The names of columns as they are, Yes and No, nothing for None, and markup as text."""
     lines = written(ROWS, "table").splitlines()
-    assert ["NAME", "COUNT", "FIRST", "NEW", "BY", "EXTRA"] == lines[0].split()
+    assert ["name", "count", "first", "new", "by", "extra"] == lines[0].split()
     assert 'Order Paid      3         Yes  {"plan": "Größe"}' in lines[1]
     assert lines[2].split() == ["[red]x", "-2", "[1,", "2]"]
     assert "" == written([], "table")
@@ -139,10 +139,10 @@ def test_a_table_has_headers_and_readable_values(written):
 
 def test_a_table_shows_the_rows_of_a_result(written):
     """An object without rows is a table of its fields."""
-    assert "N\n1\n" == written(Result([{"n": 1}]), "table").replace(" ", "")
+    assert "n\n1\n" == written(Result([{"n": 1}]), "table").replace(" ", "")
     lines = written({"first_day": None, "ok": True}, "table").splitlines()
-    assert [["FIELD", "VALUE"], ["first_day"], ["ok", "Yes"]] == [line.split() for line in lines]
-    assert ["VALUE", "a"] == written(["a"], "table").split()
+    assert [["field", "value"], ["first_day"], ["ok", "Yes"]] == [line.split() for line in lines]
+    assert ["value", "a"] == written(["a"], "table").split()
 
 
 def test_a_table_in_a_file_is_not_folded(written, monkeypatch):

@@ -64,6 +64,82 @@ def many(path, count):
     return path
 
 
+# Files that are not what they should be
+
+
+AT = 1_767_268_800
+RAGGED = f"event,time,user_id,amount\nA,{AT},u,1\nA,{AT},u\nA,{AT},u,2\nA,{AT},u,3,x\n"
+
+
+def test_ragged_lines_go_to_the_failed_rows(mp, emu, tmp_path):
+    """With the line, the reason and the cells; the others are imported."""
+    path, failed = tmp_path / "a.csv", tmp_path / "failed.ndjson"
+    path.write_text(RAGGED)
+    refused = mp(path)
+    assert ExitCode.USAGE == refused.exit_code
+    expected = "line 3 has 3 cells, line 5 has 5 cells, the first line has 4. Correct them, or add "
+    assert expected + "--failed FILE to set them aside" in " ".join(refused.stderr.split())
+    result = mp(path, "--failed", failed)
+    assert ExitCode.PARTIAL == result.exit_code
+    assert (2, 2) == tuple(json.loads(result.stdout)[name] for name in ("imported", "rejected"))
+    assert [1, 2] == [event["properties"]["amount"] for event in emu.events()]
+    lines = [json.loads(line) for line in failed.read_text().splitlines()]
+    assert [(1, 3), (3, 5)] == [(each["position"], each["record"]["line"]) for each in lines]
+    assert "the line has 3 cells, the first line has 4" == lines[0]["message"]
+
+
+def test_a_bad_cell_among_numbers_is_reported_or_rejected(mp, emu, tmp_path):
+    """Without a type there is a warning; with one, the row is rejected."""
+    path, failed = tmp_path / "a.csv", tmp_path / "failed.ndjson"
+    path.write_text(
+        "event,time,user_id,net amount\n"
+        + "A,1767268800,u,5\n" * 3
+        + "A,1767268800,u,n/a\nA,1767268800,u,7\n"
+    )
+    assert "the first is 'n/a' in row 4. --type 'net amount'=number rejects such rows" in " ".join(
+        mp(path, "--dry-run").stderr.split()
+    )
+    result = mp(path, "--type", "net amount=number", "--failed", failed)
+    assert (ExitCode.PARTIAL, "") == (result.exit_code, result.stderr)
+    assert {"net amount is not a number": 1} == json.loads(result.stdout)["reasons"]
+    assert "n/a" == json.loads(failed.read_text())["record"]["net amount"]
+    assert {5, 7} == {event["properties"]["net amount"] for event in emu.events()}
+    assert "" == mp(path, "--type", "net amount=text").stderr
+
+
+def test_dates_and_encodings_can_be_stated(mp, emu, tmp_path):
+    """As spreadsheets write them."""
+    path = tmp_path / "a.csv"
+    path.write_text("event,time,user_id\nCafé,31.01.2026,u\n", encoding="cp1252")
+    refused = mp(path)
+    assert "line 2 is not UTF-8; pass --encoding" in " ".join(refused.stderr.split())
+    assert ExitCode.OK == mp(path, "--encoding", "cp1252", "--date-format", "%d.%m.%Y").exit_code
+    (event,) = emu.events()
+    assert ("Café", 1_769_817_600_000) == (event["event"], event["properties"]["time"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--type", "amount"], "must be COLUMN=TYPE"),
+        (["--type", "amount=text", "--type", "amount=number"], "amount is given two types"),
+        (["--type", "amount=money"], "choose one of text, number, boolean, date, json"),
+        (["--type", "price=text"], "no column 'price' to give a type"),
+        (["--encoding", "utf-99"], "unknown encoding 'utf-99'"),
+        (["--date-format", "%Q"], "--date-format '%Q'"),
+        (["--start-at", "9"], "--start-at 9 is beyond"),
+    ],
+)
+def test_wrong_options_are_explained_in_the_words_of_the_shell(mp, emu, tmp_path, arguments, why):
+    """Nothing is sent."""
+    path = tmp_path / "a.csv"
+    path.write_text("event,time,user_id,amount\nA,1,u,1\n")
+    result = mp(path, *arguments)
+    assert ExitCode.USAGE == result.exit_code
+    assert why in " ".join(result.stderr.replace("│", "").split())
+    assert [] == emu.events()
+
+
 # What arrives
 
 

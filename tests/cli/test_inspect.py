@@ -71,7 +71,7 @@ def test_tables_show_their_days_and_filters(mp):
     )  # fmt: skip
     assert "events\nprofiles\n" == mp("inspect", "tables", "-f", "plain").stdout
     header, first, _ = mp("inspect", "tables", "-f", "table").stdout.splitlines()
-    assert header.startswith("NAME")
+    assert header.startswith("name ")
     assert ["none", "complete"] == first.split()[-2:]
 
 

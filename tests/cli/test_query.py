@@ -1,6 +1,8 @@
 """`mp query sql`: SQL on the local database."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -39,7 +41,7 @@ def test_every_format_shows_the_same_rows(mp):
     text = 'event_name,n\nOrder Paid,24\nOrder Shipped,24\n"Paid, late",24\n'
     assert text == mp("query", "sql", COUNTS, "-f", "csv").stdout
     table = mp("query", "sql", COUNTS, "-f", "table").stdout.splitlines()
-    assert ["EVENT", "NAME", "N"] == table[0].split()
+    assert ["event_name", "n"] == table[0].split()
     assert "24\n" == mp("query", "sql", COUNTS, "--jq", ".[0].n").stdout
 
 
@@ -66,12 +68,13 @@ def test_csv_without_rows_has_a_header(mp):
 
 
 def test_a_scalar_is_one_value(mp):
-    """With plain it is the bare value, for shell variables."""
+    """Bare in every format, for shell variables and jq."""
     count = "SELECT count(*) FROM events"
-    assert {"value": 72} == json.loads(mp("query", "sql", "-s", count).stdout)
+    for form in ("json", "jsonl", "csv", "table"):
+        assert "72\n" == mp("query", "sql", "-s", count, "-f", form).stdout, form
     assert "72\n" == mp("query", "sql", "--scalar", count, "-f", "plain").stdout
     nothing = mp("query", "sql", "-s", "SELECT 1 WHERE false")
-    assert {"value": None} == json.loads(nothing.stdout)
+    assert "null\n" == nothing.stdout
 
 
 def test_sql_is_read_from_a_file_or_stdin(mp, tmp_path):
@@ -175,3 +178,146 @@ def test_several_processes_can_read_at_once(shop):
         other.stdin.close()
     assert ExitCode.ERROR == writing.exit_code
     assert f"process {other.pid}" in writing.stderr
+
+
+# Rows as they come
+
+
+def test_properties_are_nested_in_json(mp):
+    """As `mp inspect sample` shows them, whether DuckDB or Python writes the rows."""
+    query = "SELECT properties FROM events ORDER BY insert_id"
+    written = json.loads(mp("query", "sql", query).stdout)
+    assert ("solo", 0) == tuple(written[0]["properties"][name] for name in ("plan", "amount"))
+    by_python = mp("query", "sql", query, "--limit", 100)
+    assert (written, "") == (json.loads(by_python.stdout), by_python.stderr)
+    first = json.loads(mp("query", "sql", query, "-f", "jsonl").stdout.splitlines()[0])
+    assert written[0] == first
+
+
+TYPES = """SELECT 1::BIGINT AS i, sum(9) AS large, 1.25::DECIMAL(5,2) AS d, 'nan'::DOUBLE AS nan,
+    0.1::DOUBLE AS f, TIMESTAMP '2026-01-01 10:00:00' AS whole,
+    TIMESTAMP '2026-01-01 10:00:00.25' AS part, DATE '2026-01-01' AS day, true AS yes,
+    NULL AS none, 'é "x"' AS text, '{"a": [1]}'::JSON AS json"""
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_duckdb_writes_rows_as_python_does(mp, form):
+    """With --limit Python writes them."""
+    fast, slow = (mp("query", "sql", TYPES, "-f", form, *limit) for limit in ([], ["--limit", 5]))
+    if form == "csv":
+        assert fast.stdout.splitlines()[0] == slow.stdout.splitlines()[0]
+        assert fast.stdout.replace('""a"":[1]', '""a"": [1]') == slow.stdout
+    else:
+        assert json.loads(fast.stdout) == json.loads(slow.stdout)
+
+
+def test_a_time_with_a_zone_is_written_in_utc(mp):
+    """With its offset."""
+    query = "SELECT TIMESTAMPTZ '2026-01-01 10:00:00+02' AS t"
+    assert [{"t": "2026-01-01T08:00:00+00:00"}] == json.loads(mp("query", "sql", query).stdout)
+    expected = "t\n2026-01-01 08:00:00.000000+00:00\n"
+    assert expected == mp("query", "sql", query, "-f", "csv").stdout
+
+
+def test_a_limit_is_stated_with_what_remains(mp):
+    """On stderr, so that the rows stay data."""
+    limited = mp("query", "sql", "FROM events", "-f", "csv", "--limit", 2)
+    assert 3 == len(limited.stdout.splitlines())
+    assert "showing the first 2 rows; there are 70 more: --limit N shows N rows\n" == limited.stderr
+    exactly = mp("query", "sql", "FROM events", "-f", "csv", "--limit", 72)
+    assert (73, "") == (len(exactly.stdout.splitlines()), exactly.stderr)
+
+
+def test_a_table_shows_ten_thousand_rows(mp):
+    """Other formats show all of them when they are not on a terminal."""
+    many = "SELECT range AS n FROM range(12000)"
+    table = mp("query", "sql", many, "-f", "table")
+    assert 10_001 == len(table.stdout.splitlines())
+    assert "there are 2,000 more" in table.stderr
+    assert 12_000 == len(mp("query", "sql", many, "-f", "plain").stdout.splitlines())
+    assert 12_001 == len(mp("query", "sql", many, "-f", "csv").stdout.splitlines())
+
+
+def test_plain_has_all_columns(mp):
+    """Separated by tabs, one row a line."""
+    result = mp("query", "sql", "SELECT 1 AS a, 'x\ty\nz' AS b, NULL AS c", "-f", "plain")
+    assert "1\tx y z\t\n" == result.stdout
+
+
+def test_rows_wider_than_the_terminal_are_records(mp):
+    """One field a line, under the names of the columns."""
+    query = "SELECT * FROM events ORDER BY insert_id LIMIT 1"
+    lines = mp("query", "sql", query, "-f", "table", COLUMNS="50").stdout.splitlines()
+    assert lines[0].startswith("-[ record 1 ]--")
+    assert ["event_name", "Order", "Paid"] == lines[1].split()
+    assert all(len(line.rstrip()) <= 50 for line in lines)
+    wide = mp("query", "sql", query, "-f", "table", COLUMNS="160").stdout.splitlines()
+    assert ["event_name", "event_time"] == wide[0].split()[:2]
+
+
+def test_the_order_of_rows_is_kept(mp):
+    """ORDER BY holds in every format."""
+    query = "SELECT range AS n FROM range(30000) ORDER BY n DESC;  -- from the last one"
+    rows = mp("query", "sql", query, "-f", "csv").stdout.splitlines()[1:]
+    assert [*map(str, range(29_999, -1, -1))] == rows
+
+
+def test_a_missing_column_may_be_a_property(mp):
+    """The error shows how to read it, and where a typed view comes from."""
+    result = mp("query", "sql", "SELECT amount FROM events")
+    assert ExitCode.USAGE == result.exit_code
+    assert "properties->>'$.amount'" in result.stderr
+    assert "mp inspect typed-view" in result.stderr
+    quoted = mp("query", "sql", 'SELECT "Plan Name" FROM events')
+    assert """properties->>'$."Plan Name"'""" in quoted.stderr
+
+
+def test_now_is_in_utc(mp):
+    """Whatever the machine's time zone is: times of events are in UTC."""
+    query = "SELECT current_setting('TimeZone') AS zone"
+    assert "UTC\n" == mp("query", "sql", "-s", query, "-f", "plain", TZ="Asia/Kolkata").stdout
+
+
+# How it ends
+
+ENDLESS = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range > b.range"
+COMMANDS = {
+    "query": ["query", "sql", ENDLESS],
+    "rows": ["query", "sql", "FROM range(1000000000000)", "-f", "plain"],
+    "copy": ["query", "sql", "FROM range(1000000000000)", "-f", "csv"],
+    "export": ["export", "csv", "-", "--sql", "FROM range(1000000000000)"],
+}
+
+
+def started(folder, arguments):
+    """Start `mp` on the database, and wait until its statement runs."""
+    env = {**os.environ, "MP_DB": str(folder / "shop.db")}
+    command = [sys.executable, "-m", "mixpanel.cli", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, **pipes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_ends_a_statement(shop, name):
+    """With 130 and nothing on stderr."""
+    with started(shop[0], COMMANDS[name]) as running:
+        if name == "query":
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.wait(3)
+        else:
+            assert running.stdout.read(10)
+        running.send_signal(signal.SIGINT)
+        _, message = running.communicate(timeout=60)
+    assert (ExitCode.INTERRUPTED, b"") == (running.returncode, message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows", "copy", "export"])
+def test_a_reader_may_stop_early(shop, name):
+    """As `head` does; this is no error."""
+    with started(shop[0], COMMANDS[name]) as running:
+        assert running.stdout.read(10)
+        running.stdout.close()
+        message = running.stderr.read()
+    assert (ExitCode.OK, b"") == (running.wait(60), message)

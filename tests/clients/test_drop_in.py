@@ -1,19 +1,30 @@
 """What programs do that were written for the official client: it works here, too."""
 
 import json
+import logging
+import re
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
+import anyio
+import httpx
 import pytest
 
+import mixpanel
 from mixpanel import (
     AsyncBufferedConsumer,
     AsyncConsumer,
     AsyncMixpanel,
     BufferedConsumer,
     Consumer,
+    LocalFlagsConfig,
     Mixpanel,
     ServiceAccountCredentials,
     ValidationError,
 )
+from mixpanel.flags import utils
 
 
 class Kept:
@@ -142,3 +153,97 @@ def test_meta_that_makes_no_event_is_refused(call, meta):
     with pytest.raises(ValidationError, match=r"must be (a mapping|text)"):
         call(Mixpanel("t", kept), meta)
     assert not kept.calls
+
+
+# ---- names ------------------------------------------------------------------------------------
+
+
+def test_modules_are_attributes_without_an_import_of_their_own():
+    """`import mixpanel` is enough, and imports none of them before they are used."""
+    program = """
+        import sys
+        import mixpanel
+        assert "mixpanel.flags" not in sys.modules
+        assert mixpanel.flags.types.MIXPANEL_DEFAULT_API_ENDPOINT == "api.mixpanel.com"
+        assert mixpanel.flags.utils.normalized_hash("abc", "variant") == 0.72
+        assert mixpanel.flags.custom_operators.semver_compare("1.0", "<", "2")
+        assert mixpanel.flags.local_feature_flags.LocalFeatureFlagsProvider
+        assert mixpanel.flags.remote_feature_flags.RemoteFeatureFlagsProvider
+        assert mixpanel.credentials.ServiceAccountCredentials
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_the_logger_is_the_one_that_messages_go_to(caplog):
+    """So that its level can be set through the package."""
+    assert mixpanel.logger is logging.getLogger("mixpanel")
+    mixpanel.logger.setLevel(logging.CRITICAL)
+    try:
+        Mixpanel("t", Kept(), credentials=account())
+    finally:
+        mixpanel.logger.setLevel(logging.NOTSET)
+    assert not caplog.records
+
+
+@pytest.mark.anyio
+async def test_a_sync_client_in_an_async_block_is_flushed_and_closed(emu, anyio_backend):
+    """Without blocking the event loop."""
+    consumer = BufferedConsumer(base_url=emu.url)
+    async with Mixpanel("t", consumer) as mp:
+        mp.track("u", "E")
+        assert not emu.events()
+    assert len(emu.events()) == 1
+    await consumer._sender.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_async_block_is_flushed_all_the_same(emu, anyio_backend):
+    """The messages were accepted."""
+    consumer = BufferedConsumer(base_url=emu.url)
+    with anyio.CancelScope() as scope:
+        async with Mixpanel("t", consumer) as mp:
+            mp.track("u", "E")
+            scope.cancel()
+            await anyio.sleep(1)
+    assert len(emu.events()) == 1
+    await consumer._sender.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_async_block_starts_the_flags(emu, anyio_backend):
+    """As `with` does for sync code."""
+    emu.set_flags([])
+    config = LocalFlagsConfig(base_url=emu.url, enable_polling=False)
+    async with Mixpanel("t", Kept(), local_flags_config=config) as mp:
+        assert mp.local_flags.are_flags_ready()
+
+
+def test_exposures_are_dispatched_as_by_the_official_function(caplog):
+    """At once, or in an executor, where an error is logged."""
+    kept, reason = Kept(), RuntimeError("own")
+    utils.dispatch_exposure(kept.send, None, "u", {"a": 1})
+    assert kept.calls == [("u", "$experiment_started", {"a": 1})]
+
+    def failing(*_):
+        raise reason
+
+    with pytest.raises(RuntimeError, match="own"):
+        utils.dispatch_exposure(failing, None, "u", {})
+    with ThreadPoolExecutor(1) as executor:
+        utils.dispatch_exposure(failing, executor, "u", {})
+    assert "could not be tracked" in caplog.text
+
+
+def test_an_async_http_client_is_closed_from_sync_code():
+    """As shutting flags down needs it."""
+    client = httpx.AsyncClient()
+    utils.close_async_client_from_sync(client)
+    assert client.is_closed
+
+
+def test_queries_and_traces_of_flags_have_the_official_form():
+    """With a project for a service account only."""
+    query = {"mp_lib": "python", "lib_version": "1", "token": "t"}
+    assert utils.prepare_common_query_params("t", "1") == query
+    assert utils.prepare_common_query_params("t", "1", "p") == {**query, "project_id": "p"}
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", utils.generate_traceparent())

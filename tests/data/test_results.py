@@ -113,3 +113,19 @@ def test_without_pandas_the_error_names_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match=r"pip install 'mixpanel-async\[pandas\]'"):
         _ = SQLResult(["a"], [(1,)]).df
+
+
+class SlicedOnly(list):
+    """Rows that cannot be walked through."""
+
+    def __iter__(self):
+        raise AssertionError
+
+
+def test_the_repr_of_a_large_result_formats_only_what_it_shows():
+    """So that a million rows are shown at once."""
+    result = SQLResult(["n", "n"], SlicedOnly([(1, 2)] * 1000))
+    first, header, *rows, more = repr(result).splitlines()
+    assert "SQLResult(truncated=False, row_count=1000)" == first
+    assert ("n", 10, "… 990 more rows") == (header, len(rows), more)
+    assert "… 950 more rows" in result._repr_html_()

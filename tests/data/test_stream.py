@@ -1,6 +1,7 @@
 """Streams yield the events that a fetch would store, and no others."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,30 @@ def test_raw_events_are_repaired_too(emu, ws):
     emu.play(Fault.status(200, body=body))
     expected = {"event": "Caf\\xe9", "properties": {"score": None, "time": 1}}
     assert [expected] == list(ws.stream_events(**DAY, raw=True))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"event":"Opened","properties":{"name":"a "quote"","time":1767225600000}}\n',
+        b'{"event":"Opened","properties":{"name":"cut\n',
+    ],
+    ids=["quote", "cut"],
+)
+@pytest.mark.parametrize("where", ["first", "middle", "last", "alone"])
+def test_a_permanently_broken_line_is_set_aside(emu, ws, caplog, broken, where):
+    """Each download has it, so it is counted and named, and the rest of the day is kept."""
+    good = GOOD + b"\n"
+    body = {
+        "first": broken + good, "middle": good + broken + good.replace(b'"g"', b'"h"'),
+        "last": good + broken, "alone": broken,
+    }[where]  # fmt: skip
+    ids = {"first": ["g"], "middle": ["g", "h"], "last": ["g"], "alone": []}[where]
+    emu.play(Fault.status(200, body=body).forever(), path=EXPORT)
+    assert ids == [one["insert_id"] for one in ws.stream_events(**DAY)]
+    assert "of the export of 2026-01-01, because they cannot be read as events: 1 l" in caplog.text
+    assert 'begins with \'{"event":"Opened"' in caplog.text
+    result = ws.fetch_events(**DAY)
+    assert (len(ids), 1) == (result.rows, result.unreadable)
+    (kept,) = result.unreadable_files
+    assert broken == Path(kept).read_bytes()

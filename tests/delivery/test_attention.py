@@ -21,7 +21,7 @@ from mixpanel._delivery.stats import DeliveryStats
 from mixpanel._http.failures import describe, needs_attention
 from mixpanel.cdp import CustomerIO, FanOut, Hightouch, Sink
 from mixpanel.emulator import Fault
-from mixpanel.flags import LocalFlagsConfig
+from mixpanel.flags import LocalFlagsConfig, RemoteFlagsConfig
 
 CALLBACKS = ("on_error", "on_drop", "on_delivery")
 
@@ -152,6 +152,17 @@ def test_polling_reports_a_refusal_that_follows_a_passing_failure(emu, caplog, t
     client = Mixpanel("token", local_flags_config=config)
     for failures in (1, 2, 3):
         client.local_flags._on_fetch_error(_fetch_error(client), failures)
+    texts = [record.getMessage() for record in caplog.records]
+    assert ["503", "401"] == [text.rpartition("HTTP ")[2][:3] for text in texts if "HTTP" in text]
+
+
+def test_remote_evaluation_reports_each_reason_for_a_failure_at_once(emu, caplog):
+    """The callers get the fallback, in which nothing may look at the reason."""
+    emu.play(Fault.status(503), Fault.status(401), Fault.status(401))
+    config = RemoteFlagsConfig(base_url=emu.url)
+    with Mixpanel("token", remote_flags_config=config) as client:
+        for _ in range(3):
+            assert "off" == client.remote_flags.get_variant_value("f", "off", {"distinct_id": "u"})
     texts = [record.getMessage() for record in caplog.records]
     assert ["503", "401"] == [text.rpartition("HTTP ")[2][:3] for text in texts if "HTTP" in text]
 

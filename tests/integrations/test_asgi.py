@@ -176,7 +176,7 @@ def test_what_a_callback_raises_is_logged_and_the_request_is_served(mp, caplog):
     app = application(mp, page, identify=broken, properties=lambda _: ["wrong"])
     assert get(app, "/").status_code == 200
     assert users(mp) == [("Opened", "")]
-    assert caplog.text.count("failed: events of this request") == 2
+    assert caplog.text.count("failed: events of its request") == 2
     assert "no such session" in caplog.text
 
 
@@ -377,6 +377,19 @@ def test_flags_follow_a_login(emu):
     asyncio.run(mp.aclose())
 
 
+def test_flags_arrive_without_a_lifespan(emu):
+    """A server may have none: the first request starts to fetch them."""
+    emu.set_flags([flag("new-checkout")])
+    mp = client_of(emu)
+
+    async def page(_):
+        await mp.local_flags.await_until_ready(10)
+        return PlainTextResponse(str(mp.local_flags.are_flags_ready()))
+
+    assert get(application(mp, page), "/").text == "True"
+    asyncio.run(mp.aclose())
+
+
 def test_flags_without_the_middleware_are_an_error():
     """It says what to add."""
     with pytest.raises(ConfigurationError, match="add_middleware"):
@@ -463,7 +476,7 @@ def test_uploads_errors_and_disconnects_are_as_without_it(emu):
 
     with served(app) as url, httpx.Client(base_url=url, headers={"x-user": "u-1"}) as client:
         assert client.post("/upload", content=pieces()).text == str(160 * 65536)
-        assert client.get("/broken").status_code == 500
+        assert client.get("/broken", headers={"connection": "close"}).status_code == 500
         with client.stream("GET", "/endless") as response:
             next(response.iter_raw())
         assert left.wait(10)

@@ -2,13 +2,17 @@
 
 import asyncio
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
 
+import fakeredis
 import pytest
+from dramatiq import Worker
 
 from mixpanel import context
+from mixpanel.integrations._carried import load_context
 from mixpanel.integrations.celery import disconnect
 from tests.flags.test_local import flag
 from tests.integrations.test_asgi import TestClient
@@ -78,6 +82,23 @@ def test_flask(emu, example):
     assert users(emu, "Logged In") == users(emu, "$experiment_started") == ["u-1"]
 
 
+def test_django(example):
+    """The settings can be set up; `test_django.py` makes requests to such a project."""
+    names = {name: value for name, value in vars(example("django")).items() if name.isupper()}
+    assert names.keys() == {"INSTALLED_APPS", "MIDDLEWARE", "MIXPANEL"}
+    source = f"""
+import django
+from django.conf import settings
+settings.configure(**{names!r})
+django.setup()
+from django.core.handlers.wsgi import WSGIHandler
+from mixpanel.integrations.django import get_client
+WSGIHandler()
+assert get_client().local_flags.are_flags_ready() in (True, False)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=60)
+
+
 def test_celery(emu, example):
     """The task has the identity of its sender; here it runs at once."""
     module = example("celery")
@@ -86,6 +107,41 @@ def test_celery(emu, example):
     disconnect()
     module.mp.close()
     assert users(emu, "Invoice Sent") == ["u-1"]
+
+
+def test_dramatiq(emu, example):
+    """The message carries the identity of its sender."""
+    module = example("dramatiq")
+    worker = Worker(module.broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    with context("u-1"):
+        module.send_invoice.send(17)
+    module.broker.join("default", timeout=20_000)
+    worker.stop()
+    module.broker.close()
+    module.mp.close()
+    assert users(emu, "Invoice Sent") == ["u-1"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fakeredis and rq
+def test_rq(example, monkeypatch):
+    """The job has the identity of its sender in its meta data."""
+    with fakeredis.FakeStrictRedis() as connection:
+        monkeypatch.setattr("redis.Redis", lambda: connection)
+        job = example("rq").enqueue_invoice("u-1", 17)
+        assert load_context(job.meta["mixpanel_context"]).distinct_id == "u-1"
+        assert type(job).__name__ == "MixpanelJob"
+
+
+def test_ipython(emu, monkeypatch, shell):
+    """The event is sent after the cell, although its batch is not full."""
+    monkeypatch.setenv("MP_BASE_URL", emu.url)
+    load, _, rest = EXAMPLES["ipython"].partition("\n\n")
+    assert shell.run_cell(load).success
+    assert shell.run_cell(rest).success
+    assert users(emu, "Opened Notebook") == ["u-17"]
+    shell.user_ns["mp"].close()
+    shell.user_ns["mp"].consumer.close()
 
 
 def test_serverless(emu, example):

@@ -60,6 +60,34 @@ def test_identity_comes_from_the_session(mp):
     assert found == [("Before", ""), *rest]
 
 
+def test_identify_is_called_at_the_first_event_only(mp):
+    """After all handlers that load the user, and for the body of a stream, too."""
+    app = flask.Flask("shop")
+    app.secret_key = "only-a-test"
+    MixpanelFlask(app, mp, identify=lambda: flask.g.user or flask.session.get("user"))
+
+    @app.before_request
+    def load_user():
+        flask.g.user = "u-1"
+
+    @app.get("/quiet")
+    def quiet():
+        return "ok"
+
+    @app.get("/stream")
+    def stream():
+        def body():
+            mp.track(None, "Piece")  # without Flask's context
+            yield "a"
+
+        return flask.Response(body())
+
+    client = app.test_client()
+    assert "Vary" not in client.get("/quiet").headers
+    assert client.get("/stream").text == "a"
+    assert mp.consumer.events[0]["properties"]["distinct_id"] == "u-1"
+
+
 def test_without_a_callback_the_session_is_not_read(mp):
     """So responses stay cacheable: no `Vary: Cookie`."""
     client = application(mp).test_client()
@@ -74,7 +102,7 @@ def test_what_a_callback_raises_is_logged(mp, caplog):
 
     client = application(mp, identify=broken, properties=lambda: {"plan": "team"}).test_client()
     assert client.get("/stream").status_code == 200
-    assert "no such session" in caplog.text
+    assert caplog.text.count("no such session") == 2  # once, with its traceback
     assert mp.consumer.events[0]["properties"]["plan"] == "team"
 
 

@@ -1,5 +1,6 @@
 """The context of events: blocks, updates, and identity that is resolved when it is needed."""
 
+import copy
 import threading
 
 import pytest
@@ -80,6 +81,30 @@ def test_identity_is_resolved_once_and_only_if_it_is_needed(mp):
         assert calls == []
         assert last(mp)["distinct_id"] == last(mp)["distinct_id"] == "u-1"
     assert calls == [""]
+
+
+def test_identity_that_could_not_be_resolved_is_tried_again(mp):
+    """At the next event, which may be where it can."""
+    found = [None, ("u-1", None, None)]
+    with contexts.entered(contexts.Scope(resolve=lambda: found.pop(0))):
+        users = [last(mp)["distinct_id"] for _ in range(3)]
+    assert users == ["", "u-1", "u-1"]
+
+
+def test_an_update_replaces_an_identity_that_could_not_be_resolved(mp):
+    """The parts that the update does not name are absent."""
+    with contexts.entered(contexts.Scope(resolve=lambda: None)):
+        update_context(device_id="d-1")
+        assert last(mp)["$device_id"] == "d-1"
+        assert "$user_id" not in last(mp)
+
+
+def test_a_scope_can_be_copied(mp):
+    """Though its identity may not be resolved yet."""
+    scope = copy.copy(contexts.Scope(("u-1", None, None), {"plan": "team"}))
+    assert (scope.distinct_id, scope.properties) == ("u-1", {"plan": "team"})
+    with pytest.raises(AttributeError):
+        _ = scope.nonsense
 
 
 def test_an_update_while_identity_is_resolved_wins(mp):

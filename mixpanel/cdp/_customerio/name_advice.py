@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mixpanel.cdp.semantic import EVENTS
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._segment.typed_events import Path, SemanticEvent
+    from mixpanel.cdp._segment.typed_events import Path, Rule, SemanticEvent
 
 __all__ = ["Advice", "advice", "advise_foreign_action", "did_you_mean"]
 
@@ -108,9 +108,16 @@ def _problems(kind: type[SemanticEvent], message: Mapping[str, Any]) -> list[str
             f"{name!r}: {'.'.join(path)} must be {field.rule.description}"
             for field in kind.schema.values()
             for path in field.paths
-            if (value := _value_at(message, path)) is not None and not field.rule.accepts(value)
+            if not _is_sent_well(_value_at(message, path), field.rule)
         ]
     return problems
+
+
+def _is_sent_well(value: Any, rule: Rule) -> bool:
+    """Return True if a vendor reads a value that is sent as it is."""
+    # Only a typed event converts the digits of a number.
+    is_digits = isinstance(value, str) and rule.convert is int
+    return value is None or (rule.accepts(value) and not is_digits)
 
 
 def _words(name: str) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.record import checked_mapping
+from mixpanel._records.rows import UnreadableRow
 from mixpanel.bulk import ImportJob, import_rows
 from mixpanel.cdp._segment.message import DroppedMessage
 from mixpanel.cdp._segment.rows import FlatRows, require_timestamp, with_message_id
@@ -36,14 +37,16 @@ def past_message_composer(
 
     def composed(message_fields: Mapping[str, Any]) -> Message:
         message = composer.from_dict(with_message_id(require_timestamp(message_fields)))
-        excess_bytes = api.excess_bytes(message)
-        if excess_bytes:
-            raise ValidationError(
-                [f"{excess_bytes:,} bytes larger than {composer.dialect.name} takes"]
-            )
+        if api.excess_bytes(message):
+            # Without the size of this message, which would make a reason of each.
+            raise ValidationError([f"the message is larger than {composer.dialect.name} accepts"])
         return message
 
     def compose(row: Any) -> Message | None:
+        if isinstance(row, UnreadableRow):
+            unreadable = ValidationError([row.problem])
+            unreadable.record = row.record
+            raise unreadable
         message_fields = checked_mapping(row, "a message") if flat is None else flat.message(row)
         if not row:
             raise ValidationError(["the row is empty or not valid JSON"])

@@ -36,18 +36,20 @@ class SegmentOptions(TypedDict, total=False):
     - `region`: the region of the source. A message sent to the wrong region is answered with 200
       and not stored.
     - `base_url`: one origin for all calls, such as the emulator or your own proxy. Default:
-      `MP_CUSTOMERIO_BASE_URL` or `MP_HIGHTOUCH_BASE_URL`, else the region's host.
+      `MP_CUSTOMERIO_BASE_URL` or that of the vendor, else the region's host.
     - `send_immediately`: send each message at once to the endpoint of its kind and raise errors,
       instead of sending batches in the background.
     - `ordered`: send one request at a time (default), so that no `track` arrives before the
       `identify` that precedes it. If False, send up to `limits.concurrency` requests at a time.
-    - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered.
+    - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered. In
+      an outage up to `limits.max_queue_size` messages are kept, each for `retry.max_age` seconds.
     - `max_message_bytes`: the largest message, if the vendor has raised this limit for you.
     - `when_full`: what to do with a message when the buffer is full.
     - `on_delivery(delivery)`: called once for each message with its outcome.
     - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and each
-      loss. Messages that expire after their retries are passed to both. To store dead letters once,
-      take all messages of `on_drop`, and those of `on_error` only with a `RejectedError` or
+      loss. A failure that only a person can mend (`error.needs_attention`) is logged as well.
+      Messages that expire after their retries are passed to both. To store dead letters once, take
+      all messages of `on_drop`, and those of `on_error` only with a `RejectedError` or
       `PayloadTooLargeError`. Exceptions raised by a callback are logged.
     - `before_send(kind, message)`: returns the message, changed or not, or None to drop it. It gets
       the message of the spec as it is sent, before fields that only this vendor has are added.

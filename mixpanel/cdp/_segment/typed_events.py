@@ -96,7 +96,7 @@ Number = Annotated[int | float | Decimal | None, Rule("a number", _is_number)]
 Int = Annotated[int | None, Rule("a whole number", _is_int, int)]
 WholeNumber = Annotated[
     int | str | None,
-    Rule("a whole number, or its digits", lambda value: _is_int(value) or _is_digits(value), int),
+    Rule("a whole number", lambda value: _is_int(value) or _is_digits(value), int),
 ]
 Bool = Annotated[bool | None, Rule("True or False", lambda value: isinstance(value, bool))]
 DateOrText = Annotated[

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from mixpanel.cli._cdp.checkpoint import SUFFIX, Checkpoint, Progress
 from mixpanel.cli._cdp.source import FILE_RETRIES, Source, source_options
 from mixpanel.cli._options.columns import parse_columns
+from mixpanel.cli._options.reading import Reading, ragged_lines_explained, reading_options
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.failed_rows import (
@@ -68,6 +70,8 @@ class _Rows:
     kind: Kind | None
     event: str | None
     columns: dict[str, str]
+    reading: Reading
+    failed: Path | None
 
     @property
     def job(self) -> dict[str, Any]:
@@ -85,20 +89,33 @@ class _Rows:
 
         return FlatRows(**self.job) if self.kind is not None else None
 
-    def read(self) -> Iterator[Any]:
-        """Yield the rows.
+    def read(self, *, quiet: bool = False) -> Iterator[Any]:
+        """Yield the rows; with `quiet`, without warnings about the types of columns.
 
         :raises ConfigurationError: if the file cannot be read.
         """
         from mixpanel.data.readers import read_rows
 
         flat = self.flat()
+        time_type = "text" if self.reading.date_format is None else "date"
 
-        # Mapped columns stay text: a guessed type would change ids such as 007, or dates.
-        return read_rows(self.file, lambda names: flat.require_columns(names) if flat else ())
+        def types(names: tuple[str, ...]) -> dict[str, str]:
+            # Mapped columns stay text: a guessed type would change ids such as 007, or dates.
+            roles = flat.require_columns(names) if flat else {}
+            return {
+                column: time_type if role == "timestamp" else "text"
+                for column, role in roles.items()
+            }
+
+        options = self.reading.read_options(self.failed)
+        if quiet:
+            options = replace(options, on_mixed=lambda _: None)
+        rows = read_rows(self.file, types, options)
+        with ragged_lines_explained():
+            return chain(list(islice(rows, 1)), rows)
 
 
-@with_options(source=source_options, output=output_options)
+@with_options(reading=reading_options, source=source_options, output=output_options)
 def backfill(
     file: Annotated[
         Path,
@@ -145,12 +162,14 @@ def backfill(
         Path | None,
         typer.Option(
             dir_okay=False, writable=True, metavar="FILE",
-            help="Write rejected messages to this file, with position and reason, for `replay`.",
+            help="Write rejected messages, and CSV lines with too many or too few cells, to this "
+            "file, with position and reason, for `replay`.",
         ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Validate every row, and send nothing.")
     ] = False,
+    reading: Reading,
     source: Source,
     output: OutputOptions,
 ) -> None:  # fmt: skip
@@ -166,7 +185,7 @@ def backfill(
     concurrently and in no order, within the vendor's rate limit. Ends with 6 if some messages were
     rejected.
     """
-    rows = _Rows(file, kind, event, parse_columns(column))
+    rows = _Rows(file, kind, event, parse_columns(column), reading, failed)
     if kind is None and (event is not None or column):
         raise typer.BadParameter("--event and --column need --kind")
     path = checkpoint or file.with_name(f"{file.name}{SUFFIX}")
@@ -186,6 +205,7 @@ def backfill(
         "source": key_digest,
         "sent_to": source.origin,
         **rows.job,
+        **reading.job,
     }
     saved = Checkpoint(path, file, job)
     with saved.locked():
@@ -247,7 +267,7 @@ def _sent(
 
     def on_rejected(record: "RejectedRecord") -> None:
         rejected.write_record(record)
-        progress.reject(record.index)
+        progress.reject(record.index, record.message)
 
     retries = FILE_RETRIES if source.retries is None else source.retries
     with progress_bar(rows.file.name) as bar:
@@ -293,7 +313,7 @@ def _write_result(
         "seconds": round(result.seconds, 3),
         "sent_to": source.origin,
     }
-    write(delivery_summary(data, result.reasons), output)
+    write(delivery_summary(data, progress.reasons), output)
 
 
 # ---- checking -----------------------------------------------------------------------------------
@@ -338,7 +358,7 @@ def _example(source: Source, rows: _Rows) -> dict[str, Any] | None:
     from mixpanel.exceptions import ValidationError
 
     flat, composer = rows.flat(), source.composer("off")
-    for row in rows.read():
+    for row in rows.read(quiet=True):
         with suppress(ValidationError):
             return composer.from_dict(
                 with_message_id(row if flat is None else flat.message(row))

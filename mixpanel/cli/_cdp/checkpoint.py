@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,12 @@ SAVE_INTERVAL = 0.5  # seconds between two writes
 VERSION = 1
 MAX_BYTES = 1_000_000
 SUFFIX = ".backfill"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+MAX_REASONS = 100  # distinct ones counted; a reason may quote a value
+MAX_REASON_CHARS = 1000
+OTHER_REASONS = "other reasons"
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -25,23 +31,34 @@ class Progress:
     """How far a backfill is: each row before `position` was delivered or rejected."""
 
     position: int = 0
-    rejected: int = 0
-    _rejected_ahead: list[int] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    _rejected_ahead: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def rejected(self) -> int:
+        """Return how many rows were rejected."""
+        return self.reasons.total()
 
     @property
     def delivered(self) -> int:
         """Return how many rows were delivered."""
         return self.position - self.rejected
 
-    def reject(self, position: int) -> None:
+    def reject(self, position: int, reason: str) -> None:
         """Record that a row was rejected; rows before it may still be in flight."""
-        self._rejected_ahead.append(position)
+        self._rejected_ahead.append((position, reason[:MAX_REASON_CHARS]))
 
     def advance(self, position: int) -> None:
         """Record that all rows before this position are settled."""
         self.position = position
-        self.rejected += sum(each < position for each in self._rejected_ahead)
-        self._rejected_ahead = [each for each in self._rejected_ahead if each >= position]
+        ahead = []
+        for each in self._rejected_ahead:
+            if each[0] >= position:
+                ahead.append(each)
+                continue
+            is_counted = each[1] in self.reasons or len(self.reasons) < MAX_REASONS
+            self.reasons[each[1] if is_counted else OTHER_REASONS] += 1
+        self._rejected_ahead = ahead
 
 
 class Checkpoint:
@@ -69,9 +86,13 @@ class Checkpoint:
         progress = Progress()
         try:
             saved = self._read()
-            progress = Progress(int(saved["position"]), int(saved["rejected"]))
+            rejected = int(saved["rejected"])
+            reasons = {str(k): int(v) for k, v in saved.get("reasons", {}).items()}
+            # A checkpoint of an earlier release has no reasons.
+            reasons = reasons or ({"rejected before": rejected} if rejected else {})
+            progress = Progress(int(saved["position"]), Counter(reasons))
             problem = self._mismatch(saved) if progress.position else None
-            if not 0 <= progress.rejected <= progress.position:
+            if not 0 <= rejected == progress.rejected <= progress.position:
                 problem = "its numbers are inconsistent"
         except FileNotFoundError:
             return progress
@@ -115,6 +136,7 @@ class Checkpoint:
             "job": self._job,
             "position": progress.position,
             "rejected": progress.rejected,
+            "reasons": progress.reasons,
         }
         try:
             self.before_save()

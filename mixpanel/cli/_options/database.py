@@ -8,6 +8,7 @@ import typer
 
 from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import account_names
+from mixpanel.cli._output.interrupts import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,8 @@ def open_database(
         raise DatabaseNotFoundError(path)
     database = Database.open(path, read_only=not write, external_access=external)
     try:
-        yield database
+        with interruptible(database.interrupt):
+            yield database
     finally:
         database.close()
 

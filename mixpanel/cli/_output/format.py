@@ -12,7 +12,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -27,6 +28,11 @@ from mixpanel.exceptions import ConfigurationError
 
 INDENT = 2
 UNBOUNDED_WIDTH = 1_000_000
+RULE_WIDTH = 60
+PADDING = 2  # between the columns of a table
+FEW_COLUMNS = 2  # such as names and values, which are always a table
+MAX_LINES = 2  # of a row of a table, else rows are written as records
+TERMINAL_ROWS = 10_000  # rows of a stream that a terminal or a table shows unless limited
 NAME_FIELDS = ("name", "value", "event", "id")  # what stands for a whole object in plain output
 REASONS_SHOWN = 5  # in a table; JSON has all of them
 
@@ -155,6 +161,108 @@ def write(result: Any, output: OutputOptions) -> None:
         _write_plain(result)
 
 
+# ---- rows of a query ----------------------------------------------------------------------------
+
+
+def write_value(value: Any, output: OutputOptions) -> None:
+    """Write one value on stdout: as JSON in json and jsonl, else as text."""
+    if output.jq is not None:
+        value = _filtered(value, output.jq)
+    if output.format in (Format.JSON, Format.JSONL):
+        _print_json(value, INDENT if output.format is Format.JSON else None)
+    elif output.format is Format.CSV:
+        write_csv_line([value])
+    else:
+        _print(escape_controls(_cell(value)))
+
+
+def default_limit(output: OutputOptions) -> int | None:
+    """Return how many rows of a query are shown if no number was given; None for all of them.
+
+    A table needs all its rows at once for the widths of its columns, and nobody reads millions.
+    """
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return TERMINAL_ROWS if is_terminal or output.format is Format.TABLE else None
+
+
+def takes_bytes(output: OutputOptions) -> bool:
+    """Return True if rows can be written to stdout as bytes, without a filter or an escape."""
+    return (
+        output.jq is None
+        and output.format in (Format.CSV, Format.JSON, Format.JSONL)
+        and not sys.stdout.isatty()
+        and hasattr(sys.stdout, "buffer")
+        and _encoding().lower().replace("_", "-") == "utf-8"
+    )
+
+
+def write_bytes(chunks: Iterable[bytes]) -> None:
+    """Write bytes on stdout as they come."""
+    sys.stdout.flush()
+    for chunk in chunks:
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.flush()
+
+
+def write_rows(
+    columns: Sequence[str],
+    types: Sequence[str],
+    batches: Iterable[Sequence[Sequence[Any]]],
+    output: OutputOptions,
+) -> None:
+    """Write rows on stdout in batches, as they come; a table and `--jq` need all of them first.
+
+    JSON is one array with one row a line. Columns of JSON text are nested in it, not escaped.
+    """
+    nested = [number for number, type_ in enumerate(types) if type_ == "JSON"]
+    if output.format is Format.CSV:
+        write_csv_line(columns)
+        for batch in batches:
+            for row in batch:
+                write_csv_line(row)
+    elif output.format is Format.PLAIN:
+        for batch in batches:
+            for row in batch:
+                _print("\t".join(_one_line(escape_controls(_cell(value))) for value in row))
+    else:
+        rows = (
+            dict(zip(columns, _nested(row, nested), strict=True))
+            for batch in batches
+            for row in batch
+        )
+        if output.jq is not None or output.format is Format.TABLE:
+            write(list(rows), output)
+        elif output.format is Format.JSONL:
+            for each in rows:
+                _print_json(each)
+        else:
+            _print_array(rows)
+
+
+def _nested(row: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
+    if not positions:
+        return row
+    values = list(row)
+    for position in positions:
+        if isinstance(values[position], str):
+            with suppress(ValueError):
+                values[position] = json.loads(values[position])
+    return values
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\t", " ").replace("\n", " ")
+
+
+def _print_array(rows: Iterable[Any]) -> None:
+    separator = "[\n\t"
+    for row in rows:
+        sys.stdout.write(separator)
+        _print_json(row, end="")
+        separator = ",\n\t"
+    print("[]" if separator.startswith("[") else "\n]")
+
+
 # ---- JSON ---------------------------------------------------------------------------------------
 
 
@@ -252,29 +360,77 @@ def _jq() -> Any:
 
 
 def _write_table(result: Any) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     flat = result.to_table_dict() if hasattr(result, "to_table_dict") else _data(result)
     if isinstance(flat, Mapping):
         rows = [{"field": name, "value": value} for name, value in flat.items()]
     else:
         rows = [_row(each) for each in (flat if isinstance(flat, list) else [flat])]
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    _print_table(rows)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
     columns = _columns(rows)
-    for name in columns:
-        values = [row[name] for row in rows if row.get(name) is not None]
-        is_numeric = bool(values) and all(map(_is_number, values))
-        title = Text(_printable(escape_controls(name.replace("_", " ").upper())))
-        table.add_column(title, overflow="fold", justify="right" if is_numeric else "left")
-    for row in rows:
-        cells = (_cell(row.get(name), "Yes", "No") for name in columns)
-        table.add_row(*(Text(_printable(escape_controls(cell))) for cell in cells))
+    if not columns:
+        return
     console = stdout_console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = UNBOUNDED_WIDTH  # nothing is folded in a file
-    if columns:
-        console.print(table)
+    wide = console.options.update(max_width=UNBOUNDED_WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    fixed, flexible = PADDING * (len(columns) - 1), 0
+    for name in columns:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        is_numeric = bool(values) and all(map(_is_number, values))
+        title = _shown(name)
+        longest = Measurement.get(
+            console, wide, Text("\n".join([title, *map(_shown_cell, values)]))
+        )
+        is_one_word = longest.minimum == longest.maximum
+        fixed += longest.maximum if is_one_word else 0
+        flexible += 0 if is_one_word else longest.maximum
+        # Rich breaks words of a column before it has wrapped the others.
+        table.add_column(
+            Text(title),
+            overflow="fold",
+            no_wrap=is_one_word and len(columns) > FEW_COLUMNS,
+            justify="right" if is_numeric else "left",
+        )
+    # A table is read by its columns: rows of many lines are easier to read as records.
+    is_wide = len(columns) > FEW_COLUMNS and fixed + flexible > console.width
+    if is_wide and flexible > MAX_LINES * (console.width - fixed):
+        _print_records(rows, columns, console)
+        return
+    for row in rows:
+        table.add_row(*(Text(_shown_cell(row.get(name))) for name in columns))
+    console.print(table)
+
+
+def _shown(text: str) -> str:
+    return _printable(escape_controls(text))
+
+
+def _shown_cell(value: Any) -> str:
+    return _shown(_cell(value, "Yes", "No"))
+
+
+def _print_records(rows: list[dict[str, Any]], columns: list[str], console: Any) -> None:
+    """Print one field a line, as `psql -x` does, for rows that are wider than the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for number, row in enumerate(rows, 1):
+        title = f"-[ record {number} ]"
+        console.print(Text(title.ljust(min(console.width, RULE_WIDTH), "-"), "dim"))
+        record = Table(box=None, pad_edge=False, show_header=False)
+        record.add_column(style="dim", overflow="fold", max_width=console.width // 2)
+        record.add_column(overflow="fold")
+        for name in columns:
+            record.add_row(Text(_shown(name)), Text(_shown_cell(row.get(name))))
+        console.print(record)
 
 
 def _write_csv(data: Any) -> None:
@@ -339,7 +495,10 @@ def _cell(value: Any, yes: str = "true", no: str = "false") -> str:
 
 def _csv_cell(value: Any) -> str:
     """Return a quoted cell that a spreadsheet does not take for a formula."""
-    text = _cell(value) if _is_number(value) else guarded(_cell(value))
+    if isinstance(value, datetime):  # one format in a whole column, as pandas requires
+        text = value.isoformat(" ", "microseconds")
+    else:
+        text = _cell(value) if _is_number(value) else guarded(_cell(value))
     # The csv module leaves a bare carriage return unquoted, and readers begin a new row after it.
     if any(character in text for character in ',"\r\n'):
         return '"' + text.replace('"', '""') + '"'
@@ -357,12 +516,12 @@ def _is_number(value: Any) -> bool:
 # ---- what stdout can encode ---------------------------------------------------------------------
 
 
-def _print_json(value: Any, indent: int | None = None) -> None:
+def _print_json(value: Any, indent: int | None = None, *, end: str = "\n") -> None:
     text = _json(value, indent)
     if not _can_encode(text):
         text = _json(value, indent, ascii_only=True)
     # JSON allows these control characters in a string, a terminal acts on them.
-    print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text), end=end)
 
 
 def _print(text: str) -> None:

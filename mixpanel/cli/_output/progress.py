@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.cli._options.global_options import global_options
@@ -159,10 +159,13 @@ class ImportReporter:
 
 def _row_count(file: "Path") -> int | None:
     from mixpanel.data.readers import count_rows
+    from mixpanel.exceptions import ConfigurationError
 
     if not file.name.endswith((".parquet", ".pq")) and file.stat().st_size > MAX_COUNTED_BYTES:
         return None
-    return count_rows(file)
+    with suppress(ConfigurationError):  # of an encoding or a line that only the import can read
+        return count_rows(file)
+    return None
 
 
 def format_clock(seconds: float) -> str:

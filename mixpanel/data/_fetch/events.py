@@ -33,7 +33,7 @@ from mixpanel.data._fetch.plan import (
 )
 from mixpanel.data._fetch.progress import Progress, log_exceptions
 from mixpanel.data._fetch.query import EventQuery
-from mixpanel.data._fetch.tasks import unwrap_exception_group
+from mixpanel.data._fetch.tasks import unwrap_exception_group, when_unlocked
 from mixpanel.data.exceptions import (
     APIError,
     ConfigError,
@@ -187,7 +187,10 @@ class _EventFetch:
         with unwrap_exception_group():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._load_queued_parts)
-                done = set(self.load.done) | await self._load_left_over_parts()
+                done = (
+                    set(await self.writer(lambda: self.load.done))
+                    | await self._load_left_over_parts()
+                )
                 missing = _missing_chunks(query, done, self.api.export_limiter.remaining())
                 self.days, self.batches = sum(chunk.days for chunk in missing), len(missing)
                 self._report_progress()
@@ -267,6 +270,8 @@ class _EventFetch:
                 if failure.status_code == 200:  # a proxy's web page: the next may be the export
                     continue
                 break
+            if isinstance(error, TruncatedError):
+                part = replace(part, earlier_end=error.tail)
             staged = await self._stage(part)
             if staged.error is None:
                 self.consecutive_failures = 0
@@ -295,7 +300,7 @@ class _EventFetch:
         # Recorded before it gets its final name, as files that are not in the log are not trusted.
         # Shielded, as a cancellation in between would leave a file without its final name.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self.database.record_part, self.load, part)
+            await when_unlocked(partial(self.database.record_part, self.load, part))
             downloaded.path.rename(part.path)
         return part
 

@@ -73,7 +73,7 @@ class Part:
     """A file with the response of one call as Mixpanel sent it: one event or profile a line.
 
     `received_at` is None for a part that has just arrived. `digest` is the SHA-256 of the file, or
-    empty.
+    empty. `earlier_end` is the end of an earlier download that seemed to be truncated.
     """
 
     path: Path
@@ -82,6 +82,7 @@ class Part:
     gzip: bool
     received_at: datetime | None = None
     digest: str = ""
+    earlier_end: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import gzip
 import zlib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
 from pydantic_core import from_json, to_json
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._fetch.plan import Chunk, Part, chunks
 from mixpanel.data._fetch.profiles import pages
 from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data.exceptions import TruncatedError
-from mixpanel.data.store.parts import repair_line
+from mixpanel.data.store.parts import is_whole_line, line_end, repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -52,13 +54,16 @@ async def event_blocks(
         while start < len(planned):
             width = CHUNKS_AHEAD[min(round_, len(CHUNKS_AHEAD) - 1)]
             for part in await _download(api, query, planned[start : start + width], folder):
+                unreadable = _UnreadableLines()
                 with await anyio.to_thread.run_sync(_open, part) as file:
-                    while block := await anyio.to_thread.run_sync(_read_block, file, part, raw):
+                    read = partial(_read_block, file, unreadable, raw)
+                    while block := await anyio.to_thread.run_sync(read):
                         yield block if left is None else block[:left]
                         if left is not None:
                             left -= len(block)
                             if left <= 0:
                                 return
+                unreadable.report(part)
                 part.path.unlink()
             start, round_ = start + width, round_ + 1
     finally:
@@ -71,12 +76,17 @@ async def _download(
     parts: dict[Chunk, Part] = {}
 
     async def download(chunk: Chunk) -> None:
+        tail: str | None = None
         for attempt in range(ATTEMPTS):
             file = await api.download(folder / str(chunk.from_date), query.params(chunk))
             part = Part(file.path, chunk, file.bytes, file.gzip)
-            tail = await anyio.to_thread.run_sync(_truncated_tail, part)
-            if tail is None:
+            last = await anyio.to_thread.run_sync(_truncated_line, part)
+            if last is None:
                 parts[chunk] = part
+                return
+            earlier, tail = tail, line_end(last)
+            if tail == earlier and is_whole_line(last):
+                parts[chunk] = part  # each download ends with it, so it is no cut connection
                 return
             if attempt == ATTEMPTS - 1:
                 raise TruncatedError(
@@ -95,8 +105,8 @@ def _open(part: Part) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(part.path) if part.gzip else part.path.open("rb"))
 
 
-def _truncated_tail(part: Part) -> str | None:
-    """Return the end of a truncated export; None for a complete one.
+def _truncated_line(part: Part) -> bytes | None:
+    """Return the last line of a truncated export; None for a complete one.
 
     HTTP says nothing about it: Mixpanel ends a truncated export with status 200, and a last line
     that is not an event.
@@ -107,25 +117,46 @@ def _truncated_tail(part: Part) -> str | None:
             while block := file.read(BLOCK_BYTES):
                 tail = block if b"\n" in block[:-1] else tail + block
     except (EOFError, OSError, zlib.error):
-        return "(the connection broke)"
-    line = tail.rstrip(b"\n").rpartition(b"\n")[2]
-    if not line or _parsed(line) is not None:
-        return None
-    return line[-TAIL_BYTES:].decode(errors="replace")
+        return b"(the connection broke)"
+    end = b"\n" if tail.endswith(b"\n") else b""
+    line = tail.rstrip(b"\n").rpartition(b"\n")[2] + end
+    return None if not line.strip() or _parsed(line) is not None else line
 
 
-def _read_block(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
+class _UnreadableLines:
+    """The lines of an export that are not events: how many, and the beginning of the first."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first = ""
+
+    def add(self, line: bytes) -> None:
+        """Count a line."""
+        self._first = self._first if self._count else line[:TAIL_BYTES].decode(errors="replace")
+        self._count += 1
+
+    def report(self, part: Part) -> None:
+        """Log a warning if there were any."""
+        if self._count:
+            logger.warning(
+                "left out of the export of %s, because they cannot be read as events: %s lines; "
+                "the first begins with %r. fetch_events keeps such lines in a file",
+                part.chunk,
+                self._count,
+                self._first,
+            )
+
+
+def _read_block(file: IO[bytes], unreadable: _UnreadableLines, raw: bool) -> list[Row]:  # noqa: FBT001
+    """Return the next events, empty at the end of the file."""
     rows: list[Row] = []
-    for line in file.readlines(BLOCK_BYTES):
-        if line.strip():
-            event = _parsed(line)
+    while not rows and (lines := file.readlines(BLOCK_BYTES)):
+        for line in lines:
+            event = _parsed(line) if line.strip() else {}
             if event is None:
-                start = line[:TAIL_BYTES].decode(errors="replace")
-                raise TruncatedError(
-                    f"the export of {part.chunk} has a line that is not an event: {start!r}",
-                    tail=start,
-                )
-            rows.append(event if raw else _event(event))
+                unreadable.add(line)
+            elif event:
+                rows.append(event if raw else _event(event))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -10,12 +11,18 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from mixpanel._runtime.safe_logging import logger
+from mixpanel.data.exceptions import DatabaseLockedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["RunningFetches", "WriterThread", "unwrap_exception_group"]
+__all__ = ["RunningFetches", "WriterThread", "unwrap_exception_group", "when_unlocked"]
 
 T = TypeVar("T")
+
+MAX_LOCKED = 600.0  # seconds
+RETRY_EVERY = 0.05  # seconds
 
 
 class WriterThread:
@@ -30,12 +37,33 @@ class WriterThread:
         self._loop: object = None
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns. Cancelling waits until it has ended, as for a transaction."""
+        """Return what `work` returns. Cancelling waits until it has ended, as for a transaction.
+
+        While another process has the database open, `work` is repeated, for up to ten minutes.
+        """
         # A limiter belongs to one event loop, a workspace to none.
         loop = anyio.lowlevel.current_token()
         if self._limiter is None or self._loop != loop:
             self._limiter, self._loop = anyio.CapacityLimiter(1), loop
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        return await when_unlocked(work, self._limiter)
+
+
+async def when_unlocked(work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
+    """Run database work in a worker thread, repeated while another process has the database open.
+
+    :raises DatabaseLockedError: if it has for ten minutes.
+    """
+    end, was_reported = time.monotonic() + MAX_LOCKED, False
+    while True:
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=limiter)
+        except DatabaseLockedError as error:
+            if time.monotonic() > end:
+                raise
+            if not was_reported:
+                logger.warning("the fetch waits: %s", error)
+            was_reported = True
+        await anyio.sleep(RETRY_EVERY)
 
 
 class RunningFetches:

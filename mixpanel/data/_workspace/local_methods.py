@@ -55,7 +55,10 @@ class LocalMethods:
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection, for everything that has no method here; it may also write."""
+        """DuckDB's own connection, for everything that has no method here; it may also write.
+
+        From then on the file stays open, and other processes cannot open it, until `close`.
+        """
         return self.database.connection
 
     @property

@@ -57,8 +57,9 @@ async def stream_events(
 
     An event is `{event_name, event_time, distinct_id, insert_id, properties}`, with an aware time
     in UTC; with `raw`, it is as the API sends it, with its time in milliseconds. A day is
-    downloaded completely before its first event is yielded. `limit` (up to 100,000) is exact.
-    Other arguments as in `fetch_events`.
+    downloaded completely before its first event is yielded. `limit` (up to 100,000) is exact. A
+    line of an export that is not an event is left out, and counted in a logged warning. Other
+    arguments as in `fetch_events`.
 
     :raises ConfigError: for invalid arguments.
     :raises TruncatedError: when the export of a day is truncated each time.

@@ -1,5 +1,19 @@
 """Read events and rows from NDJSON, CSV and Parquet files."""
 
-from mixpanel.data.readers.files import Columns, count_rows, read_events, read_rows, to_milliseconds
+from mixpanel._records.rows import UnreadableRow, to_milliseconds
+from mixpanel.data.readers.csv import RaggedCSVError
+from mixpanel.data.readers.events import Columns
+from mixpanel.data.readers.files import count_rows, read_events, read_rows
+from mixpanel.data.readers.options import MixedColumn, ReadOptions
 
-__all__ = ["Columns", "count_rows", "read_events", "read_rows", "to_milliseconds"]
+__all__ = [
+    "Columns",
+    "MixedColumn",
+    "RaggedCSVError",
+    "ReadOptions",
+    "UnreadableRow",
+    "count_rows",
+    "read_events",
+    "read_rows",
+    "to_milliseconds",
+]

@@ -1,125 +1,441 @@
-"""Read CSV strictly: no line is skipped, and only the delimiter and the escape are detected.
+"""Read CSV strictly: no line is lost, and only the delimiter and the escape are detected.
 
 DuckDB's sniffer chooses the dialect that fits most lines. By default it skips lines with another
 number of cells as a preamble, so that one extra cell in the last line makes all lines before it
 disappear. Here the first line names the columns, the quote is `"`, there are no comments, and a
-line that does not fit is an error.
+line that does not fit is an error, or an unreadable row.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
+import heapq
+import threading
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, Any
 
+from mixpanel._records.rows import UnreadableRow
+from mixpanel.data.readers.options import MixedColumn, ReadOptions, converted
+from mixpanel.data.readers.text_files import open_bytes
+from mixpanel.data.store.quoting import quoted
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import duckdb
 
-__all__ = ["CSV_OPTIONS", "check_layout", "explain_error", "mistyped_columns"]
+__all__ = ["CSV_OPTIONS", "CSVReader", "RaggedCSVError", "explain_error"]
 
 CSV_OPTIONS = "header = true, skip = 0, quote = '\"', comment = ''"
+# For lines over DuckDB's own limit of 2 MB, as long as those of JSON may be. It needs more memory.
+LONG_LINES = ", max_line_size = 16000000, buffer_size = 33000000"
+LONG_LINE_ERROR, MEMORY_ERROR = "aximum line size", "Out of Memory"
+MORE_MEMORY = "2GB"
 INTEGER = r"-?(0|[1-9]\d*)"
+EXACT_INTEGER = r"-?(0|[1-9]\d{0,14})"  # a longer one would lose digits in a floating-point number
+DECIMAL = rf"{EXACT_INTEGER}(\.\d+)?(e[+-]\d+)?|-?\.\d+"
+DATE = r"\d{4}-\d\d-\d\d"
 # How a cell must be written for its column to keep the type that DuckDB detected.
 WRITTEN_FORMS = {
     "BOOLEAN": r"(?i)true|false",
     "BIGINT": INTEGER,
     "HUGEINT": INTEGER,
-    "DOUBLE": rf"(?i){INTEGER}(\.\d+)?(e[+-]\d+)?|-?\.\d+|[+-]?(nan|inf|infinity)",
+    "DOUBLE": rf"(?i){DECIMAL}|[+-]?(nan|inf|infinity)",
     "TIME": r"\b\B",  # matches nothing: a time of day without a date stays text
+    "DATE": DATE,  # 01/02/2026 is a day in January or in February
+    "TIMESTAMP": rf"{DATE}[ T]\d\d:\d\d(:\d\d(\.\d+)?)?Z?",
+    "TIMESTAMP WITH TIME ZONE": rf"{DATE}[ T]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?",
 }
+# Types of which a column must have mostly cells, for the others to be reported.
+USUAL_FORMS = {"number": rf"(?i){DECIMAL}|{INTEGER}", "boolean": WRITTEN_FORMS["BOOLEAN"]}
+MIN_SHARE = 0.5
 DELIMITERS = ",;\t|"
 MAX_HEADER_LENGTH = 1 << 20  # characters
+MAX_SHOWN = 20  # ragged lines in a message
+MAX_RAGGED = 100_000  # kept in memory; a file with more has another delimiter
+MAX_FIELD = 1 << 30
+_field_limit = threading.Lock()
 
 
-def check_layout(path: Path, names: list[str]) -> None:
+class RaggedCSVError(ConfigurationError):
+    """Lines of a CSV file have more or fewer cells than the first; they can be set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ragged:
+    """A line with another number of cells than the first: its position among the rows."""
+
+    position: int
+    line: int
+    cells: tuple[str, ...]
+
+
+class CSVReader:
+    """The rows of one CSV file in UTF-8.
+
+    :param name: of the file in messages; `path` may be a copy of it.
+    :param folder: makes a folder for temporary files.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        path: Path,
+        name: str,
+        options: ReadOptions,
+        folder: Callable[[], Path],
+    ) -> None:
+        self._connection, self._path, self._name = connection, path, name
+        self._options, self._folder = options, folder
+        self._ragged: list[_Ragged] = []
+        self._csv_options = CSV_OPTIONS
+
+    def rows(
+        self, ids: Callable[[tuple[str, ...]], Mapping[str, str]], escape: Callable[[Path], str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows; see `read_rows`."""
+        import duckdb
+
+        try:
+            plan = self._plan_of_any_length(ids, escape)
+        except (duckdb.Error, RaggedCSVError):
+            if not self._options.keep_ragged:
+                raise
+            clean = self._without_ragged_lines()
+            if clean is None:
+                raise
+            self._path = clean
+            plan = self._plan_of_any_length(ids, escape)
+        rows = enumerate(self._converted(plan))
+        if not self._ragged:
+            yield from (row for _, row in rows)
+            return
+        # Each set-aside line gets its place again: rows before it are as many as in the file.
+        gaps = [each.position for each in self._ragged]
+        numbered = _with_gaps(rows, gaps)
+        header = len(plan.names)
+        ragged = ((each.position, _unreadable(each, header)) for each in self._ragged)
+        yield from (row for _, row in heapq.merge(numbered, ragged, key=lambda pair: pair[0]))
+
+    def _plan_of_any_length(
+        self, ids: Callable[[tuple[str, ...]], Mapping[str, str]], escape: Callable[[Path], str]
+    ) -> _Plan:
+        import duckdb
+
+        # What most files need is little; very long lines and thousands of columns need more.
+        steps = [(LONG_LINE_ERROR, LONG_LINES), (MEMORY_ERROR, "")]
+        while True:
+            try:
+                return self._plan(ids, escape)
+            except duckdb.Error as error:
+                step = next((each for each in steps if each[0] in str(error)), None)
+                if step is None:
+                    raise
+                steps.remove(step)
+                self._csv_options += step[1]
+                self._connection.execute(f"SET threads = 1; SET memory_limit = '{MORE_MEMORY}'")
+
+    def _plan(
+        self, ids: Callable[[tuple[str, ...]], Mapping[str, str]], escape: Callable[[Path], str]
+    ) -> _Plan:
+        connection, source = self._connection, f"read_csv(?, {self._csv_options}, sample_size = -1"
+        parameters = [escape(self._path)]
+        described = connection.execute(f"DESCRIBE FROM {source})", parameters).fetchall()
+        keys = [row[0] for row in described]  # DuckDB renames columns that differ only in case
+        check_layout(self._path, self._name, keys)
+        names = self._names(keys, parameters[0])
+        stated = self._stated_types(names, ids)
+        types = {key: row[1] for key, row in zip(keys, described, strict=True)}
+        by_key = dict(zip(keys, names, strict=True))
+        detected = {key: types[key] for key in keys if by_key[key] not in stated}
+        texts = {key for key in keys if by_key[key] in stated}
+        texts |= mistyped_columns(connection, parameters[0], detected, self._csv_options)
+        types |= dict.fromkeys(texts, "VARCHAR")
+        open_texts = [
+            key for key, type_ in types.items() if type_ == "VARCHAR" and by_key[key] not in stated
+        ]
+        for mixed in self._mixed_columns(parameters[0], open_texts, by_key):
+            self._options.on_mixed(mixed)
+        return _Plan(
+            keys, names, types, {k: v for k, v in stated.items() if v != "text"}, parameters
+        )
+
+    def _stated_types(
+        self, names: list[str], ids: Callable[[tuple[str, ...]], Mapping[str, str]]
+    ) -> dict[str, str]:
+        for column in self._options.types:
+            if column not in names:
+                raise ConfigurationError(
+                    f"{self._name} has no column {column!r} to give a type; it has "
+                    f"{', '.join(map(repr, names))}"
+                )
+        return {**ids(tuple(names)), **self._options.types}
+
+    def _names(self, keys: list[str], path: str) -> list[str]:
+        """Return the names of the columns as they are in the file."""
+        options = self._csv_options.replace("header = true", "header = false")
+        query = f"FROM read_csv(?, {options}, all_varchar = true) LIMIT 1"
+        first = self._connection.execute(query, [path]).fetchone() or ()
+        if len(first) != len(keys):
+            return keys
+        names = [key if name is None else name for name, key in zip(first, keys, strict=True)]
+        twice = (
+            sorted({name for name in names if names.count(name) > 1})
+            if len(set(names)) < len(names)
+            else []
+        )
+        if twice:
+            raise ConfigurationError(
+                f"{self._name}: several columns are named {', '.join(map(repr, twice))}; rename "
+                "all but one"
+            )
+        return names
+
+    def _converted(self, plan: _Plan) -> Iterator[dict[str, Any]]:
+        types = {key: type_ for key, type_ in plan.types.items() if type_ == "VARCHAR"}
+        source = f"read_csv($path, {self._csv_options}, sample_size = -1, types = $types)"
+        parameters: dict[str, Any] = {"path": plan.path[0], "types": types}
+        if not types:
+            source = source.replace(", types = $types", "")
+            del parameters["types"]
+        select = ", ".join(column(key, plan.types[key]) for key in plan.keys)
+        cursor = self._connection.execute(f"SELECT {select} FROM {source}", parameters)
+        names, stated, date_format = plan.names, plan.stated, self._options.date_format
+        while rows := cursor.fetchmany(FETCH_SIZE):
+            if not stated:
+                yield from (dict(zip(names, row, strict=True)) for row in rows)
+                continue
+            for row in rows:
+                cells = dict(zip(names, row, strict=True))
+                try:
+                    for name, type_ in stated.items():
+                        if cells[name] is not None:
+                            cells[name] = converted(name, cells[name], type_, date_format)
+                except ValueError as error:
+                    yield UnreadableRow(str(error), cells)
+                else:
+                    yield cells
+
+    def _mixed_columns(
+        self, path: str, keys: Sequence[str], names: Mapping[str, str]
+    ) -> Iterator[MixedColumn]:
+        """Yield the columns of which most cells are numbers, or true and false, and a few not."""
+        if not keys:
+            return
+        source = f"read_csv(?, {self._csv_options}, all_varchar = true)"
+        checks = ", ".join(
+            f"count({quoted(key)}), "
+            + ", ".join(
+                f"count(*) FILTER (regexp_full_match(trim({quoted(key)}), ?))" for _ in USUAL_FORMS
+            )
+            for key in keys
+        )
+        patterns = [*USUAL_FORMS.values()]
+        counts = self._connection.execute(
+            f"SELECT {checks} FROM {source}", [*patterns * len(keys), path]
+        ).fetchone()
+        assert counts is not None
+        width = 1 + len(patterns)
+        for n, key in enumerate(keys):
+            cells, *matches = counts[n * width : (n + 1) * width]
+            for (type_, pattern), count in zip(USUAL_FORMS.items(), matches, strict=True):
+                if count < cells and count > 1 and count >= MIN_SHARE * cells:
+                    row, first = self._connection.execute(
+                        "SELECT n, x FROM (SELECT row_number() OVER () AS n, "
+                        f"{quoted(key)} AS x FROM {source}) "
+                        "WHERE NOT regexp_full_match(trim(x), ?) ORDER BY n LIMIT 1",
+                        [path, pattern],
+                    ).fetchone() or (0, "")
+                    yield MixedColumn(
+                        self._name, names[key], type_, cells - count, cells, first, row
+                    )
+
+    def _without_ragged_lines(self) -> Path | None:
+        """Write the lines that fit into another file; return None if all fit."""
+        target = self._folder() / "rows.csv"
+        try:
+            with (
+                _reader(self._path) as (rows, _),
+                target.open("w", encoding="utf-8", newline="") as out,
+            ):
+                writer = csv.writer(out)
+                header: list[str] = next(rows, [])
+                writer.writerow(header)
+                line, position = rows.line_num, 0
+                for row in rows:
+                    if row and len(row) != len(header):
+                        self._ragged.append(_Ragged(position, line + 1, tuple(row)))
+                        if len(self._ragged) > MAX_RAGGED:
+                            return None
+                    elif row:
+                        writer.writerow(row)
+                    position += bool(row)
+                    line = rows.line_num
+        except (csv.Error, UnicodeDecodeError, OSError):
+            return None
+        return target if self._ragged else None
+
+
+FETCH_SIZE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the rows of a file are read: DuckDB's names, the file's names, and types."""
+
+    keys: list[str]
+    names: list[str]
+    types: dict[str, str]
+    stated: dict[str, str]
+    path: list[str]
+
+
+def column(name: str, type_: str) -> str:
+    """Return the SQL for a column, without values that need other packages in Python."""
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return f"make_timestamp(epoch_us({quoted(name)}))"
+    if "WITH TIME ZONE" in type_:
+        return f"CAST({quoted(name)} AS VARCHAR)"
+    return quoted(name)
+
+
+def _with_gaps(
+    rows: Iterator[tuple[int, dict[str, Any]]], gaps: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows with positions that leave out those of the gaps, which are sorted."""
+    skipped = 0
+    for n, row in rows:
+        while skipped < len(gaps) and gaps[skipped] <= n + skipped:
+            skipped += 1
+        yield n + skipped, row
+
+
+def _unreadable(ragged: _Ragged, count: int) -> UnreadableRow:
+    problem = f"the line has {_cells(len(ragged.cells))}, the first line has {count}"
+    return UnreadableRow(problem, {"line": ragged.line, "cells": list(ragged.cells)})
+
+
+def check_layout(path: Path, name: str, names: list[str]) -> None:
     """Raise if the first line is empty, or lines have different numbers of cells.
 
     DuckDB would invent column names for the former, and read each line of the latter as one cell.
 
     :raises ConfigurationError: with the number of the line.
     """
+    error = _blank_header(path, name)
+    if error is not None:
+        raise error
+    if len(names) == 1 and any(each in names[0] for each in DELIMITERS):
+        error = _layout_error(path, name)
+        if error is not None:
+            raise error
+
+
+def _blank_header(path: Path, name: str) -> ConfigurationError | None:
     with _open_text(path) as file:
         first = file.readline(MAX_HEADER_LENGTH) if file else "?"
-    if not first.strip():
-        raise ConfigurationError(f"{path.name}: the first line is empty; it must name the columns")
-    if len(names) == 1 and any(each in names[0] for each in DELIMITERS):
-        bad_line = _find_bad_line(path)
-        if bad_line is not None:
-            raise ConfigurationError(f"{path.name}: {bad_line}")
+    if first.strip():
+        return None
+    return ConfigurationError(f"{name}: the first line is empty; it must name the columns")
 
 
 def mistyped_columns(
-    connection: duckdb.DuckDBPyConnection, name: str, types: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection, path: str, types: Mapping[str, str], options: str
 ) -> set[str]:
     """Return the columns whose cells are not written in the way of the type DuckDB detected.
 
     DuckDB reads `0123` as 123, `yes` as true and `5e3` as 5000.0, which are codes as often.
     """
-    patterns = {
-        column: WRITTEN_FORMS[type_] for column, type_ in types.items() if type_ in WRITTEN_FORMS
-    }
+    patterns = {key: WRITTEN_FORMS[type_] for key, type_ in types.items() if type_ in WRITTEN_FORMS}
     if not patterns:
         return set()
-    quoted = ['"' + column.replace('"', '""') + '"' for column in patterns]
-    checks = ", ".join(f"bool_and(regexp_full_match(trim({each}), ?))" for each in quoted)
-    query = f"SELECT {checks} FROM read_csv(?, {CSV_OPTIONS}, all_varchar = true)"
-    result = connection.execute(query, [*patterns.values(), name]).fetchone() or ()
-    return {column for column, fits in zip(patterns, result, strict=True) if fits is False}
+    checks = ", ".join(f"bool_and(regexp_full_match(trim({quoted(key)}), ?))" for key in patterns)
+    query = f"SELECT {checks} FROM read_csv(?, {options}, all_varchar = true)"
+    result = connection.execute(query, [*patterns.values(), path]).fetchone() or ()
+    return {key for key, fits in zip(patterns, result, strict=True) if fits is False}
 
 
-def explain_error(path: Path, message: str) -> str:
-    """Return in one line why a file cannot be read, given DuckDB's error message."""
-    bad_line = _find_bad_line(path)
-    if bad_line is not None:
-        return bad_line
+# ---- errors -------------------------------------------------------------------------------------
+
+
+def explain_error(path: Path, name: str, message: str) -> ConfigurationError:
+    """Return why a file cannot be read, in one line, given DuckDB's error message."""
+    if "nvalid unicode" in message or "not utf-8" in message:
+        where = message.partition("Line: ")[2].partition("\n")[0]
+        return ConfigurationError(
+            f"{name}: line {where or '?'} is not UTF-8; pass encoding=, such as cp1252, latin-1 "
+            "or utf-16"
+        )
+    error = _blank_header(path, name) or _layout_error(path, name)
+    if error is not None:
+        return error
     lines = message.strip().partition("\n\n")[0].splitlines()
     if "sniffing" in lines[0]:
-        return "lines have different numbers of cells, or a quote is not closed"
-    return ": ".join(line for line in lines if not line.startswith("Original Line:"))
+        reason = "lines have different numbers of cells, or a quote is not closed"
+    else:
+        lines = [line for line in lines if not line.startswith("Original Line:")]
+        reason = ": ".join(lines)
+    return ConfigurationError(f"{name}: {reason}")
 
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[IO[str] | None]:
     """Open a file as text; yield None for compression that only DuckDB can read."""
-    if path.suffix == ".zst":
+    if path.name.lower().endswith(".zst"):
         yield None
         return
-    open_file: Any = gzip.open if path.suffix == ".gz" else open
-    with open_file(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-        yield file
+    with (
+        open_bytes(path) as file,
+        TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text,
+    ):
+        yield text
 
 
-def _find_bad_line(path: Path) -> str | None:
-    """Describe the first line with more or fewer cells than the header, if there is one."""
-    with suppress(OSError, EOFError), _open_text(path) as file:
-        if file is not None:
-            delimiter = max(DELIMITERS, key=file.readline(MAX_HEADER_LENGTH).count)
-            file.seek(0)
-            return _check_rows(csv.reader(file, delimiter=delimiter, strict=True))
-    return None
+@contextmanager
+def _reader(path: Path) -> Iterator[tuple[Any, str]]:
+    """Open a file with Python's CSV reader, which takes cells of any length meanwhile."""
+    with _open_text(path) as file:
+        if file is None:
+            raise csv.Error("only DuckDB can read .zst")
+        delimiter = max(DELIMITERS, key=file.readline(MAX_HEADER_LENGTH).count)
+        file.seek(0)
+        with _field_limit:
+            limit = csv.field_size_limit(MAX_FIELD)
+            try:
+                yield csv.reader(file, delimiter=delimiter, strict=True), delimiter
+            finally:
+                csv.field_size_limit(limit)
 
 
-def _check_rows(rows: Any) -> str | None:
-    line = 0
-    try:
-        count = len(next(rows, []))
-        line = rows.line_num
-        for row in rows:
-            if row and len(row) != count:
-                return f"line {line + 1} has {_cells(len(row))}, the first line has {count}"
-            line = rows.line_num
-    except csv.Error as error:
-        if "field limit" in str(error):  # a limit of Python's reader, not an error of the file
-            return None
-        unclosed = "unexpected end" in str(error)
-        return f"line {line + 1}: {'a quote is not closed' if unclosed else error}"
-    return None
+def _layout_error(path: Path, name: str) -> ConfigurationError | None:
+    """Return an error with the lines that have more or fewer cells than the header, if any."""
+    bad: list[tuple[int, int]] = []
+    line = count = found = 0
+    with suppress(OSError, EOFError, ConfigurationError):
+        try:
+            with _reader(path) as (rows, _):
+                count = len(next(rows, []))
+                line = rows.line_num
+                for row in rows:
+                    if row and len(row) != count:
+                        found += 1
+                        bad += [(line + 1, len(row))] if found <= MAX_SHOWN else []
+                    line = rows.line_num
+        except csv.Error as error:
+            if ".zst" in str(error):
+                return None
+            unclosed = "unexpected end" in str(error)
+            why = "a quote is not closed" if unclosed else error
+            return ConfigurationError(f"{name}: line {line + 1}: {why}")
+    if not bad:
+        return None
+    lines = ", ".join(f"line {number} has {_cells(cells)}" for number, cells in bad)
+    more = f", and {found - len(bad):,} more lines" if found > len(bad) else ""
+    return RaggedCSVError(f"{name}: {lines}{more}, the first line has {count}")
 
 
 def _cells(count: int) -> str:

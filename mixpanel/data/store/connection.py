@@ -1,11 +1,17 @@
-"""Open a DuckDB database, hand out cursors, and close it."""
+"""Open a DuckDB database, hand out cursors, and close it.
+
+The file is open only while something uses it, and a moment longer, so that other processes can open
+it in between: DuckDB lets one process write, or several read.
+"""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -13,7 +19,7 @@ from weakref import WeakSet
 from mixpanel._runtime import native_threads
 from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
-from mixpanel.data.exceptions import ConfigError, SQLError
+from mixpanel.data.exceptions import ConfigError, DatabaseLockedError, SQLError
 from mixpanel.data.store import fetch_log
 from mixpanel.data.store.engine import (
     MEMORY_LIMIT,
@@ -23,9 +29,10 @@ from mixpanel.data.store.engine import (
     read_only_folder,
     restrict_wal,
 )
+from mixpanel.data.store.part_files import remove_abandoned
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -35,39 +42,58 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+LINGER = 0.2  # seconds an unused file stays open: opening it takes longer than many a statement
+MAX_HOLD = 1.0  # seconds; a file open for longer is closed as soon as it is unused
+TURN = 0.05  # seconds for which it then stays closed, so that a waiting process can open it
+LOCK_TIMEOUT = 3.0  # seconds to wait for another process to close the file
+RETRY_EVERY = 0.01  # seconds between two attempts to open it
+
 # DuckDB shares one instance between all handles of a file in a process, and so its locked settings
 # and our folder of parts. Without this lock a handle could open between the first one's connect and
 # its lock-down, or while the last one that closes removes the folder.
 _open_lock = native_threads.new_lock()
 _open_handles: Counter[Path] = Counter()  # by folder of parts
+_connected_handles: Counter[Path] = Counter()  # those whose file is open, likewise
 
 
 class Connection:
-    """An open DuckDB database, in a file or in memory."""
+    """A DuckDB database, in a file or in memory.
+
+    A file is closed while nothing uses it, unless `connection` was handed out or SQL has external
+    access, since what it attaches or loads would be lost.
+    """
 
     def __init__(
         self,
-        connection: DuckDBPyConnection,
+        connect_to: Callable[[], tuple[DuckDBPyConnection, Path]],
         *,
         path: Path | None,
         parts: Path,
-        exchange: Path,
         read_only: bool,
+        stays_open: bool,
         owns_parts: bool,
     ) -> None:
         self.path: Path | None = path
         self.parts: Path = parts
         self.read_only: bool = read_only
-        self._exchange = exchange  # the only folder DuckDB may read and write
-        self._connection = connection
+        self._connect_to = connect_to
+        self._exchange = parts  # the only folder DuckDB may read and write; set with each connect
+        self._connection: DuckDBPyConnection | None = None
         self._owns_parts = owns_parts
         self._lock = native_threads.new_lock()
         self._closed = False
+        self._cursors: set[DuckDBPyConnection] = set()  # of running statements
+        self._uses = 0
+        self._stays_open = stays_open
+        self._connected_at = self._unused_since = self._closed_until = 0.0
+        self._prepared: tuple[int, int] | None = None  # device and inode of the file
+        self._closer_runs = False
+        self._closer_sleep = native_threads.new_lock()
+        self._closer_sleep.acquire()
         self._load_cursors: list[DuckDBPyConnection] = []
         self._loads: WeakSet[Staging] = WeakSet()
         # Equal for two handles of one file, different for two databases in memory.
         self._identity: Hashable = object() if path is None else path.resolve()
-        _open_handles[parts] += 1
 
     @classmethod
     def open(
@@ -85,6 +111,9 @@ class Connection:
         SQL cannot access it. `memory_limit` bounds DuckDB's buffers, as in "500MB"; queries that
         need more spill to disk.
 
+        The file is closed between statements, and opened again by the next one. While another
+        process has it open, a statement waits for up to three seconds.
+
         :raises DatabaseNotFoundError: if `read_only` and the file does not exist.
         :raises DatabaseLockedError: if another process has it open.
         :raises ConfigError: if the file is not a database, or DuckDB is not installed.
@@ -98,66 +127,163 @@ class Connection:
             folder = make_temporary_folder()
         else:
             folder = read_only_folder() if read_only else path.with_name(path.name + ".parts")
+        if read_only:
+            remove_abandoned(folder.parent)
+        connect_to = partial(
+            connect,
+            path,
+            read_only=read_only,
+            external_access=external_access,
+            parts=folder,
+            memory_limit=memory_limit,
+        )
+        database = cls(
+            connect_to,
+            path=path,
+            parts=folder,
+            read_only=read_only,
+            stays_open=path is None or external_access,
+            owns_parts=owned,
+        )
         with _open_lock:
-            try:
-                connection, exchange = connect(
-                    path,
-                    read_only=read_only,
-                    external_access=external_access,
-                    parts=folder,
-                    memory_limit=memory_limit,
-                )
-            except BaseException:
-                if owned:
-                    remove_temporary_folder(folder)
-                raise
-            database = cls(
-                connection,
-                path=path,
-                parts=folder,
-                exchange=exchange,
-                read_only=read_only,
-                owns_parts=owned,
-            )
-            try:
-                database._prepare()
-            except BaseException:
-                database._close_locked()
-                raise
+            _open_handles[folder] += 1
+        try:
+            database._acquire()
+        except BaseException:
+            database.close()
+            raise
+        database._release()
         return database
 
-    def _prepare(self) -> None:
-        make_folder(self.parts)  # DuckDB spills into it, and creates no parents
+    # ---- the file -------------------------------------------------------------------------------
+
+    def _acquire(self) -> DuckDBPyConnection:
+        """Return the connection, which stays open until `_release`.
+
+        :raises ConfigError: if the database is closed, or the file cannot be opened.
+        :raises DatabaseLockedError: if another process has the file open.
+        """
+        end = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            if (connection := self._acquire_if_connected()) is not None:
+                return connection
+            if (wait := self._closed_until - time.monotonic()) > 0:
+                time.sleep(wait)
+            try:
+                with _open_lock:
+                    if (connection := self._acquire_if_connected()) is None:
+                        self._connect()
+            except DatabaseLockedError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(RETRY_EVERY)
+
+    def _acquire_if_connected(self) -> DuckDBPyConnection | None:
+        with self._lock:
+            if self._closed:
+                raise ConfigError("the database is closed: open it again")
+            if self._connection is not None:
+                self._uses += 1
+            return self._connection
+
+    def _connect(self) -> None:
+        """Open the file; the caller holds `_open_lock`."""
+        connection, self._exchange = self._connect_to()
+        try:
+            make_folder(self.parts)  # DuckDB spills into it, and creates no parents
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            self._remove_exchange()
+            raise
+        _connected_handles[self.parts] += 1
+        self._connected_at = self._unused_since = time.monotonic()
+        self._connection = connection
+
+    def _prepare(self, connection: DuckDBPyConnection) -> None:
         if self.read_only:
             return
-        with database_errors():
-            fetch_log.prepare(self._connection, datetime.now(UTC))
+        found = None
+        if self.path is not None:
+            status = self.path.stat()
+            found = (status.st_dev, status.st_ino)
+        if found is None or found != self._prepared:
+            with database_errors():
+                fetch_log.prepare(connection, datetime.now(UTC))
         restrict_wal(self.path)
+        self._prepared = found
+
+    def _release(self) -> None:
+        """End a use of the connection, and let the file be closed if it was the last one."""
+        with self._lock:
+            self._uses -= 1
+            if self._uses or self._stays_open or self._connection is None:
+                return
+            self._unused_since = time.monotonic()
+            at_once = self._unused_since - self._connected_at > MAX_HOLD
+            starts_closer = not at_once and not self._closer_runs
+            self._closer_runs = self._closer_runs or starts_closer
+        if starts_closer:
+            try:
+                native_threads.start_thread(self._close_unused, "mixpanel-database")
+            except RuntimeError:  # no thread can start at the end of the interpreter
+                self._closer_runs, at_once = False, True
+        if at_once:
+            self._disconnect_if_unused(time.monotonic())
+            self._closed_until = time.monotonic() + TURN
+
+    def _close_unused(self) -> None:
+        """Close the file when it was unused for a moment; the body of a thread."""
+        while True:
+            with self._lock:
+                wait = self._unused_since + LINGER - time.monotonic()
+                if self._closed or self._uses or self._connection is None or wait <= 0:
+                    self._closer_runs = False  # the next release starts another
+                    break
+            self._closer_sleep.acquire(timeout=wait)
+        self._disconnect_if_unused(time.monotonic() - LINGER)
+
+    def _disconnect_if_unused(self, since: float) -> None:
+        with _open_lock, self._lock:
+            if not (self._uses or self._stays_open) and self._unused_since <= since:
+                self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Close the file; the caller holds both locks."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        connection.close()
+        _connected_handles[self.parts] -= 1
+        self._remove_exchange()
+
+    def _remove_exchange(self) -> None:
+        if not self._owns_parts and not _connected_handles[self.parts]:
+            shutil.rmtree(self._exchange, ignore_errors=True)
 
     def close(self) -> None:
         """Close the database, and remove the folder of parts if it is empty. Idempotent."""
         with _open_lock:
-            self._close_locked()
-
-    def _close_locked(self) -> None:
-        """Close; the caller holds `_open_lock`."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        for load in tuple(self._loads):
-            load.stop()
-        # DuckDB keeps the file locked until the last cursor is closed, including cursors of loads
-        # that were stopped or never finished.
-        for cursor in (*self._load_cursors, self._connection):
-            cursor.close()
-        _open_handles[self.parts] -= 1
-        if self._owns_parts:
-            remove_temporary_folder(self.parts)
-        elif not _open_handles[self.parts]:
-            shutil.rmtree(self._exchange, ignore_errors=True)
-            with suppress(OSError):
-                self.parts.rmdir()
+            with self._lock:
+                if self._closed:
+                    return
+                self._closed = True
+            for load in tuple(self._loads):
+                load.stop()
+            # DuckDB keeps the file locked until the last cursor is closed, including those of loads
+            # that were stopped.
+            for cursor in self._load_cursors:
+                cursor.close()
+            with self._lock:
+                self._disconnect()
+                if self._closer_runs:
+                    self._closer_sleep.release()
+            _open_handles[self.parts] -= 1
+            if self._owns_parts:
+                remove_temporary_folder(self.parts)
+            elif not _open_handles[self.parts]:
+                with suppress(OSError):
+                    self.parts.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -179,21 +305,36 @@ class Connection:
 
     @property
     def connection(self) -> DuckDBPyConnection:
-        """The DuckDB connection; it may write, and is confined to the same files as SQL."""
-        if self._closed:
-            raise ConfigError("the database is closed: open it again")
-        return self._connection
+        """The DuckDB connection; it may write, and is confined to the same files as SQL.
+
+        From then on the file stays open until `close`.
+        """
+        self._stays_open = True
+        connection = self._acquire()
+        self._release()
+        return connection
+
+    def interrupt(self) -> None:
+        """End the statements that run in other threads; they raise an error."""
+        for cursor in tuple(self._cursors):
+            cursor.interrupt()
 
     @contextmanager
     def _cursor(self) -> Iterator[DuckDBPyConnection]:
-        with self._lock:
-            cursor = self.connection.cursor()
+        connection = self._acquire()
         try:
-            yield cursor
+            with self._lock:
+                cursor = connection.cursor()
+                self._cursors.add(cursor)
+            try:
+                yield cursor
+            finally:
+                self._cursors.discard(cursor)
+                cursor.close()
+                if not self.read_only:
+                    restrict_wal(self.path)
         finally:
-            cursor.close()
-            if not self.read_only:
-                restrict_wal(self.path)
+            self._release()
 
     @contextmanager
     def _query_cursor(self) -> Iterator[DuckDBPyConnection]:
@@ -203,12 +344,16 @@ class Connection:
             except load_duckdb().Error as error:
                 raise SQLError(str(error)) from error
 
-    def _load_cursor(self) -> DuckDBPyConnection:
+    @contextmanager
+    def _load_cursor(self) -> Iterator[DuckDBPyConnection]:
+        """Yield a cursor for a step of a load; closing the database closes it."""
         if self.read_only:
             raise ConfigError(
                 "the database is open read-only: open it with read_only=False to load data"
             )
-        with self._lock:
-            cursor = self.connection.cursor()
+        with self._cursor() as cursor:
             self._load_cursors.append(cursor)
-        return cursor
+            try:
+                yield cursor
+            finally:
+                self._load_cursors.remove(cursor)

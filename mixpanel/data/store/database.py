@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,10 +17,10 @@ from mixpanel.data.store.engine import database_errors
 from mixpanel.data.store.event_load import Load
 from mixpanel.data.store.profile_load import ProfilesLoad
 from mixpanel.data.store.quoting import quoted, table_name
-from mixpanel.data.store.staging import require_no_active_load
+from mixpanel.data.store.staging import lock_table, require_no_active_load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TableSchema,
         TableType,
     )
+    from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
 __all__ = ["Database"]
@@ -110,6 +111,47 @@ class Database(Connection):
         """
         with self._cursor() as cursor:
             return sql.arrow(cursor, query, params, write=write)
+
+    @contextmanager
+    def sql_stream(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+    ) -> Iterator[RowStream]:
+        """Run one statement and pass its rows to the block as they come, in batches of tuples.
+
+        >>> with database.sql_stream("FROM events") as rows:  # doctest: +SKIP
+        ...     for batch in rows.batches:
+        ...         print(rows.columns, len(batch))
+
+        :raises SQLError: as for `sql_rows`, also while the rows are read.
+        """
+        with self._cursor() as cursor, sql.stream(cursor, query, params, write=write) as found:
+            yield found
+
+    @contextmanager
+    def sql_copy(self, query: str, form: RowsFormat) -> Iterator[Iterator[bytes] | None]:
+        """Run one query and pass its rows to the block as bytes of "csv", "json" or "jsonl".
+
+        DuckDB writes them, faster than Python can. It is None for a statement other than a query,
+        and for columns of types that DuckDB writes in JSON otherwise than `sql_stream` gives them.
+
+        :raises SQLError: as for `sql_rows`, also while the rows are read.
+        """
+        with self._cursor() as cursor:
+            chunks = sql.copy(cursor, query, form, self._exchange)
+            try:
+                yield chunks
+            finally:
+                if chunks is not None:
+                    chunks.close()  # type: ignore[attr-defined]
+
+    def sql_count(self, query: str) -> int | None:
+        """Return the number of rows of a query, or None for a statement that is not a query."""
+        with self._cursor() as cursor:
+            return sql.count(cursor, query)
 
     # ---- inspecting -----------------------------------------------------------------------------
 
@@ -190,10 +232,13 @@ class Database(Connection):
             self._drop(cursor, catalog.names_of_type(cursor, type))
 
     def _drop(self, cursor: DuckDBPyConnection, names: Sequence[str]) -> None:
-        for name in names:
-            require_no_active_load(self._identity, table_name(name))
-        catalog.drop(cursor, names)
-        part_files.remove_stale(self.parts, *names)
+        with ExitStack() as locks:
+            for name in {table_name(each).lower(): each for each in names}.values():
+                require_no_active_load(self._identity, name)
+                if not self.read_only and (lock := lock_table(self, name)) is not None:
+                    locks.callback(lock.release)
+            catalog.drop(cursor, names)
+            part_files.remove_stale(self.parts, *names)
         part_files.remove_stale(self.unreadable, *names)
         if self.unreadable.is_dir():
             with suppress(OSError):  # not empty: lines of other tables
@@ -238,22 +283,19 @@ class Database(Connection):
         chosen = frozenset(days)
         if not chosen:
             raise ConfigError("there are no days to load: pass at least one")
-        cursor = self._load_cursor()
-        name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
-        load = Load(
-            cursor,
-            name,
-            filters=filters,
-            mode=mode,
-            days=chosen,
-            database=self._identity,
-            exchange=self._exchange,
-            unreadable=self.unreadable,
-            time_in_ms=time_in_ms,
-            now=now,
-        )
-        with database_errors():
-            fetch_log.delete_parts(cursor, name, keep=load.key)
+        with self._load_cursor() as cursor:
+            name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
+            load = Load(
+                self,
+                name,
+                filters=filters,
+                mode=mode,
+                days=chosen,
+                time_in_ms=time_in_ms,
+                now=now,
+            )
+            with database_errors():
+                fetch_log.delete_parts(cursor, name, keep=load.key)
         return self._track_load(load, keep=load.key)
 
     def begin_profiles(
@@ -266,18 +308,9 @@ class Database(Connection):
         now: datetime | None = None,
     ) -> ProfilesLoad:
         """Begin to load profiles; arguments and errors are those of `begin_events`."""
-        cursor = self._load_cursor()
-        name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
-        load = ProfilesLoad(
-            cursor,
-            name,
-            filters=filters,
-            mode=mode,
-            database=self._identity,
-            exchange=self._exchange,
-            unreadable=self.unreadable,
-            now=now,
-        )
+        with self._load_cursor() as cursor:
+            name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
+            load = ProfilesLoad(self, name, filters=filters, mode=mode, now=now)
         return self._track_load(load)
 
     def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:
@@ -381,16 +414,18 @@ class Database(Connection):
 
     def export_parquet(
         self,
-        table: str,
+        table: str | None,
         path: Path | str,
         *,
+        query: str | None = None,
         partition_by: Literal["day"] | None = "day",
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Write a table as Parquet, with one folder per day (`day=2026-01-31/`).
 
-        `path` is a folder, or a file if `partition_by` is None. A path with a scheme, such as
+        With `table=None` the rows of `query` are written, a statement that only reads. `path` is a
+        folder, or a file if `partition_by` is None. A path with a scheme, such as
         `s3://bucket/lake`, is written through fsspec, which gets `storage_options`. Days are those
         of `event_time`. Returns the paths of the files written.
 
@@ -398,12 +433,13 @@ class Database(Connection):
             `event_time` to partition by; if a folder is named like a file (`.parquet`); if fsspec
             is not installed.
         """
-        with self._query_cursor() as cursor:
+        with self._cursor() as cursor, sql.translated(cursor):
             return export.parquet(
                 cursor,
                 table,
                 path,
                 self._exchange,
+                query=query,
                 database_path=self.path,
                 partition_by=partition_by,
                 overwrite=overwrite,
@@ -412,26 +448,41 @@ class Database(Connection):
 
     def export_csv(
         self,
-        table: str,
+        table: str | None,
         path: Path | str,
         *,
+        query: str | None = None,
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Write a table as CSV, with a `'` before text that a spreadsheet would run as a formula.
 
-        `path` is a file, compressed if it ends in `.gz`; a path with a scheme is written through
-        fsspec. Returns the paths of the files written.
+        With `table=None` the rows of `query` are written. `path` is a file, compressed if it ends
+        in `.gz`; a path with a scheme is written through fsspec. Times are written as
+        `2026-01-31 09:30:00.000000`. Returns the paths of the files written.
 
         :raises ConfigError: as for `export_parquet`.
         """
-        with self._query_cursor() as cursor:
+        with self._cursor() as cursor, sql.translated(cursor):
             return export.csv(
                 cursor,
                 table,
                 path,
                 self._exchange,
+                query=query,
                 database_path=self.path,
                 overwrite=overwrite,
                 storage_options=storage_options or {},
             )
+
+    @contextmanager
+    def csv_bytes(
+        self, table: str | None, *, query: str | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """Pass the CSV of `export_csv` to the block as bytes, while they are written."""
+        with self._cursor() as cursor, sql.translated(cursor):
+            chunks = export.csv_bytes(cursor, table, self._exchange, query=query)
+            try:
+                yield chunks
+            finally:
+                chunks.close()  # type: ignore[attr-defined]

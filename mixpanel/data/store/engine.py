@@ -203,6 +203,9 @@ def _lock_down(
             "open it with the same folder of parts"
         )
     disable_progress_bar(connection)
+    # Times are stored in UTC. With the machine's zone `event_time > now()` would compare them with
+    # another clock.
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
     exchange = parts / scratch_name("load", uuid4().hex)
     if not external_access:
         # We pass paths with glob characters escaped, and DuckDB compares them as given: allow

@@ -29,16 +29,15 @@ from mixpanel.data.store.parts import (
     repair_text,
     unreadable_error,
 )
-from mixpanel.data.store.staging import Loaded, Staging
+from mixpanel.data.store.staging import Loaded, Staging, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
     from datetime import date, datetime
     from pathlib import Path
 
-    from duckdb import DuckDBPyConnection
-
     from mixpanel.data._fetch.plan import Filters, Part
+    from mixpanel.data.store.connection import Connection
     from mixpanel.data.store.staging import Mode
 
 __all__ = ["Load"]
@@ -72,26 +71,23 @@ class Load(Staging):
 
     def __init__(
         self,
-        connection: DuckDBPyConnection,
+        database: Connection,
         name: str,
         *,
         filters: Filters,
         mode: Mode,
         days: frozenset[date],
-        database: Hashable,
-        exchange: Path,
-        unreadable: Path,
         time_in_ms: bool = True,
         now: datetime | None = None,
     ) -> None:
-        super().__init__(connection, name, filters, mode, now, database, exchange, unreadable)
+        super().__init__(database, name, filters, mode, now)
         self.days = days
         self._timezone = filters.project_timezone
         self._time_in_ms = time_in_ms
         self._merged = 0
         self._time_column = "event_time" if self._timezone is None else "event_time_local"
         try:
-            with database_errors(), transaction(connection):
+            with self._connect(), database_errors(), transaction(self._connection):
                 self._resume()
         except BaseException:
             self.stop()
@@ -100,6 +96,7 @@ class Load(Staging):
     # Days
 
     @property
+    @connected
     def done(self) -> frozenset[date]:
         """The days already staged."""
         return frozenset(entry.day for entry in self._entries())
@@ -139,6 +136,7 @@ class Load(Staging):
 
     # Stage
 
+    @connected
     def stage(self, parts: Sequence[Part]) -> list[Staged]:
         """Load parts and record their days as staged, in one transaction.
 
@@ -335,6 +333,7 @@ class Load(Staging):
 
     # End
 
+    @connected
     def finish(self, limit: int | None = None) -> Loaded:
         """Move the staged rows into the table, in one transaction; keep at most `limit` rows.
 

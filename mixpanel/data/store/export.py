@@ -5,60 +5,62 @@ DuckDB writes to the only folder it can access; from there the files are moved t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
-from mixpanel._records.spreadsheets import guarded, guarded_sql
-from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exceptions import ConfigError, MixpanelDataError
 from mixpanel.data.store import tables
+from mixpanel.data.store.engine import error_message, load_duckdb
 from mixpanel.data.store.part_files import scratch_folder
 from mixpanel.data.store.quoting import literal, quoted
+from mixpanel.data.store.rows import copy_bytes, csv_select, query_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["csv", "parquet"]
+__all__ = ["csv", "csv_bytes", "parquet"]
 
 # Further packages that fsspec needs for a scheme.
 FSSPEC_PACKAGES = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
 _EXPORTED_FILE = re.compile(r"day=[^/]+/[^/]+\.parquet")
-# Types whose values a spreadsheet never runs as a formula.
-_SAFE_TYPES = re.compile(
-    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)|BIGNUM|BOOLEAN|UUID|DATE|TIME.*"
-)
 
 
 def parquet(
     connection: DuckDBPyConnection,
-    table: str,
+    table: str | None,
     path: Path | str,
     exchange: Path,
     *,
+    query: str | None = None,
     database_path: Path | None,
     partition_by: Literal["day"] | None,
     overwrite: bool,
     storage_options: Mapping[str, Any],
 ) -> list[str]:
     """Write a table as Parquet, never over `database_path`; see `Database.export_parquet`."""
-    schema = tables.schema(connection, table)
+    source = _source(connection, table, query)
     # As text, because not every engine knows the annotation for JSON in Parquet.
     columns = [
-        f"CAST({quoted(c.name)} AS VARCHAR) AS {quoted(c.name)}"
-        if c.type == "JSON"
-        else quoted(c.name)
-        for c in schema.columns
+        f"CAST({expression} AS VARCHAR) AS {quoted(title)}"
+        if type_ == "JSON"
+        else f"{expression} AS {quoted(title)}"
+        for title, expression, type_ in source.columns
     ]
     options = "FORMAT parquet, COMPRESSION zstd"
     if partition_by is not None:
-        if partition_by != "day" or "event_time" not in {c.name for c in schema.columns}:
+        times = [expression for title, expression, _ in source.columns if title == "event_time"]
+        if partition_by != "day" or not times:
             raise ConfigError(
-                f"{schema.table_name} cannot be partitioned by {partition_by!r}: only tables with "
+                f"{source.name} cannot be partitioned by {partition_by!r}: only tables with "
                 "a column event_time can be, by 'day'; partition_by=None writes one file"
             )
         if str(path).lower().endswith(".parquet"):
@@ -66,14 +68,16 @@ def parquet(
                 f"partition_by={partition_by!r} writes a folder, but {path} is named like a file: "
                 "use the path of a folder; partition_by=None writes one file"
             )
-        columns.append("CAST(event_time AS DATE) AS day")
+        columns.append(f"CAST({times[0]} AS DATE) AS day")
         options += f", PARTITION_BY (day), FILENAME_PATTERN 'part-{uuid4().hex}-{{i}}'"
-    query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"
+    statement = f"SELECT {', '.join(columns)} FROM {source.sql}"
     target = _target(path, storage_options, database_path)
     target.check(folder=partition_by is not None, overwrite=overwrite)
+    if partition_by is None and isinstance(target, _LocalTarget):
+        return target.write(copy_bytes(connection, statement, options, exchange))
     with scratch_folder(exchange) as folder:
         output = folder / ("table.parquet" if partition_by is None else "table")
-        connection.execute(f"COPY ({query}) TO {literal(str(output))} ({options})")
+        _copy_to(connection, statement, output, options)
         if partition_by is not None:
             output.mkdir(exist_ok=True)  # DuckDB creates no folder for a table without rows
         return target.publish(output)
@@ -81,29 +85,75 @@ def parquet(
 
 def csv(
     connection: DuckDBPyConnection,
-    table: str,
+    table: str | None,
     path: Path | str,
     exchange: Path,
     *,
+    query: str | None = None,
     database_path: Path | None,
     overwrite: bool,
     storage_options: Mapping[str, Any],
 ) -> list[str]:
     """Write a table as CSV, never over `database_path`; see `Database.export_csv`."""
-    schema = tables.schema(connection, table)
-    columns = ", ".join(
-        f"{quoted(c.name) if _SAFE_TYPES.fullmatch(c.type) else guarded_sql(quoted(c.name))} "
-        f"AS {quoted(guarded(c.name))}"
-        for c in schema.columns
-    )
-    query = f"SELECT {columns} FROM {quoted(schema.table_name)}"
+    statement = _csv_statement(connection, table, query)
+    options = "FORMAT csv, HEADER"
     target = _target(path, storage_options, database_path)
     target.check(folder=False, overwrite=overwrite)
-    name = "table.csv.gz" if str(path).endswith(".gz") else "table.csv"
+    is_compressed = str(path).endswith(".gz")  # which DuckDB does for files only
+    if isinstance(target, _LocalTarget) and not is_compressed:
+        return target.write(copy_bytes(connection, statement, options, exchange))
     with scratch_folder(exchange) as folder:
-        output = folder / name
-        connection.execute(f"COPY ({query}) TO {literal(str(output))} (FORMAT csv, HEADER)")
+        output = folder / ("table.csv.gz" if is_compressed else "table.csv")
+        _copy_to(connection, statement, output, options)
         return target.publish(output)
+
+
+def _copy_to(connection: DuckDBPyConnection, statement: str, output: Path, options: str) -> None:
+    try:
+        connection.execute(f"COPY ({statement}) TO {literal(str(output))} ({options})")
+    except load_duckdb().IOException as error:
+        folder = output.parent.parent.parent  # of the database's parts, which lasts
+        where = folder.parent if folder.parent.exists() else folder
+        raise MixpanelDataError(
+            f"cannot write the temporary files of the export to {where}: "
+            f"{error_message(error).rpartition(': ')[2]}",
+            code="EXPORT_FAILED",
+        ) from error
+
+
+def csv_bytes(
+    connection: DuckDBPyConnection, table: str | None, exchange: Path, *, query: str | None = None
+) -> Iterator[bytes]:
+    """Return a table as the bytes of a CSV file, as they are written."""
+    statement = _csv_statement(connection, table, query)
+    return copy_bytes(connection, statement, "FORMAT csv, HEADER", exchange)
+
+
+def _csv_statement(connection: DuckDBPyConnection, table: str | None, query: str | None) -> str:
+    source = _source(connection, table, query)
+    return f"SELECT {csv_select(source.columns)} FROM {source.sql}"
+
+
+# ---- sources ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is exported: SQL for FROM, and each column's title, expression and type."""
+
+    name: str
+    sql: str
+    columns: list[tuple[str, str, str]]
+
+
+def _source(connection: DuckDBPyConnection, table: str | None, query: str | None) -> _Source:
+    if query is not None and table is not None:
+        raise ConfigError("an export is of a table or of a query: pass one of them")
+    if query is None:
+        schema = tables.schema(connection, table)  # type: ignore[arg-type] # it refuses None
+        columns = [(c.name, quoted(c.name), c.type) for c in schema.columns]
+        return _Source(schema.table_name, quoted(schema.table_name), columns)
+    return _Source("the query", *query_source(connection, query))
 
 
 # ---- targets ------------------------------------------------------------------------------------
@@ -150,7 +200,44 @@ class _LocalTarget:
             inside = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
             _require_only_exports(str(path), inside)
 
+    def write(self, chunks: Iterator[bytes]) -> list[str]:
+        """Write a file, which gets its name only when it is complete."""
+        path = self._path
+        with self._named_in_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            incoming = path.with_name(f".{path.name}.{uuid4().hex}")
+            file, descriptor = _new_file(incoming)
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    for chunk in chunks:
+                        out.write(chunk)
+                    out.flush()
+                    if file is None:  # it has no name yet
+                        name = f"/proc/self/fd/{out.fileno()}"
+                        # With a directory Python calls linkat(), which follows the link.
+                        os.link(name, incoming, src_dir_fd=out.fileno(), follow_symlinks=True)
+                incoming.replace(path)
+            finally:
+                chunks.close()  # type: ignore[attr-defined]
+                incoming.unlink(missing_ok=True)
+        return [str(path)]
+
+    @contextmanager
+    def _named_in_errors(self) -> Iterator[None]:
+        """Name the target in errors of the file system, not a temporary name beside it."""
+        try:
+            yield
+        except OSError as error:
+            raise MixpanelDataError(
+                f"cannot write {self._path}: {error.strerror or error}", code="EXPORT_FAILED"
+            ) from error
+
     def publish(self, output: Path) -> list[str]:
+        """Move files to the target."""
+        with self._named_in_errors():
+            return self._publish(output)
+
+    def _publish(self, output: Path) -> list[str]:
         path = self._path
         path.parent.mkdir(parents=True, exist_ok=True)
         # Moving to another disk is a copy, which takes time and may fail: the target gets its name
@@ -173,6 +260,19 @@ class _LocalTarget:
         if path.is_file():
             return [str(path)]
         return sorted(str(each) for each in path.rglob("*") if each.is_file())
+
+
+def _new_file(path: Path) -> tuple[Path | None, int]:
+    """Open a new file for writing; on Linux without a name, so that a killed process leaves none.
+
+    Return its path, None without a name, and its descriptor.
+    """
+    mode = 0o666  # less the umask, as any other file of the user
+    unnamed = getattr(os, "O_TMPFILE", None)
+    if unnamed is not None and Path("/proc/self/fd").is_dir():
+        with suppress(OSError):  # a file system without such files
+            return None, os.open(path.parent, unnamed | os.O_WRONLY, mode)
+    return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
 
 
 class _RemoteTarget:

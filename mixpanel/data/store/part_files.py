@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ __all__ = [
     "complete_parts",
     "digest",
     "linked_files",
+    "remove_abandoned",
     "remove_stale",
     "scratch_folder",
     "scratch_name",
@@ -41,6 +43,7 @@ _PART_NAME = re.compile(
     r"(?P<kind>\.gz|\.ndjson|\.partial)(?P<more>\.repaired|\.changed)?",
     re.ASCII,
 )
+_READ_ONLY_NAME = re.compile(r"mixpanel-(?P<pid>\d+)-[0-9a-f]{32}", re.ASCII)
 _SCRATCH_NAME = re.compile(r"(?:spill|export|load)-(?P<pid>\d+)(?:-[0-9a-f]+)?", re.ASCII)
 
 
@@ -126,6 +129,18 @@ def remove_stale(folder: Path, *tables: str, keep: str = "") -> None:
         scratch_match = _SCRATCH_NAME.fullmatch(path.name)
         if scratch_match and path.is_dir() and not _is_running(int(scratch_match["pid"])):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders of read-only databases whose processes were killed."""
+    for path in _entries(parent):
+        match = _READ_ONLY_NAME.fullmatch(path.name)
+        if match is None or _is_running(int(match["pid"])):
+            continue
+        with suppress(OSError):
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _part_files(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:

@@ -27,6 +27,8 @@ __all__ = [
     "SAFE_LINE_BYTES",
     "Repair",
     "Staged",
+    "is_whole_line",
+    "line_end",
     "private_file",
     "repair_line",
     "repair_part",
@@ -69,7 +71,11 @@ class Repair:
 
 
 def repair_part(
-    part: Part, source: Path, target: Path, unreadable_folder: Path, max_bytes: int = MAX_LINE_BYTES
+    part: Part,
+    source: Path,
+    target: Path,
+    unreadable_folder: Path,
+    max_bytes: int = MAX_LINE_BYTES,
 ) -> Repair:
     """Copy a part from `source` to `target`, rewriting lines that DuckDB cannot read.
 
@@ -77,7 +83,8 @@ def repair_part(
     file in `unreadable_folder`.
 
     :raises TruncatedError: if the last line is not an event, or no line is one: the body was
-        truncated, or is not an export.
+        truncated, or is not an export. A last line that is a whole but broken event is set aside if
+        an earlier download ended with it, too: a connection would break elsewhere.
     """
     kept_in = unreadable_folder / f"{part.path.name.partition('.')[0]}.ndjson"
     try:
@@ -107,7 +114,10 @@ def _repair(
             repaired += repaired_line != line
             out.write(repaired_line if repaired_line.endswith(b"\n") else repaired_line + b"\n")
             continue
-        truncated_at = line if defect in POSSIBLY_TRUNCATED else b""
+        is_permanent = (
+            defect == NOT_JSON and line_end(line) == part.earlier_end and is_whole_line(line)
+        )
+        truncated_at = line if defect in POSSIBLY_TRUNCATED and not is_permanent else b""
         first_truncated = first_truncated or truncated_at
         unreadable += 1
         if unreadable_file is None:
@@ -122,6 +132,18 @@ def _repair(
     return Repair(repaired, unreadable, None if unreadable_file is None else kept_in)
 
 
+def line_end(line: bytes) -> str:
+    """Return the end of a line, for a message."""
+    return line.strip()[-TAIL_BYTES:].decode("utf-8", "backslashreplace")
+
+
+def is_whole_line(line: bytes) -> bool:
+    """Return True for a line that begins as an event and has an end, whatever is between."""
+    stripped = line.strip()
+    begins = stripped.startswith(b"{") and stripped[1:].lstrip().startswith((b'"event"', b'"prop'))
+    return begins and (line.endswith(b"\n") or stripped.endswith(b"}"))
+
+
 def unreadable_error(part: Part, error: Exception) -> UnreadablePartError:
     """Return the error for a part that DuckDB cannot load, for no known defect of a line."""
     reason = error_message(error) if str(error) else "a line is not an event"
@@ -134,7 +156,7 @@ def unreadable_error(part: Part, error: Exception) -> UnreadablePartError:
 
 def truncated_error(part: Part, line: bytes) -> TruncatedError:
     """Return the error for a truncated part, with the end of its last line."""
-    tail = line.strip()[-TAIL_BYTES:].decode("utf-8", "backslashreplace")
+    tail = line_end(line)
     return TruncatedError(
         f"the export of {part.chunk} is truncated; it ends with {tail!r}",
         status_code=200,

@@ -18,16 +18,15 @@ from mixpanel.data.store.engine import (
 from mixpanel.data.store.fetch_log import Entry, Table
 from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import Staged, private_file
-from mixpanel.data.store.staging import Loaded, Staging
+from mixpanel.data.store.staging import Loaded, Staging, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Iterable
     from datetime import datetime
     from pathlib import Path
 
-    from duckdb import DuckDBPyConnection
-
     from mixpanel.data._fetch.plan import Filters
+    from mixpanel.data.store.connection import Connection
     from mixpanel.data.store.staging import Mode
 
 __all__ = ["ProfilesLoad"]
@@ -43,29 +42,27 @@ class ProfilesLoad(Staging):
 
     def __init__(
         self,
-        connection: DuckDBPyConnection,
+        database: Connection,
         name: str,
         *,
         filters: Filters,
         mode: Mode,
-        database: Hashable,
-        exchange: Path,
-        unreadable: Path,
         now: datetime | None = None,
     ) -> None:
-        super().__init__(connection, name, filters, mode, now, database, exchange, unreadable)
+        super().__init__(database, name, filters, mode, now)
         self._pages = 0
         self._bytes = 0
         try:
-            with database_errors(), transaction(connection):
+            with self._connect(), database_errors(), transaction(self._connection):
                 self._discard()
-                connection.execute(
+                self._connection.execute(
                     f"CREATE TABLE {self._staging_table} ({schema.PROFILES}, _part BIGINT)"
                 )
         except BaseException:
             self.stop()
             raise
 
+    @connected
     def stage(self, *pages: Path, gzip: bool = False) -> Staged:
         """Load pages; profiles of later pages replace those of earlier ones.
 
@@ -100,6 +97,7 @@ class ProfilesLoad(Staging):
             file.writelines(line + b"\n" for line in lines)
         return path
 
+    @connected
     def finish(self) -> Loaded:
         """Move the staged profiles into the table, in one transaction.
 

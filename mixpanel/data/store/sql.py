@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,21 @@ from typing import TYPE_CHECKING, Any
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
 from mixpanel.data.store.engine import load_duckdb
-from mixpanel.data.store.statements import check_statement
+from mixpanel.data.store.quoting import literal
+from mixpanel.data.store.rows import RowStream, copied, fetched
+from mixpanel.data.store.statements import check_statement, statement_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     import pyarrow as pa
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-__all__ = ["arrow", "data_frame", "rows"]
+    from mixpanel.data.store.rows import RowsFormat
+
+__all__ = ["arrow", "copy", "count", "data_frame", "rows", "stream", "translated"]
 
 
 def rows(
@@ -40,6 +46,43 @@ def rows(
         fetched = result.fetchall() if limit is None else result.fetchmany(limit + 1)
     truncated = limit is not None and len(fetched) > limit
     return SQLResult(columns, fetched[:limit] if truncated else fetched, truncated)
+
+
+@contextmanager
+def stream(
+    connection: DuckDBPyConnection,
+    query: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None,
+    *,
+    write: bool,
+) -> Iterator[RowStream]:
+    """Run a statement and pass its rows to the block as they come."""
+    with _executed(connection, query, parameters, write=write) as result:
+        yield fetched(result)
+
+
+def copy(
+    connection: DuckDBPyConnection, query: str, form: RowsFormat, exchange: Path
+) -> Iterator[bytes] | None:
+    """Return the rows of a query as CSV or JSON, or None if only `stream` can give them."""
+    with translated(connection):
+        chunks = copied(connection, query, form, exchange)
+    return None if chunks is None else _translated_chunks(connection, chunks)
+
+
+def count(connection: DuckDBPyConnection, query: str) -> int | None:
+    """Return the number of rows of a query, or None if it cannot be counted."""
+    try:
+        counted = f"SELECT count(*) FROM (\n{statement_body(query)}\n)"
+        found = rows(connection, counted, None, write=False, limit=None).rows
+    except SQLError:
+        return None
+    return int(found[0][0])
+
+
+def _translated_chunks(connection: DuckDBPyConnection, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with translated(connection):
+        yield from chunks
 
 
 def data_frame(
@@ -83,10 +126,9 @@ def _executed(
     write: bool,
     run: Callable[[Any, Any], Any] | None = None,
 ) -> Iterator[Any]:
-    duckdb = load_duckdb()
     run = run or connection.execute
     values = parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
-    try:
+    with translated(connection):
         statement = check_statement(connection, query, write=write)
         # A second line of defence: a write that passed the check fails in the transaction.
         if write:
@@ -97,6 +139,14 @@ def _executed(
             yield run(statement, values)
         finally:
             connection.execute("ROLLBACK")
+
+
+@contextmanager
+def translated(connection: DuckDBPyConnection) -> Iterator[None]:
+    """Turn DuckDB's errors about a statement into ours."""
+    duckdb = load_duckdb()
+    try:
+        yield
     except duckdb.PermissionException as error:
         raise UnsafeSQLError(
             f"{_message(error)}\nSQL cannot access files, extensions or other databases. "
@@ -116,7 +166,37 @@ def _executed(
                 "a TIMESTAMP WITH TIME ZONE needs pytz: pip install pytz, or append "
                 "AT TIME ZONE 'UTC' to the column"
             ) from error
-        raise SQLError(_message(error)) from error
+        raise SQLError(_message(error) + _hint(connection, error)) from error
+
+
+_MISSING_COLUMN = re.compile(
+    r'[Cc]olumn (?:with name )?"?(?P<name>[^"\n]+?)"? (?:not found|does not exist)'
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def _hint(connection: DuckDBPyConnection, error: Exception) -> str:
+    """Return how to read a property, if a statement names one as if it were a column."""
+    found = _MISSING_COLUMN.search(str(error))
+    if found is None or not isinstance(error, load_duckdb().BinderException):
+        return ""
+    query = (
+        "SELECT table_name FROM duckdb_columns() WHERE column_name = 'properties' "
+        "AND data_type = 'JSON' AND NOT starts_with(table_name, '_') LIMIT 1"
+    )
+    try:
+        table = connection.execute(query).fetchone()
+    except load_duckdb().Error:
+        return ""
+    if table is None:
+        return ""
+    name = found["name"].rpartition(".")[2]
+    path = name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '\\"') + '"'
+    expression = "properties->>" + literal(f"$.{path}")
+    return (
+        f"\nIf {name} is a property, write {expression}, or create a view with a column for each "
+        "property: typed_view() in Python, mp inspect typed-view in a shell"
+    )
 
 
 def _message(error: Exception) -> str:

@@ -7,28 +7,45 @@ even after a crash.
 
 from __future__ import annotations
 
+import functools
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
+from weakref import WeakValueDictionary, finalize
 
 from mixpanel._runtime import native_threads
+from mixpanel._runtime.checked_files import UnsafeFileError
+from mixpanel._runtime.file_lock import FileLock
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import fetch_log
 from mixpanel.data.store.engine import database_errors, transaction
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Iterator
     from datetime import date
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data._fetch.plan import Filters
+    from mixpanel.data.store.connection import Connection
     from mixpanel.data.store.fetch_log import Table
 
-__all__ = ["STAGING_PREFIX", "Loaded", "Mode", "Staging", "require_no_active_load"]
+__all__ = [
+    "STAGING_PREFIX",
+    "Loaded",
+    "Mode",
+    "Staging",
+    "connected",
+    "lock_table",
+    "require_no_active_load",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="Staging")
 
 Mode = Literal["new", "replace", "append", "sync"]
 
@@ -49,6 +66,38 @@ def require_no_active_load(database: Hashable, name: str) -> None:
         raise ConfigError(f"a fetch into {name} is running: wait until it ends, or stop it")
 
 
+def lock_table(database: Connection, name: str) -> FileLock | None:
+    """Lock a table against loads of other processes; None for a database in memory.
+
+    :raises ConfigError: if another process is loading into it.
+    """
+    if database.path is None:
+        return None
+    lock = FileLock(database.parts / f"{name.lower()}.lock", remove=True)
+    try:
+        is_free = lock.acquire()
+    except UnsafeFileError as error:
+        raise ConfigError(f"{lock.path} cannot be used: {error.strerror}") from error
+    except OSError:  # the file system has no locks
+        return None
+    if not is_free:
+        raise ConfigError(
+            f"a fetch into {name} is running in another process: wait until it ends, or stop it"
+        )
+    return lock
+
+
+def connected(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Let a method of a load use its `_connection`; the file is closed again afterwards."""
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._connect():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The result of a load; `merged` counts the duplicates that this process dropped."""
@@ -62,33 +111,52 @@ class Loaded:
 class Staging:
     """A running load into a table.
 
-    Until it is finished, abandoned or stopped, this process begins no other load into the table.
+    Until it is finished, abandoned or stopped, no other load into the table begins. Between its
+    steps, each a transaction, other processes may open the database.
     """
 
     def __init__(
-        self,
-        connection: DuckDBPyConnection,
-        name: str,
-        filters: Filters,
-        mode: Mode,
-        now: datetime | None,
-        database: Hashable,
-        exchange: Path,
-        unreadable: Path,
+        self, database: Connection, name: str, filters: Filters, mode: Mode, now: datetime | None
     ) -> None:
         self.name: str = name
         self.mode: Mode = mode
         self.key: str = f"{name}-{mode}-{filters.key()}"
-        self._connection = connection
+        self._database = database
+        self._cursor: DuckDBPyConnection | None = None
         self._filters = filters.to_json()
         self._now = now
-        self._exchange, self._unreadable = exchange, unreadable
+        self._unreadable = database.unreadable
         self._staging_table, self._table = quoted(STAGING_PREFIX + name), quoted(name)
-        self._slot = (database, name.lower())
+        self._slot = (database._identity, name.lower())
         with _active_lock:
-            require_no_active_load(database, name)
+            require_no_active_load(database._identity, name)
+            self._table_lock = lock_table(database, name)
             _active_loads[self._slot] = self
+        if self._table_lock is not None:  # also for a load that is dropped without being ended
+            finalize(self, self._table_lock.release)
 
+    @contextmanager
+    def _connect(self) -> Iterator[None]:
+        if self._cursor is not None:
+            yield
+            return
+        with self._database._load_cursor() as cursor:
+            self._cursor = cursor
+            try:
+                yield
+            finally:
+                self._cursor = None
+
+    @property
+    def _connection(self) -> DuckDBPyConnection:
+        assert self._cursor is not None, "use it in a method that is `connected`"
+        return self._cursor
+
+    @property
+    def _exchange(self) -> Path:
+        return self._database._exchange
+
+    @connected
     def abandon(self) -> None:
         """Drop the staged rows, and leave the table as it is."""
         try:
@@ -102,6 +170,8 @@ class Staging:
         with _active_lock:
             if _active_loads.get(self._slot) is self:
                 del _active_loads[self._slot]
+        if self._table_lock is not None:
+            self._table_lock.release()
 
     def _require_active(self) -> None:
         # Two loads with one staging table would mix their rows.

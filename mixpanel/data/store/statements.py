@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["check_statement"]
+__all__ = ["check_statement", "statement_body"]
 
 READ_STATEMENTS = "SELECT, WITH, FROM, VALUES, TABLE, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 WRITE_STATEMENTS = (
@@ -78,6 +78,14 @@ def check_statement(connection: DuckDBPyConnection, query: str, *, write: bool) 
     query.encode()  # raises UnicodeEncodeError for an unpaired surrogate
     row = connection.execute("SELECT current_setting('enable_external_access')").fetchone()
     return _StatementCheck(connection, write=write, external=row == (True,)).statement(query)
+
+
+def statement_body(query: str) -> str:
+    """Return the only statement of a query without the semicolon that ends it."""
+    for word, at in _words(query):
+        if word == ";":
+            return SPACES.sub(" ", query).encode()[:at].decode()
+    return query
 
 
 class _StatementCheck:

@@ -18,7 +18,7 @@ from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._rules.oauth import OAuthRules, is_among
 from mixpanel.emulator._server.responses import ErrorShape
 
-Vendor = Literal["customerio", "hightouch"]
+Vendor = Literal["customerio", "hightouch", "segment", "rudderstack"]
 Mode = Literal["mixed", "strict", "permissive"]
 Region = Literal["us-east-1", "eu-west-1", "ap-south-1"]
 
@@ -178,6 +178,22 @@ class HightouchRules(SegmentRules):
         contract = self.contracts.get(event)
         why = contract.violation(message, self.version_at) if contract else None
         return f"contract of {event}: {why}" if why else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSourceRules(HightouchRules):
+    """The rules of `emu.segment_url`, which are those of Hightouch."""
+
+    vendor: ClassVar[Vendor] = "segment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RudderStackRules(HightouchRules):
+    """The rules of `emu.rudderstack_url`, which are those of Hightouch but for the size."""
+
+    vendor: ClassVar[Vendor] = "rudderstack"
+
+    max_batch_bytes: int = 4_000_000
 
 
 Rules = CustomerIORules | HightouchRules

@@ -1,4 +1,4 @@
-"""The endpoints of Customer.io's Data Pipelines and of Hightouch Events, below separate paths.
+"""The endpoints of customer data platforms, below separate paths; Segment's are as Hightouch's.
 
 At the root, `/v1/...` is that vendor's whose client sent the request, by its headers and its body.
 
@@ -51,9 +51,10 @@ RECORDED_HEADERS = (
 
 
 def cdp_routes(project: Project) -> list[Route]:
-    """Return the routes of both vendors and of Hightouch's authorization server."""
+    """Return the routes of all vendors and of Hightouch's authorization server."""
     endpoints = CdpEndpoints(project)
-    handlers = {"/customerio": endpoints.customerio, "/hightouch": endpoints.hightouch}
+    handlers = {"/customerio": endpoints.customerio}
+    handlers |= {f"/{vendor}": endpoints.like_hightouch for vendor in project.cdp.alike}
     return [
         Route("/hightouch/oauth/token", endpoints.token, methods=["POST"]),
         *(
@@ -69,14 +70,14 @@ def cdp_limit(project: Project, path: str) -> int | None:
     """Return the size limit of a request to a vendor, None for other paths."""
     if path.startswith("/customerio/"):
         return project.cdp.customerio.max_batch_bytes
-    limit = project.cdp.hightouch.max_batch_bytes
     if path.startswith("/v1/"):
-        return max(limit, project.cdp.customerio.max_batch_bytes)
-    return limit if path.startswith("/hightouch/") else None
+        return max(project.cdp.hightouch.max_batch_bytes, project.cdp.customerio.max_batch_bytes)
+    rules = project.cdp.alike.get(path.split("/")[1])
+    return None if rules is None else rules.max_batch_bytes
 
 
 class CdpEndpoints:
-    """The endpoints of Customer.io and Hightouch."""
+    """The endpoints of all vendors."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
@@ -107,9 +108,13 @@ class CdpEndpoints:
         self._add(recorded, rules, body, validated, key)
         return _accepted(rules)
 
-    async def hightouch(self, request: Request) -> Response:
-        """POST /hightouch/v1/...: by mode, invalid requests and messages are refused or dropped."""
-        rules = self._project.cdp.hightouch
+    async def like_hightouch(self, request: Request) -> Response:
+        """POST /hightouch/v1/...: by mode, invalid requests and messages are refused or dropped.
+
+        /segment/v1/... and /rudderstack/v1/... are answered in the same way.
+        """
+        cdp = self._project.cdp
+        rules = cdp.alike.get(request.url.path.split("/")[1], cdp.hightouch)
         try:
             self._count(rules)
             self._ingest_hightouch(request, rules)
@@ -134,7 +139,7 @@ class CdpEndpoints:
                 f"X-Strict-Mode or writeKey, or use {base}customerio/v1 or {base}hightouch/v1",
             )
         if vendor == cdp.hightouch.vendor:
-            return await self.hightouch(request)
+            return await self.like_hightouch(request)
         try:
             return await self.customerio(request)
         except RefusedRequest as refused:

@@ -96,7 +96,7 @@ def refused(path: str, status: int, message: str) -> Response:
         return Json({"meta": meta}, status)
     if path.startswith("/hightouch/oauth/"):
         return Json({"error": "invalid_request", "error_description": message}, status)
-    if path.startswith("/hightouch/"):
+    if path.startswith(("/hightouch/", "/segment/", "/rudderstack/")):
         return refused_by_hightouch(status, message)
     return Json({"error": message, "status": "error"}, status)
 

@@ -1,26 +1,38 @@
-"""The messages received for Customer.io and Hightouch, for tests to read."""
+"""The messages received for customer data platforms, for tests to read."""
 
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mixpanel.emulator._rules.access import RollingWindow
-from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Rules, Vendor
+from mixpanel.emulator._rules.cdp import (
+    CustomerIORules,
+    HightouchRules,
+    RudderStackRules,
+    Rules,
+    SegmentSourceRules,
+    Vendor,
+)
 from mixpanel.emulator._rules.oauth import Tokens
 
 
 class Inbox:
-    """The rules of both vendors, the messages they accepted, and those they silently dropped."""
+    """The rules of the vendors, the messages they accepted, and those they silently dropped."""
 
     def __init__(
         self, customerio: CustomerIORules | None = None, hightouch: HightouchRules | None = None
     ) -> None:
         self.customerio = customerio or CustomerIORules()
         self.hightouch = hightouch or HightouchRules()
+        # Those whose endpoints are alike, by the first part of their paths.
+        self.alike: dict[str, HightouchRules] = {
+            rules.vendor: rules
+            for rules in (self.hightouch, SegmentSourceRules(), RudderStackRules())
+        }
         self.tokens = Tokens(self.hightouch.oauth)
         self._rates: dict[Vendor, RollingWindow] = {
             rules.vendor: RollingWindow(*(rules.rate or (None, 1)))
-            for rules in (self.customerio, self.hightouch)
+            for rules in (self.customerio, *self.alike.values())
         }
         self._lock = threading.Lock()
         self._accepted: list[dict[str, Any]] = []

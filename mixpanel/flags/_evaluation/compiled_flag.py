@@ -122,7 +122,8 @@ class FlagCompiler:
         if previous is not None and previous.revision == revision:
             return previous
         check_lengths(raw)
-        flag = ExperimentationFlag.model_validate(raw)
+        ignored: list[str] = []
+        flag = ExperimentationFlag.model_validate(raw, context=ignored)
         variants = sorted(flag.ruleset.variants, key=lambda variant: variant.key)
         if not variants:
             raise NoVariantsError("the flag has no variants")
@@ -155,7 +156,7 @@ class FlagCompiler:
                 prepare=self.engine.prepare,
                 casefolded_names=self.engine.casefolded_names,
             ),
-            diagnostics=tuple(_undecidable(flag, rollouts)),
+            diagnostics=(*_undecidable(flag, rollouts), *_unusable_parts(flag, ignored)),
             size=size,
         )
 
@@ -325,6 +326,9 @@ def _positions(variants: Sequence[Variant]) -> dict[str, int]:
 def _selected(
     flag: ExperimentationFlag, variant: Variant, *, is_qa_tester: bool | None
 ) -> SelectedVariant:
+    if "value" not in variant.model_fields_set:
+        # None would look like the value that was decided on.
+        return fallback(FallbackReason("PARSE_ERROR", f"variant {variant.key!r} has no value"))
     return SelectedVariant(
         variant.value,
         variant.key,
@@ -345,6 +349,16 @@ def _test_users(
     }
     found = ((user, key.casefold()) for user, key in users.items())
     return {user: served[key] for user, key in found if key in served}
+
+
+def _unusable_parts(flag: ExperimentationFlag, ignored: Sequence[str]) -> Iterator[Diagnostic]:
+    if ignored:
+        names = ", ".join(sorted(set(ignored)))
+        yield Diagnostic("ignored_field", flag.key, f"of the wrong type, hence ignored: {names}")
+    for variant in flag.ruleset.variants:
+        if "value" not in variant.model_fields_set:
+            message = f"variant {variant.key!r} has no value: its users get the fallback"
+            yield Diagnostic("no_value", flag.key, message)
 
 
 _KINDS: Final[dict[str, DiagnosticKind]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
-__all__ = ["FlagsApi", "FlagsError"]
+__all__ = ["FlagsApi", "FlagsError", "decode_response", "failure_reason", "send"]
 
 DEFAULT_HOST = "api.mixpanel.com"
+MAX_MESSAGE_LENGTH = 200
+MAX_MESSAGE_BYTES = 1000
+_ADDRESS = re.compile(r"\S*(://|token=|distinct_id=)\S*")  # a proxy may repeat the URL
 
 
 class FlagsError(MixpanelException):
@@ -43,6 +47,12 @@ class FlagsError(MixpanelException):
     def copy(self) -> FlagsError:
         """Return a copy for another caller: raised twice, one error's traceback would grow."""
         return FlagsError(str(self), self.status, self.retry_after)
+
+
+def failure_reason(error: Exception | None) -> object:
+    """Return what distinguishes one reason for a failed request from another."""
+    status = getattr(error, "status", None)
+    return str(error) if status is None else status
 
 
 class FlagsApi:
@@ -134,10 +144,17 @@ def decode_response(response: Response | TransportFailure, max_bytes: int) -> An
 
 
 def _server_message(response: Response) -> str:
+    """Return the error in the body of a response, or else the body, without URLs.
+
+    Empty for a page of HTML.
+    """
+    text = response.body[:MAX_MESSAGE_BYTES].decode("utf-8", "replace").strip()
     try:
         message = loads(response.body)["error"]
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
-        return ""
+        message = "" if text.startswith("<") else text
     if not isinstance(message, str):
-        return ""
-    return f": {''.join(c for c in message[:200] if c.isprintable())}"
+        message = text
+    message = _ADDRESS.sub("[…]", message)
+    shown = "".join(c if c.isprintable() else " " for c in message[:MAX_MESSAGE_LENGTH])
+    return f": {shown}" if shown else ""

@@ -7,20 +7,25 @@ definitions load, the properties of a user when a flag is checked.
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 
+from mixpanel._records.json_encoding import Converter
+from mixpanel._records.values import is_missing, plain_scalar
 from mixpanel.flags._rules.budget import charge
 
-__all__ = ["casefolded_names", "fold", "fold_key", "fold_names", "get_casefolded"]
+__all__ = ["casefolded_names", "fold", "fold_key", "fold_names", "get_casefolded", "has_json_form"]
 
 _MAX_CASEFOLDED_NAMES: Final = 10_000
+_NUMBERS: Final = (bool, int, float)
 
 
 def fold(value: Any) -> Any:
     """Casefold text and keys, through dicts and lists.
 
-    An aware datetime becomes RFC 3339 text and a Decimal a number, since no rule can match them
-    as they are.
+    Values of other types are compared as their JSON: a UUID as text, an Enum as its value, scalars
+    of numpy as numbers, a tuple or a set as a list, a missing value as null. A datetime is RFC 3339
+    text, as `datetime_compare` takes it; a naive one is UTC.
     """
     if isinstance(value, str):
         return value.casefold()
@@ -30,9 +35,39 @@ def fold(value: Any) -> Any:
     if isinstance(value, list):
         _charge_folding(value, value)
         return [fold(item) for item in value]
-    if isinstance(value, datetime) and value.utcoffset() is not None:
-        return value.astimezone(UTC).isoformat().casefold()
-    return float(value) if isinstance(value, Decimal) else value
+    if type(value) in _NUMBERS:
+        return value if value == value else None  # noqa: PLR0124 - NaN is null in JSON
+    if value is None:
+        return None
+    return _fold_other(value)
+
+
+def _fold_other(value: Any) -> Any:
+    if is_missing(value):
+        return None
+    value = plain_scalar(value)
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return value.isoformat().casefold()
+    if isinstance(value, Enum):
+        return fold(value.value)
+    if isinstance(value, tuple):
+        return fold(list(value))
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Decimal):
+        return float(value)
+    notes: list[str] = []
+    converted = Converter(notes).value(value, 0)
+    if notes and not isinstance(converted, dict | list):
+        return value  # it has no JSON form: as it is, no rule can match it
+    return fold(converted)
+
+
+def has_json_form(value: Any) -> bool:
+    """Return False for a value that no rule can match, such as a function."""
+    folded = fold(value)
+    return folded is None or isinstance(folded, str | int | float | list | dict)
 
 
 def _charge_folding(value: Any, items: Iterable[Any]) -> None:

@@ -11,6 +11,7 @@ form therefore have the same source, and share its compiled code.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
@@ -18,7 +19,14 @@ from textwrap import indent
 from types import CodeType
 from typing import Any, Final, cast
 
-from mixpanel.flags._results import copy_variant, fallback, invalid_context, rule_error
+from mixpanel._records.values import is_missing
+from mixpanel.flags._results import (
+    assignment_text,
+    copy_variant,
+    fallback,
+    invalid_context,
+    rule_error,
+)
 from mixpanel.flags._rules.budget import (
     MAX_STEPS,
     UNCOUNTED_OPERATIONS,
@@ -225,7 +233,7 @@ def decide(context):
             return missing_context
 {test_users}{assignments}{branches}        return {otherwise}
     except Exception as error:
-        return unreadable(error)
+        return unreadable(error, context)
 """
 _TEST_USERS: Final = """\
         distinct_id = context.get("distinct_id")
@@ -235,7 +243,7 @@ _TEST_USERS: Final = """\
 # `assignments` computes the entry of a new user in `__missing__`: for a known one, all the hashing
 # costs one look-up.
 _ASSIGNMENTS: Final = """\
-        {assigned}, = assignments[value if type(value) is str else str(value)]
+        {assigned}, = assignments[value if type(value) is str else text_of(value)]
 """
 _NONE_UNDECIDED: Final = """\
         undecided = None
@@ -341,7 +349,7 @@ def compile_flag(
                 value = context.get(context_key)
                 if not value:
                     return missing_context
-                assigned0, = assignments[value if type(value) is str else str(value)]
+                assigned0, = assignments[value if type(value) is str else text_of(value)]
                 undecided = None
                 if assigned0 is not None:
                     data = context.get("custom_properties")
@@ -362,7 +370,7 @@ def compile_flag(
                         undecided = undecided or failed(0, error)
                 return undecided or no_match
             except Exception as error:
-                return unreadable(error)
+                return unreadable(error, context)
 
     In `key1_0`, 1 is the clause and 0 the branch. What the names are bound to:
 
@@ -376,11 +384,21 @@ def compile_flag(
         compare_other…   compare values of other types, or under the name in another case
         missing_context, no_match     ready-made fallbacks
         failed, unreadable            make a fallback from an exception
+        text_of          the text of an id that is not text
         no_properties    {}
     """
+    missing_context = fallback(FallbackReason.missing_context_key(context_key))
+
+    def unreadable(error: Exception, context: Mapping[str, Any]) -> SelectedVariant:
+        # Some missing values have no truth: `not pandas.NA` raises.
+        with suppress(Exception):
+            if is_missing(context.get(context_key)):
+                return missing_context
+        return fallback(invalid_context(error))
+
     names: dict[str, Any] = {
         "context_key": context_key,
-        "missing_context": fallback(FallbackReason.missing_context_key(context_key)),
+        "missing_context": missing_context,
         "no_match": fallback(FallbackReason.no_rollout_match()),
         "test_users": test_users,
         "assignments": assignments,
@@ -389,7 +407,8 @@ def compile_flag(
         "prepare": prepare,
         "copy": copy_variant,
         "failed": lambda index, error: fallback(rule_error(index, error)),
-        "unreadable": lambda error: fallback(invalid_context(error)),
+        "unreadable": unreadable,
+        "text_of": assignment_text,
     }
     operations = sum(branch.operations for branch in branches)
     if operations > UNCOUNTED_OPERATIONS or len(branches) > MAX_BRANCHES:
@@ -500,10 +519,10 @@ def _compile_in_parts(branches: Sequence[Branch], names: Mapping[str, Any]) -> D
             distinct_id = context.get("distinct_id") if test_users else None
             if distinct_id and (selected := test_users.get(distinct_id)) is not None:
                 return copy_variant(selected)
-            assigned = assignments[value if type(value) is str else str(value)]
+            assigned = assignments[value if type(value) is str else assignment_text(value)]
             return choose(properties(context), assigned)
         except Exception as error:
-            return cast("SelectedVariant", names["unreadable"](error))
+            return cast("SelectedVariant", names["unreadable"](error, context))
 
     return decide
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._rules.budget import charge_items
-from mixpanel.flags._rules.casefolding import casefolded_names, fold_key, fold_names
+from mixpanel.flags._rules.casefolding import casefolded_names, fold, fold_key, fold_names
 from mixpanel.flags._rules.comparisons import datetime_compare, semver_compare
 from mixpanel.flags._rules.compiler import compile_rule
 from mixpanel.flags._rules.limits import RuleError
@@ -74,10 +74,8 @@ def compile_legacy(definition: Any) -> Predicate:
 
     def test(properties: Properties) -> bool:
         for name, value in expected.items():
-            actual = properties.get(name)
-            if not (isinstance(actual, str) and isinstance(value, str)):
-                return False
-            if actual.casefold() != value:
+            actual = fold(properties.get(name))
+            if not isinstance(actual, str) or actual != value:
                 return False
         return True
 

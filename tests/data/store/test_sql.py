@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -418,3 +419,28 @@ def test_links_of_a_killed_process_are_removed(tmp_path):
     with Database.open(tmp_path / "a.db") as db:
         begun(db)
         assert ["x"] == [path.name for path in db.parts.rglob("*")]
+
+
+ZONES = """
+import sys
+from datetime import datetime, timedelta, timezone
+from mixpanel.data.store import Database
+with Database.open(sys.argv[1]) as db:
+    east = timezone(timedelta(hours=5, minutes=30))
+    at = datetime(2026, 1, 1, 17, 30, tzinfo=east)  # noon in UTC
+    noon = "(VALUES (TIMESTAMP '2026-01-01 12:00:00')) AS t(noon)"
+    query = f"SELECT count(*) FROM {noon} WHERE noon = ?"
+    recent = "SELECT count(*) FROM range(48) WHERE (now() AT TIME ZONE 'UTC')::TIMESTAMP "
+    recent += "- to_hours(range) > now() - INTERVAL 150 MINUTE"
+    print(db.sql_scalar(query, [at]), db.sql_scalar(recent))
+"""
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
+def test_answers_do_not_depend_on_the_time_zone_of_the_machine(tmp_path, zone):
+    """Neither those about now, nor with parameters that have a time zone of their own."""
+    command = [sys.executable, "-c", ZONES, str(tmp_path / "a.db")]
+    run = subprocess.run(
+        command, env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=False
+    )
+    assert ("1 3\n", "") == (run.stdout, run.stderr)

@@ -18,7 +18,7 @@ from mixpanel.data.exceptions import (
     TableNotFoundError,
     UnsafeSQLError,
 )
-from mixpanel.data.store import Database
+from mixpanel.data.store import Database, connection
 from mixpanel.data.store.engine import disable_progress_bar
 
 DAY = date(2026, 1, 1)
@@ -317,20 +317,23 @@ def test_created_at_is_kept(tmp_path):
         assert db.size_mb > 0
 
 
-def test_one_process_can_open_a_file_twice(tmp_path):
-    """Both handles must be writable."""
+def test_one_process_can_open_a_file_twice(tmp_path, monkeypatch):
+    """Both handles must be writable while both are in use."""
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT", 0.0)
     with Database.open(tmp_path / "a.db") as one, Database.open(tmp_path / "a.db") as two:
         assert one.tables() == two.tables()
         with pytest.raises(UnsafeSQLError):
             two.sql_rows("FROM glob('*')")
+        assert [(1,)] == two.connection.execute("SELECT 1").fetchall()
         with pytest.raises(DatabaseLockedError):
             Database.open(tmp_path / "a.db", read_only=True)
 
 
 HOLDER = """
 import sys
-from mixpanel.data.store import Database
-with Database.open(sys.argv[1], read_only=len(sys.argv) > 2):
+from mixpanel.data.store import Database, connection
+with Database.open(sys.argv[1], read_only=len(sys.argv) > 2) as db:
+    kept = db.connection
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -345,8 +348,9 @@ def holding(path, *arguments):
     )
 
 
-def test_a_locked_database_names_its_holder(tmp_path):
+def test_a_locked_database_names_its_holder(tmp_path, monkeypatch):
     """The error has the pid of the other process."""
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT", 0.0)
     path = tmp_path / "a.db"
     with holding(path) as holder:
         assert "open\n" == holder.stdout.readline()
@@ -358,8 +362,9 @@ def test_a_locked_database_names_its_holder(tmp_path):
     Database.open(path).close()
 
 
-def test_read_only_processes_share_a_file(tmp_path):
+def test_read_only_processes_share_a_file(tmp_path, monkeypatch):
     """A writer is refused meanwhile."""
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT", 0.0)
     path = Path(tmp_path / "a.db")
     Database.open(path).close()
     with holding(path, "read") as holder:

@@ -1,0 +1,69 @@
+"""Ctrl-C while a statement runs in DuckDB: stop the statement, then end.
+
+Python runs its own handler of a signal only between two instructions of the main thread, which may
+be minutes away inside a statement. The byte that Python writes to a socket at once wakes a thread
+that interrupts the statement.
+"""
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+__all__ = ["interruptible"]
+
+REPEAT_SECONDS = 0.05  # a statement may begin just after it was interrupted
+
+
+@contextmanager
+def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Call `interrupt` when Ctrl-C or SIGTERM arrives, and end the block with it.
+
+    :raises KeyboardInterrupt: after Ctrl-C, whatever the block raised.
+    :raises SystemExit: after SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    received: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while numbers := reader.recv(64):
+            received.extend(one for one in numbers if one in (signal.SIGINT, signal.SIGTERM))
+            while received and not ended.is_set():
+                interrupt()
+                ended.wait(REPEAT_SECONDS)
+
+    watcher = threading.Thread(target=watch, name="mixpanel-interrupt", daemon=True)
+    watcher.start()
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    terminate = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except BaseException:
+        if received:
+            _end(received[0])
+        raise
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(wakeup)
+        with suppress(TypeError):  # the handler was not Python's
+            signal.signal(signal.SIGTERM, terminate)
+        writer.close()
+        watcher.join()
+        reader.close()
+
+
+def _terminate(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _end(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt from None
+    raise SystemExit(128 + number) from None

@@ -1,0 +1,250 @@
+"""Rows of a query as they come: as tuples, or as the bytes of CSV and JSON that DuckDB writes.
+
+Both need the memory of a few batches, whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mixpanel._records.spreadsheets import guarded, guarded_sql
+from mixpanel._runtime import native_threads
+from mixpanel.data.exceptions import UnsafeSQLError
+from mixpanel.data.store.engine import load_duckdb
+from mixpanel.data.store.part_files import scratch_folder
+from mixpanel.data.store.quoting import literal, quoted
+from mixpanel.data.store.statements import check_statement, statement_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from duckdb import DuckDBPyConnection
+
+__all__ = [
+    "ROWS_FORMATS",
+    "RowStream",
+    "RowsFormat",
+    "copied",
+    "copy_bytes",
+    "csv_select",
+    "fetched",
+    "query_source",
+    "unique_names",
+]
+
+RowsFormat = Literal["csv", "json", "jsonl"]
+ROWS_FORMATS = {
+    "csv": "FORMAT csv, HEADER",
+    "json": "FORMAT json, ARRAY true",
+    "jsonl": "FORMAT json",
+}
+EMPTY_ARRAY = b"[\n\t\n]\n"
+BATCH_ROWS = 2_048
+PIPE_BYTES = 1_048_576
+F_SETPIPE_SZ = 1031  # Linux
+
+# Types whose values a spreadsheet never runs as a formula.
+_SAFE_TYPES = re.compile(
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)|BIGNUM|BOOLEAN|UUID|DATE"
+    r"|TIME( WITH TIME ZONE)?|INTERVAL"
+)
+_NESTED_TYPES = re.compile(r"(STRUCT|MAP|UNION)\(.*|.*\[\d*\]", re.DOTALL)
+# Types that DuckDB writes in JSON as we do; decimals with more digits than a double has are text.
+_JSON_TYPES = re.compile(
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(1?[0-5],\d+\)|BOOLEAN|UUID|DATE|VARCHAR|JSON"
+)
+_ZONED = "TIMESTAMP WITH TIME ZONE"
+
+
+@dataclass(frozen=True, slots=True)
+class RowStream:
+    """The rows of a running query: `batches` yields lists of tuples."""
+
+    columns: list[str]
+    types: list[str]
+    batches: Iterator[list[tuple[Any, ...]]]
+
+
+def fetched(result: Any) -> RowStream:
+    """Return the rows of a statement that was executed."""
+    columns = result.description or []
+
+    def batches() -> Iterator[list[tuple[Any, ...]]]:
+        while columns and (rows := result.fetchmany(BATCH_ROWS)):
+            yield rows
+
+    return RowStream([each[0] for each in columns], [str(each[1]) for each in columns], batches())
+
+
+class NotAQueryError(UnsafeSQLError):
+    """A statement that cannot stand in FROM, such as EXPLAIN."""
+
+
+def query_source(
+    connection: DuckDBPyConnection, query: str
+) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return SQL for FROM of a query, and each column's title, expression and type.
+
+    :raises UnsafeSQLError: if it does more than read.
+    :raises NotAQueryError: if it is a statement of another kind, or DuckDB rejects it.
+    """
+    duckdb = load_duckdb()
+    statement = check_statement(connection, query, write=False)
+    if statement.type != duckdb.StatementType.SELECT:
+        raise NotAQueryError(f"{statement.type.name} is not a query: use a SELECT")
+    body = statement_body(query)
+    try:
+        rows = connection.execute(f"DESCRIBE {body}\n").fetchall()
+        source = f"(\n{body}\n) AS _rows({', '.join(f'c{n}' for n in range(len(rows)))})"
+        connection.execute(f"DESCRIBE SELECT * FROM {source}")
+    except duckdb.Error:
+        connection.execute(query)  # for an error that shows the query as it was written
+        raise NotAQueryError("this statement is not a query: use a SELECT") from None
+    titles = unique_names(row[0] for row in rows)
+    return source, [
+        (title, f"c{n}", row[1]) for n, (title, row) in enumerate(zip(titles, rows, strict=True))
+    ]
+
+
+def copied(
+    connection: DuckDBPyConnection, query: str, form: RowsFormat, exchange: Path
+) -> Iterator[bytes] | None:
+    """Return the rows of a query as CSV or JSON, or None if DuckDB would write them otherwise."""
+    try:
+        source, by_position = query_source(connection, query)
+    except NotAQueryError:
+        return None
+    if form == "csv":
+        selected = csv_select(by_position)
+    else:
+        found = [_json_expression(column, type_) for _, column, type_ in by_position]
+        if None in found:
+            return None
+        selected = ", ".join(
+            f"{expression} AS {quoted(title)}"
+            for expression, (title, _, _) in zip(found, by_position, strict=True)
+        )
+    query = f"SELECT {selected} FROM {source}"
+    chunks = copy_bytes(connection, query, ROWS_FORMATS[form], exchange)
+    return _without_empty_row(chunks) if form == "json" else chunks
+
+
+def _without_empty_row(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Write an array without rows as [], where DuckDB writes an empty line between the brackets."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) > len(EMPTY_ARRAY):
+            break
+    yield b"[]\n" if head.split() == [b"[", b"]"] else head
+    yield from chunks
+
+
+def copy_bytes(
+    connection: DuckDBPyConnection, query: str, options: str, exchange: Path
+) -> Iterator[bytes]:
+    """Yield the bytes that `COPY (query) TO … (options)` writes, while it writes them."""
+    with scratch_folder(exchange) as folder:
+        path = folder / "rows"
+        statement = f"COPY ({query}) TO {literal(str(path))} ({options})"
+        if not hasattr(os, "mkfifo"):  # Windows: by way of a file
+            connection.execute(statement)
+            with path.open("rb") as file:
+                while chunk := file.read(PIPE_BYTES):
+                    yield chunk
+            return
+        os.mkfifo(path, 0o600)
+        yield from _piped(connection, statement, path)
+
+
+def _piped(connection: DuckDBPyConnection, statement: str, path: Path) -> Iterator[bytes]:
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    # Held open so that reading waits for DuckDB to open the pipe, and ends if it never does.
+    guard = os.open(path, os.O_WRONLY)
+    os.set_blocking(reader, True)
+    with suppress(OSError, ImportError):
+        import fcntl
+
+        fcntl.fcntl(reader, F_SETPIPE_SZ, PIPE_BYTES)
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            connection.execute(statement)
+        except BaseException as error:  # raised again by the reader
+            failed.append(error)
+        finally:
+            os.close(guard)
+
+    thread = native_threads.start_thread(run, "mixpanel-copy")
+    finished = False
+    try:
+        while chunk := os.read(reader, PIPE_BYTES):
+            yield chunk
+        finished = True
+    finally:
+        if not finished:
+            connection.interrupt()
+        os.close(reader)  # a writer that waits for room in the pipe fails
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+# ---- expressions --------------------------------------------------------------------------------
+
+
+def csv_select(columns: Sequence[tuple[str, str, str]]) -> str:
+    """Return the SQL list of columns as cells of CSV; each is (title, expression, type).
+
+    Text that a spreadsheet would run is guarded, nested values are JSON, and times have one format
+    with six digits of a second, as pandas requires.
+    """
+    return ", ".join(
+        f"{_csv_expression(expression, type_)} AS {quoted(guarded(title))}"
+        for title, expression, type_ in columns
+    )
+
+
+def _csv_expression(expression: str, type_: str) -> str:
+    if type_.startswith("TIMESTAMP"):
+        return _time(expression, "%Y-%m-%d %H:%M:%S.%f", type_)
+    if _SAFE_TYPES.fullmatch(type_):
+        return expression
+    if _NESTED_TYPES.fullmatch(type_):
+        expression = f"to_json({expression})"
+    return guarded_sql(expression)
+
+
+def _json_expression(expression: str, type_: str) -> str | None:
+    if _JSON_TYPES.fullmatch(type_):
+        return expression
+    if type_ in ("DOUBLE", "FLOAT"):
+        return f"CASE WHEN isfinite({expression}) THEN {expression} END"
+    if type_.startswith("TIMESTAMP") and type_ != "TIMESTAMP_NS":
+        whole = _time(expression, "%Y-%m-%dT%H:%M:%S", type_)
+        fraction = _time(expression, "%Y-%m-%dT%H:%M:%S.%f", type_)
+        return f"CASE WHEN microsecond({expression}) % 1000000 = 0 THEN {whole} ELSE {fraction} END"
+    return None
+
+
+def _time(expression: str, form: str, type_: str) -> str:
+    text = f"strftime({expression}, {literal(form)})"
+    return f"{text} || '+00:00'" if type_ == _ZONED else text
+
+
+def unique_names(columns: Iterator[str] | Sequence[str]) -> list[str]:
+    """Return column names with a number added to repeated ones: n, n_2."""
+    names: dict[str, None] = {}
+    for column in columns:
+        name, number = column, 1
+        while name in names:
+            number += 1
+            name = f"{column}_{number}"
+        names[name] = None
+    return list(names)
