@@ -194,6 +194,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         TableInfo,
         TableSchema,
         TableType,
+        TypedColumn,
+        TypedTable,
         WorkspaceInfo,
     )
     from mixpanel.data.workspace import (
@@ -352,6 +354,8 @@ __all__ = [
     "TokenCredentials",
     "TopEvent",
     "TruncatedError",
+    "TypedColumn",
+    "TypedTable",
     "UnreadablePartError",
     "UnsafeSQLError",
     "UploadUrl",

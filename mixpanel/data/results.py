@@ -36,6 +36,8 @@ __all__ = [
     "TableInfo",
     "TableSchema",
     "TableType",
+    "TypedColumn",
+    "TypedTable",
     "WorkspaceInfo",
 ]
 
@@ -112,6 +114,7 @@ class FetchResult(ParallelResultNames, Result):
     - `unreadable` lines could not be loaded; they are kept unchanged in `unreadable_files`.
     - `chunks` of days, or pages of profiles, were fetched in `requests` calls, of which `retried`
       were repeated attempts; `bytes` were received.
+    - `typed` is the typed table beside it, brought up to date, with what has changed in it.
     """
 
     table: str
@@ -129,6 +132,7 @@ class FetchResult(ParallelResultNames, Result):
     retried: int = 0
     bytes: int = 0
     chunks: int = 0
+    typed: TypedTable | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,6 +216,39 @@ class TableSchema(Rows):
 
     table_name: str
     columns: list[ColumnInfo]
+
+
+@dataclass(frozen=True, repr=False)
+class TypedColumn(Result):
+    """A column of a typed table; `outliers` of the `values` of its property are NULL in it."""
+
+    name: str
+    property: str
+    type: str
+    values: int
+    outliers: int
+    pinned: bool
+
+
+@dataclass(frozen=True, repr=False)
+class TypedTable(Rows):
+    """A typed table and how its columns have changed since it was last built.
+
+    `new` columns were added, and those `vanished` have no value any more. `changed` are columns
+    that keep their type although the recent values have another: name, type and that other type.
+    `omitted` properties have no column, because there are too many.
+    """
+
+    _FIELD = "columns"
+
+    table: str
+    name: str
+    rows: int
+    columns: tuple[TypedColumn, ...]
+    new: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    changed: tuple[tuple[str, str, str], ...] = ()
+    omitted: int = 0
 
 
 @dataclass(frozen=True, repr=False)

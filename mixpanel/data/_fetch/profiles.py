@@ -176,6 +176,7 @@ async def fetch_profiles(
         requests=calls,
         bytes=size,
         chunks=calls,
+        typed=loaded.typed,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mixpanel._runtime.private_files import make_folder
 from mixpanel.data._fetch.plan import Chunk
 from mixpanel.data.exceptions import MixpanelDataError, UnreadablePartError
-from mixpanel.data.store import fetch_log, schema
+from mixpanel.data.store import fetch_log, schema, typed_tables
 from mixpanel.data.store.engine import (
     count,
     database_errors,
@@ -123,8 +123,10 @@ class ProfilesLoad(Staging):
             else:
                 self._replace_table(known)
             self._record_table(rows)
+            typed_tables.mark_stale(self._connection, self.name, None)
+        typed = typed_tables.refresh_loaded(self._connection, self.name)
         self.stop()
-        return Loaded(rows, staged - rows, None, None)
+        return Loaded(rows, staged - rows, None, None, typed)
 
     def _merge_into_table(self) -> None:
         self._connection.execute(

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["PropertyType", "column_names", "infer", "infer_value", "typed", "typed_property"]
+__all__ = [
+    "Found",
+    "PropertyType",
+    "collect",
+    "column_names",
+    "decide",
+    "fits",
+    "infer_value",
+    "typed",
+    "typed_property",
+]
 
 MAX_OUTLIERS = 0.1  # of the values; with more, the property has no type of its own
 MAX_DIGITS = 38  # of DuckDB's DECIMAL
@@ -58,7 +68,7 @@ class PropertyType:
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """How often each kind of value occurs, and the range of the numbers."""
 
     kinds: dict[str, int] = field(default_factory=dict)
@@ -72,22 +82,22 @@ class _Found:
         return sum(self.kinds.get(kind, 0) for kind in kinds)
 
 
-def infer(connection: DuckDBPyConnection, source: str) -> dict[str, PropertyType]:
-    """Return the type of each property of a JSON column `properties` of a query, in one pass."""
-    pairs = (
+def collect(connection: DuckDBPyConnection, source: str) -> dict[str, Found]:
+    """Return what values each property of a query's JSON column `properties` has, in one pass."""
+    return _collect(
+        connection,
         "SELECT unnest(json_keys(properties)) AS k, "
-        f"unnest(CAST(json_extract(properties, '$.*') AS VARCHAR[])) AS v FROM ({source})"
+        f"unnest(CAST(json_extract(properties, '$.*') AS VARCHAR[])) AS v FROM ({source})",
     )
-    return {key: _decide(found) for key, found in _collect(connection, pairs).items()}
 
 
 def infer_value(connection: DuckDBPyConnection, value: str, source: str) -> PropertyType:
     """Return the type of one JSON expression."""
     query = f"SELECT '' AS k, CAST({value} AS VARCHAR) AS v FROM {source}"
-    return _decide(_collect(connection, query).get("") or _Found())
+    return decide(_collect(connection, query).get("") or Found())
 
 
-def _collect(connection: DuckDBPyConnection, pairs: str) -> dict[str, _Found]:
+def _collect(connection: DuckDBPyConnection, pairs: str) -> dict[str, Found]:
     rows = connection.execute(f"""
         SELECT k, kind, count(*),
             max(CASE kind WHEN 'fraction' THEN strlen(v) - strpos(v, '.') END),
@@ -97,9 +107,9 @@ def _collect(connection: DuckDBPyConnection, pairs: str) -> dict[str, _Found]:
             count(CASE kind WHEN 'long' THEN TRY_CAST(v AS HUGEINT) END)
         FROM (SELECT k, v, {_KIND} AS kind FROM ({pairs}) WHERE v IS NOT NULL) GROUP BY k, kind
     """).fetchall()
-    found: dict[str, _Found] = {}
+    found: dict[str, Found] = {}
     for key, kind, number, scale, digits, low, high, in_range in rows:
-        one = found.setdefault(key, _Found())
+        one = found.setdefault(key, Found())
         one.kinds[kind] = number
         one.scale = max(one.scale, scale or 0)
         one.whole_digits = max(one.whole_digits, digits or 0, SAFE_DIGITS)
@@ -108,7 +118,8 @@ def _collect(connection: DuckDBPyConnection, pairs: str) -> dict[str, _Found]:
     return found
 
 
-def _decide(found: _Found) -> PropertyType:
+def decide(found: Found) -> PropertyType:
+    """Return the type that holds all values exactly, or nearly all; JSON if there is none."""
     nulls = found.count("null")
     values = sum(found.kinds.values()) - nulls
     if not values:
@@ -126,7 +137,7 @@ def _decide(found: _Found) -> PropertyType:
     return PropertyType(type_, values, outliers, nulls)
 
 
-def _number(found: _Found) -> tuple[str, int]:
+def _number(found: Found) -> tuple[str, int]:
     """Return the type that holds most of the numbers exactly, and how many it does not hold."""
     long = found.count("long")
     fractions, exponents = found.count("fraction"), found.count("exponent")
@@ -143,15 +154,41 @@ def _number(found: _Found) -> tuple[str, int]:
     return type_, choices[type_]
 
 
+def fits(found: Found, type_: str) -> bool:
+    """Return True if DuckDB converts each of the values to the type without loss."""
+    kinds = {kind for kind, number in found.kinds.items() if number} - {"null"}
+    if type_ in ("VARCHAR", "BOOLEAN"):
+        return kinds <= {"text" if type_ == "VARCHAR" else "boolean"}
+    if type_ in ("BIGINT", "HUGEINT"):
+        bound = BIGINT if type_ == "BIGINT" else HUGEINT
+        in_range = found.low >= -bound and found.high < bound and not found.beyond
+        return kinds <= {"int", "long"} and in_range
+    if type_ == "DOUBLE":
+        exact = found.low >= -EXACT and found.high <= EXACT and not found.beyond
+        return kinds <= {"int", "long", "fraction", "exponent"} and exact
+    if type_.startswith("DECIMAL"):
+        digits, scale = map(int, type_[8:-1].split(","))
+        fine = found.scale <= scale and found.whole_digits + scale <= digits
+        return kinds <= {"int", "long", "fraction"} and fine and not found.beyond
+    return type_ == "JSON"
+
+
 # ---- converting ---------------------------------------------------------------------------------
 
 
-def typed(value: str, type_: str) -> str:
-    """Return SQL for a JSON value in a type; NULL if the type cannot hold it exactly."""
+def typed(value: str, type_: str, *, as_text: bool = False) -> str:
+    """Return SQL for a JSON value in a type; NULL if the type cannot hold it exactly.
+
+    With `as_text` VARCHAR holds every value, as its text.
+    """
     v = f"CAST({value} AS VARCHAR)"
     number = f"ascii({v}) BETWEEN 45 AND 57"
     if type_ == "JSON":
         return f"CASE WHEN {v} <> 'null' THEN {value} END"
+    if type_ in ("DATE", "TIMESTAMP"):
+        return f"CASE WHEN ascii({v}) = 34 THEN TRY_CAST({value}->>'$' AS {type_}) END"
+    if type_ == "VARCHAR" and as_text:
+        return f"({value}->>'$')"
     if type_ == "VARCHAR":
         return f"CASE WHEN ascii({v}) = 34 THEN {value}->>'$' END"
     if type_ == "BOOLEAN":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data._fetch.plan import Filters
+    from mixpanel.data.results import TypedTable
     from mixpanel.data.store.connection import Connection
     from mixpanel.data.store.fetch_log import Table
 
@@ -100,12 +101,16 @@ def connected(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The result of a load; `merged` counts the duplicates that this process dropped."""
+    """The result of a load; `merged` counts the duplicates that this process dropped.
+
+    `typed` is the table's typed table, if it has one and that was brought up to date.
+    """
 
     rows: int
     merged: int
     from_date: date | None
     to_date: date | None
+    typed: TypedTable | None = None
 
 
 class Staging:

@@ -142,7 +142,7 @@ def schema(connection: DuckDBPyConnection, name: str) -> TableSchema:
 
 
 def drop(connection: DuckDBPyConnection, requested: Sequence[str]) -> None:
-    """Drop tables, all or none, each with its typed view and the rows of an interrupted load.
+    """Drop tables, all or none, each with its typed view or table and its interrupted load.
 
     :raises TableNotFoundError: if one of the names is neither a table nor an interrupted load.
     """
@@ -161,6 +161,11 @@ def drop(connection: DuckDBPyConnection, requested: Sequence[str]) -> None:
             connection.execute(f"DROP {kind} IF EXISTS {quoted(name)}")
             if known.get(name + TYPED_SUFFIX):
                 connection.execute(f"DROP VIEW IF EXISTS {quoted(name + TYPED_SUFFIX)}")
+            for source, typed in fetch_log.typed_names(connection).items():
+                if name == source:
+                    connection.execute(f"DROP TABLE IF EXISTS {quoted(typed)}")
+                if name in (source, typed):
+                    fetch_log.delete_typed(connection, source)
             connection.execute(f"DROP TABLE IF EXISTS {quoted(STAGING_PREFIX + name)}")
             fetch_log.delete(connection, name)
 

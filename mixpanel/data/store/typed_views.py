@@ -29,7 +29,8 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
     view = table_name(name or source + tables.TYPED_SUFFIX)
     if tables.names(connection).get(view) is False:
         raise TableExistsError(view)
-    found = property_types.infer(connection, f"SELECT properties FROM {quoted(source)}")
+    collected = property_types.collect(connection, f"SELECT properties FROM {quoted(source)}")
+    found = {key: property_types.decide(each) for key, each in collected.items()}
     names = property_types.column_names(found, columns)
     chosen = [quoted(column) for column in columns]
     chosen += [

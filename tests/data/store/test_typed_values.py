@@ -128,6 +128,26 @@ def test_each_value_of_a_typed_view_is_the_value_that_was_sent(db, rows):
 
 @settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(properties_of_events())
+def test_each_value_of_a_typed_table_is_the_value_that_was_sent(db, rows):
+    """What does not fit its column is counted, and kept whole beside it."""
+    load(db, rows)
+    typed = db.typed_table("t", "materialised", infer_again=True)
+    names = expected_columns(rows)
+    assert names == {column.property: column.name for column in typed.columns}
+    found = db.sql_rows("FROM materialised ORDER BY n").to_dicts()
+    for column in typed.columns:
+        sent = [row.get(column.property) for row in rows]
+        got = [row[column.name] for row in found]
+        check_column(sent, got, column.type)
+        kept = [json.loads(row["_outliers"] or "{}").get(column.name) for row in found]
+        lost = [None if new is not None else old for old, new in zip(sent, got, strict=True)]
+        assert lost == kept
+        assert column.outliers == len(lost) - lost.count(None)
+        assert column.values == len(sent) - sent.count(None)
+
+
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(properties_of_events())
 def test_statistics_of_a_property_are_those_of_plain_python(db, rows):
     """Counts, most frequent values and the least and greatest number are exact."""
     load(db, rows)
