@@ -34,15 +34,16 @@ SAFE_DIGITS = 15  # any integer or decimal of so many digits survives a DOUBLE
 EXACT = 2**53  # up to here a DOUBLE holds every integer
 BIGINT, HUGEINT = 2**63, 2**127
 
-# What a value is, by its JSON text: a text, boolean, null, nested value, integer (`int`, or
+# What a value `v` is, by its first character `a`: a text, boolean, null, nested value, integer (`int`, or
 # `long` beyond SAFE_DIGITS), number with a fraction, or with an exponent; `other` is no finite
 # number, or one of which a DOUBLE loses digits.
 _KIND = f"""CASE
-    WHEN ascii(v) = 34 THEN 'text'
-    WHEN ascii(v) IN (91, 123) THEN 'nested'
-    WHEN ascii(v) IN (102, 116) THEN 'boolean'
+    WHEN a = 34 THEN 'text'
+    WHEN a IN (91, 123) THEN 'nested'
+    WHEN a IN (102, 116) THEN 'boolean'
     WHEN v = 'null' THEN 'null'
-    WHEN ascii(v) NOT BETWEEN 45 AND 57 OR contains(v, 'n') OR contains(v, 'N') THEN 'other'
+    WHEN a NOT BETWEEN 45 AND 57 THEN 'other'
+    WHEN a = 45 AND (contains(v, 'n') OR contains(v, 'N')) THEN 'other'
     WHEN contains(v, 'e') OR contains(v, 'E')
         THEN CASE WHEN isfinite(TRY_CAST(v AS DOUBLE)) THEN 'exponent' ELSE 'other' END
     WHEN contains(v, '.') THEN CASE
@@ -105,7 +106,8 @@ def _collect(connection: DuckDBPyConnection, pairs: str) -> dict[str, Found]:
             min(CASE kind WHEN 'long' THEN TRY_CAST(v AS HUGEINT) END),
             max(CASE kind WHEN 'long' THEN TRY_CAST(v AS HUGEINT) END),
             count(CASE kind WHEN 'long' THEN TRY_CAST(v AS HUGEINT) END)
-        FROM (SELECT k, v, {_KIND} AS kind FROM ({pairs}) WHERE v IS NOT NULL) GROUP BY k, kind
+        FROM (SELECT k, v, {_KIND} AS kind FROM (
+            SELECT k, v, ascii(v) AS a FROM ({pairs}) WHERE v IS NOT NULL)) GROUP BY k, kind
     """).fetchall()
     found: dict[str, Found] = {}
     for key, kind, number, scale, digits, low, high, in_range in rows:
