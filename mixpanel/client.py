@@ -436,9 +436,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         >>> result = await mp.import_events(rows, on_progress=print)  # doctest: +SKIP
 
-        :param events: an iterable or async iterable of `{"event": …, "properties": {…}}`; only a
-            few thousand are held at a time. Give each a `time` and an `$insert_id` that stay the
-            same when the source is read again, or a resumed import creates duplicates.
+        :param events: an iterable or async iterable of `{"event": …, "properties": {…}}`, or of the
+            rows of an events table, as from `Workspace.stream_events`; only a few thousand are held
+            at a time. Give each a `time` and an `$insert_id` that stay the same when the source is
+            read again, or a resumed import creates duplicates.
         :param concurrency: the maximum of requests in flight; it starts lower and adapts.
         :param start_at: skip this many events, to resume at `result.position`.
         :param keep_rejected: how many rejected records the result holds; `on_rejected` gets each.

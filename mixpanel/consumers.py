@@ -510,10 +510,10 @@ class BufferedConsumer(Consumer):
 
 
 _OWN_METHODS = frozenset(
-    method
+    getattr(kind, name)
     for kind in (AsyncConsumer, AsyncBufferedConsumer, Consumer, BufferedConsumer)
     for name in ("send", "accept", "deliver", "flush", "_flush_endpoint")
-    if (method := getattr(kind, name, None)) is not None
+    if hasattr(kind, name)
 )
 
 

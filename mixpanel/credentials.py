@@ -212,7 +212,7 @@ class ProjectToken:
 
     def __init__(self, token: str, api_key: Any = None) -> None:
         self.token: str = token
-        self.api_key = api_key
+        self.api_key: Any = api_key
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""

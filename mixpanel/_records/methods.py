@@ -62,8 +62,8 @@ class TrackingMethods(ProfileMethods[Outcome]):
         :param properties: at most 255, with those added; they override super properties and the
             context.
         :param meta: further keys beside `event` and `properties`.
-        :param time: when it happened, by default now: a datetime (naive is UTC), or seconds or
-            milliseconds since 1970. `/track` accepts the last five days.
+        :param time: when it happened, by default now: a datetime or ISO 8601 text (naive is UTC), a
+            date, or seconds or milliseconds since 1970. `/track` accepts the last five days.
         :param insert_id: the event's own id, 1 to 36 letters, digits and hyphens. Mixpanel keeps
             one event for each (event, time, distinct_id, insert_id).
         :param dedupe_key: derives `insert_id` from a natural key such as an order number, for

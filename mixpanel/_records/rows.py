@@ -30,8 +30,8 @@ class UnreadableRow(dict[str, Any]):
 
     def __init__(self, problem: str, record: Mapping[str, Any]) -> None:
         super().__init__()
-        self.problem = problem
-        self.record = dict(record)
+        self.problem: str = problem
+        self.record: dict[str, Any] = dict(record)
 
 
 class DuplicateKeyError(ValueError):

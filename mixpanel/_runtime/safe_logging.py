@@ -63,4 +63,4 @@ class SafeLogger:
 
 
 logger = SafeLogger("mixpanel")
-standard_logger = logging.getLogger("mixpanel")
+standard_logger: logging.Logger = logging.getLogger("mixpanel")

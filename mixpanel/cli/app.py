@@ -339,6 +339,21 @@ def mp(
             help="Write errors as text, or as json with nothing else on stderr.",
         ),
     ] = ErrorFormat.TEXT,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", envvar="MP_MEMORY_LIMIT",
+            show_default="half of the machine's or container's",
+            help="The memory of the local database, such as 2GB.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", envvar="MP_THREADS", show_default="one a processor",
+            help="The threads of the local database.",
+        ),
+    ] = None,
     _version: Annotated[
         bool,
         typer.Option(
@@ -353,6 +368,7 @@ def mp(
     records rejected, 130 interrupted.
     """
     global_options.account, global_options.quiet = account, quiet
+    global_options.memory_limit, global_options.threads = memory_limit, threads
     global_options.error_format = error_format
     if verbose or global_options.errors_only:
         context.call_on_close(_log_to_stderr(logging.DEBUG if verbose else logging.ERROR))

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel.cli._options.database import AccountOption, DatabaseOption
-from mixpanel.cli._options.fetching import check_options, run_fetch, run_stream, show_plan
+from mixpanel.cli._options.fetching import (
+    check_options,
+    run_fetch,
+    run_stream,
+    show_plan,
+    show_profile_plan,
+)
 from mixpanel.cli._options.project import BaseUrlOption
 from mixpanel.cli._options.shared import parse_names, refuse_together, require_with, with_options
 from mixpanel.cli._output.format import OutputOptions, output_options
@@ -28,7 +34,13 @@ mp fetch events --from 2026-01-01 --to 2026-01-07 --stdout | gzip > week.ndjson.
 PROFILES = """
 mp fetch profiles
 mp fetch profiles team --where 'properties["plan"] == "team"' -o plan -o city
-mp fetch profiles --append
+mp fetch profiles --replace --history
+mp fetch profiles --dry-run
+"""
+SYNC_PROFILES = """
+mp fetch sync-profiles
+mp fetch sync-profiles --lookback-days 7
+mp fetch sync-profiles --dry-run
 """
 SYNC = """
 mp fetch sync --from 2026-01-01
@@ -105,6 +117,34 @@ TimezoneOption = Annotated[
 ]  # fmt: skip
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show the requests it would make, and make none.")
+]
+HistoryOption = Annotated[
+    bool,
+    typer.Option("--history", help="Keep earlier versions of profiles in TABLE_history."),
+]
+ProfileWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=1, max=100, show_default="5",
+        help="Requests at once, at most 5.",
+    ),
+]  # fmt: skip
+CohortOption = Annotated[
+    int | None,
+    typer.Option("--cohort", "-c", metavar="ID", help="Only profiles in this cohort."),
+]
+OutputPropertiesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output-properties", "-o", metavar="NAME", callback=parse_names, show_default="all",
+        help="Only this property, which is much faster; repeatable, or separated by commas.",
+    ),
+]  # fmt: skip
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group-id", "-g", metavar="KEY", help="Profiles of this group key, not of users."
+    ),
 ]
 NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
 StdoutOption = Annotated[
@@ -199,17 +239,8 @@ def profiles(
     name: Name = None,
     *,
     where: WhereOption = None,
-    cohort_id: Annotated[
-        int | None,
-        typer.Option("--cohort", "-c", metavar="ID", help="Only profiles in this cohort."),
-    ] = None,
-    output_properties: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output-properties", "-o", metavar="NAME", callback=parse_names, show_default="all",
-            help="Only this property, which is much faster; repeatable, or separated by commas.",
-        ),
-    ] = None,
+    cohort_id: CohortOption = None,
+    output_properties: OutputPropertiesOption = None,
     distinct_id: Annotated[
         str | None, typer.Option(metavar="ID", help="Only this profile.")
     ] = None,
@@ -217,12 +248,7 @@ def profiles(
         list[str] | None,
         typer.Option(metavar="ID", show_default=False, help="Only these profiles; repeatable."),
     ] = None,
-    group_id: Annotated[
-        str | None,
-        typer.Option(
-            "--group-id", "-g", metavar="KEY", help="Profiles of this group key, not of users."
-        ),
-    ] = None,
+    group_id: GroupOption = None,
     behaviors: Annotated[
         str | None,
         typer.Option(
@@ -249,15 +275,11 @@ def profiles(
         typer.Option("--append", help="Update the table; the latest version of a profile stays."),
     ] = False,
     mixed: MixedOption = False,
-    max_workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", metavar="N", min=1, max=100, show_default="5",
-            help="Requests at once, at most 5.",
-        ),
-    ] = None,
+    max_workers: ProfileWorkersOption = None,
+    history: HistoryOption = False,
     stdout: StdoutOption = False,
     raw: RawOption = False,
+    dry_run: DryRunOption = False,
     no_progress: NoProgressOption = False,
     _parallel: ParallelOption = False,
     _batch_size: BatchSizeOption = None,
@@ -269,11 +291,12 @@ def profiles(
     """Fetch the profiles of users, or of a group, into a table.
 
     The table is `profiles` unless it is named. However many profiles there are, they count as one
-    of the project's 60 queries an hour. Nothing is stored until the last one has arrived.
+    of the project's 60 queries an hour. The table appears when the last one has arrived; an
+    interrupted fetch resumes within an hour.
     """
     stored: dict[str, Any] = {
         "TABLE": name, "--replace": replace, "--append": append, "--mixed": mixed,
-        "--workers": max_workers,
+        "--workers": max_workers, "--history": history, "--dry-run": dry_run,
     }  # fmt: skip
     check_options(stored, replace=replace, append=append, stdout=stdout, raw=raw, output=output)
     refuse_together({"--distinct-id": distinct_id, "--distinct-ids": distinct_ids})
@@ -292,8 +315,14 @@ def profiles(
             "profiles", db=db, base_url=base_url,
         )  # fmt: skip
         return
-    query |= {"append": append, "replace": replace, "mixed": mixed, "max_workers": max_workers}
+    query |= {
+        "append": append, "replace": replace, "mixed": mixed, "max_workers": max_workers,
+        "history": history,
+    }  # fmt: skip
     table = name or "profiles"
+    if dry_run:
+        show_profile_plan(lambda opened: opened.plan_profiles(table, **query), db, base_url, output)
+        return
     run_fetch(
         table,
         "pages",
@@ -366,8 +395,59 @@ def sync(
     )  # fmt: skip
 
 
+@with_options(output=output_options)
+def sync_profiles(
+    name: Name = None,
+    *,
+    lookback_days: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=36_500,
+            help="Also those seen up to N days before the last fetch.",
+        ),
+    ] = 1,
+    where: WhereOption = None,
+    cohort_id: CohortOption = None,
+    output_properties: OutputPropertiesOption = None,
+    group_id: GroupOption = None,
+    max_workers: ProfileWorkersOption = None,
+    history: HistoryOption = False,
+    dry_run: DryRunOption = False,
+    no_progress: NoProgressOption = False,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    base_url: BaseUrlOption = None,
+    output: OutputOptions,
+) -> None:  # fmt: skip
+    """Update a table of profiles with those seen since it was fetched.
+
+    The table is `profiles` unless it is named; a new one gets all profiles. Costs one query.
+    Deleted profiles stay until `mp fetch profiles --replace`.
+    """
+    table = name or "profiles"
+    query: dict[str, Any] = {
+        "lookback_days": lookback_days, "where": where, "cohort_id": cohort_id,
+        "output_properties": output_properties, "group_id": group_id, "max_workers": max_workers,
+        "history": history,
+    }  # fmt: skip
+    if dry_run:
+        show_profile_plan(
+            lambda opened: opened.plan_profile_sync(table, **query), db, base_url, output
+        )
+        return
+    run_fetch(
+        table,
+        "pages",
+        lambda opened, reporter: opened.sync_profiles(
+            table, progress=reporter.progress, **query
+        ),
+        output, db=db, base_url=base_url, no_progress=no_progress,
+    )  # fmt: skip
+
+
 COMMANDS: "tuple[Command, ...]" = (
     ("events", events, EVENTS),
     ("profiles", profiles, PROFILES),
     ("sync", sync, SYNC),
+    ("sync-profiles", sync_profiles, SYNC_PROFILES),
 )

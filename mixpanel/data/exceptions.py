@@ -64,6 +64,7 @@ __all__ = [
     "JQLSyntaxError",
     "LoginError",
     "LoginRequiredError",
+    "MemoryLimitError",
     "MixpanelDataError",
     "ObjectNotFoundError",
     "PermissionDeniedError",
@@ -498,6 +499,12 @@ class DatabaseNotFoundError(MixpanelDataError):
             f"there is no database {db_path}: fetch something first, as with `mp fetch events`",
             details={"db_path": self.db_path},
         )
+
+
+class MemoryLimitError(MixpanelDataError):
+    """The local database needs more memory than its limit."""
+
+    default_code = "OUT_OF_MEMORY"
 
 
 class UnsafeSQLError(SQLError):

@@ -29,6 +29,7 @@ __all__ = [
     "EventStats",
     "FetchPlan",
     "FetchResult",
+    "ProfilePlan",
     "ProfileProgress",
     "Result",
     "SQLResult",
@@ -113,7 +114,12 @@ class FetchResult(ParallelResultNames, Result):
     - `repaired` rows contained invalid JSON, and `without_time` have no `event_time`.
     - `unreadable` lines could not be loaded; they are kept unchanged in `unreadable_files`.
     - `chunks` of days, or pages of profiles, were fetched in `requests` calls, of which `retried`
-      were repeated attempts; `bytes` were received.
+      were repeated attempts; `bytes` were received. An interrupted fetch that was resumed counts
+      the pages of before, and only the requests of now.
+    - `new`, `changed` and `unchanged` compare the profiles with those that the table had before.
+      `vanished` profiles of it did not come again, because they were deleted or no longer match:
+      the first 1,000 are `vanished_ids`. They are None for events and for a new table, and
+      `vanished` also when only some of the table's profiles were fetched.
     - `typed` is the typed table beside it, brought up to date, with what has changed in it.
     """
 
@@ -132,6 +138,11 @@ class FetchResult(ParallelResultNames, Result):
     retried: int = 0
     bytes: int = 0
     chunks: int = 0
+    new: int | None = None
+    changed: int | None = None
+    unchanged: int | None = None
+    vanished: int | None = None
+    vanished_ids: tuple[str | None, ...] = ()
     typed: TypedTable | None = None
 
 
@@ -176,6 +187,24 @@ class FetchPlan(Result):
     calls: int
     calls_left: int
     already_done: int
+
+
+@dataclass(frozen=True, repr=False)
+class ProfilePlan(Result):
+    """What a fetch of profiles would cost.
+
+    `calls` of the `calls_left` queries of this hour: one however many profiles there are, and none
+    when it resumes an interrupted fetch, of which `pages_done` of `pages` have arrived. How many
+    pages there are is not known before the first one. `since` is the time from which profiles are
+    fetched again, None for all of them.
+    """
+
+    table: str
+    calls: int
+    calls_left: int
+    pages_done: int
+    pages: int | None
+    since: datetime | None
 
 
 # ---- the database -------------------------------------------------------------------------------

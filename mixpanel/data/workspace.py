@@ -7,7 +7,7 @@ import functools
 import os
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.signatures import named_like, without_await
@@ -85,6 +85,10 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     (default: 65 minutes) raises `RateLimitError`. `workspace_id` is the data view to query (else
     `MP_WORKSPACE_ID`, else the whole project).
 
+    `memory_limit` bounds the memory of the database, as "2GB" (else `MP_MEMORY_LIMIT`, else half of
+    that of the machine or container); `threads` are those of its queries (else `MP_THREADS`, else
+    one for each processor).
+
     :raises ConfigError: when no credentials are found, or an argument is invalid.
     :raises AccountNotFoundError: when there is no account of that name.
     """
@@ -105,6 +109,8 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         on_wait: Callable[[float, str], object] | None = None,
         max_wait: float | None = None,
         workspace_id: int | None = None,
+        memory_limit: str | int | None = None,
+        threads: int | None = None,
     ) -> None:
         found = resolve_credentials(credentials, account, project_id, region)
         self._core = WorkspaceCore(
@@ -116,6 +122,8 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
             on_wait=on_wait,
             max_wait=max_wait,
             workspace_id=workspace_id,
+            memory_limit=memory_limit,
+            threads=threads,
         )
 
     @classmethod
@@ -161,7 +169,14 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
             yield workspace
 
     @classmethod
-    def open(cls, path: str | Path, *, read_only: bool = True) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        read_only: bool = True,
+        memory_limit: str | int | None = None,
+        threads: int | None = None,
+    ) -> Self:
         """Open an existing database without credentials; nothing can be fetched.
 
         >>> ws = AsyncWorkspace.open("events.db")  # doctest: +SKIP
@@ -169,7 +184,9 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         :raises FileNotFoundError: when the file does not exist.
         """
         workspace = cls.__new__(cls)
-        workspace._core = _open_existing(path, read_only=read_only)
+        workspace._core = _open_existing(
+            path, read_only=read_only, memory_limit=memory_limit, threads=threads
+        )
         return workspace
 
     @staticmethod
@@ -206,13 +223,13 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         return self._core.api
 
     # Names of mixpanel_data, see `_compatibility`.
-    events = LiveQueries.list_events
-    properties = LiveQueries.list_properties
-    property_values = LiveQueries.list_property_values
-    funnels = LiveQueries.list_funnels
-    cohorts = LiveQueries.list_cohorts
-    query_saved_report = LiveQueries.saved_report
-    clear_cache = LiveQueries.clear_discovery_cache
+    events: Final = LiveQueries.list_events
+    properties: Final = LiveQueries.list_properties
+    property_values: Final = LiveQueries.list_property_values
+    funnels: Final = LiveQueries.list_funnels
+    cohorts: Final = LiveQueries.list_cohorts
+    query_saved_report: Final = LiveQueries.saved_report
+    clear_cache: Final = LiveQueries.clear_discovery_cache
 
     @property
     def project(self) -> AsyncProject:
@@ -281,12 +298,16 @@ class Workspace(LocalMethods):
         on_wait: Callable[[float, str], object] | None = None,
         max_wait: float | None = None,
         workspace_id: int | None = None,
+        memory_limit: str | int | None = None,
+        threads: int | None = None,
     ) -> None:
         self._async = AsyncWorkspace(
             account, project_id, region, path, read_only,
             credentials=credentials, base_url=base_url,
             external_access=external_access, on_wait=on_wait, max_wait=max_wait,
             workspace_id=workspace_id,
+            memory_limit=memory_limit,
+            threads=threads,
         )  # fmt: skip
         self._core = self._async._core
 
@@ -335,7 +356,14 @@ class Workspace(LocalMethods):
             yield workspace
 
     @classmethod
-    def open(cls, path: str | Path, *, read_only: bool = True) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        read_only: bool = True,
+        memory_limit: str | int | None = None,
+        threads: int | None = None,
+    ) -> Self:
         """Open an existing database without credentials; nothing can be fetched.
 
         >>> ws = Workspace.open("events.db")  # doctest: +SKIP
@@ -343,7 +371,9 @@ class Workspace(LocalMethods):
         :raises FileNotFoundError: when the file does not exist.
         """
         workspace = cls.__new__(cls)
-        workspace._async = AsyncWorkspace.open(path, read_only=read_only)
+        workspace._async = AsyncWorkspace.open(
+            path, read_only=read_only, memory_limit=memory_limit, threads=threads
+        )
         workspace._core = workspace._async._core
         return workspace
 
@@ -380,6 +410,12 @@ class Workspace(LocalMethods):
     def plan_sync(self) -> Any: ...
     @sync_twin(AsyncWorkspace.fetch_profiles)
     def fetch_profiles(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.plan_profiles)
+    def plan_profiles(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.sync_profiles)
+    def sync_profiles(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.plan_profile_sync)
+    def plan_profile_sync(self) -> Any: ...
     @synced_rows(stream_events)
     def stream_events(self) -> Any: ...
     @synced_rows(stream_profiles)
@@ -455,13 +491,13 @@ class Workspace(LocalMethods):
         self._async.clear_discovery_cache()
 
     # Names of mixpanel_data, see `_compatibility`.
-    events = list_events
-    properties = list_properties
-    property_values = list_property_values
-    funnels = list_funnels
-    cohorts = list_cohorts
-    query_saved_report = saved_report
-    clear_cache = clear_discovery_cache
+    events: Final = list_events
+    properties: Final = list_properties
+    property_values: Final = list_property_values
+    funnels: Final = list_funnels
+    cohorts: Final = list_cohorts
+    query_saved_report: Final = saved_report
+    clear_cache: Final = clear_discovery_cache
 
     def close(self) -> None:
         """Close the database and the connections; later calls do nothing.
@@ -483,13 +519,13 @@ class Workspace(LocalMethods):
         self.close()
 
 
-def _open_existing(path: str | Path, *, read_only: bool) -> WorkspaceCore:
+def _open_existing(path: str | Path, *, read_only: bool, **options: Any) -> WorkspaceCore:
     file = expand_home(path)
     if not file.is_file():
         raise FileNotFoundError(
             f"there is no database {file}: check the path, or create it with Workspace(path=...)"
         )
-    return WorkspaceCore(None, file, read_only=read_only)
+    return WorkspaceCore(None, file, read_only=read_only, **options)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ __all__ = [
     "prepare_common_query_params",
 ]
 
-logger = logging.getLogger("mixpanel.flags.utils")
+logger: Final = logging.getLogger("mixpanel.flags.utils")
 
 REQUEST_HEADERS: Final = {
     "X-Scheme": "https",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from urllib.parse import quote, urlsplit
 
 from mixpanel._records.context import IDENTITY
-from mixpanel._records.record import checked_mapping, checked_text
+from mixpanel._records.record import checked_mapping
+from mixpanel._records.values import is_missing, plain_id
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ConfigurationError
 
@@ -172,7 +173,7 @@ def mapping_of(found: Any) -> Mapping[str, Any]:
 
 def _text(found: Mapping[str, Any], name: str) -> str | None:
     value = found.get(name)
-    return None if value is None else checked_text(value, name)
+    return None if is_missing(value) else plain_id(value, name)[0]
 
 
 def call_safely(callback: Callable[..., Any] | None, *args: Any, convert: Any = None) -> Any:

@@ -634,7 +634,7 @@ def test_validate_names_each_problem_and_its_line(mp, emu, tmp_path):
     found = {one["where"]: one["problem"] for one in json.loads(result.stdout)}
     assert ["m.ndjson:2", "m.ndjson:4", "m.ndjson:5", "m.ndjson:6"] == list(found)
     assert "not valid JSON" in found["m.ndjson:2"]
-    assert "the event name must be text" in found["m.ndjson:4"]
+    assert "the event name is missing" in found["m.ndjson:4"]
     assert "did you mean 'Order Completed'?" in found["m.ndjson:5"]
     assert found["m.ndjson:6"].endswith("bytes larger than Customer.io accepts")
     assert [] == emu.requests()

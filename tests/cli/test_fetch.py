@@ -226,6 +226,31 @@ def test_profiles_become_a_table(mp, emu):
     assert ExitCode.OK == mp("fetch", "profiles", "--replace").exit_code
 
 
+def test_a_dry_run_of_profiles_says_what_they_cost(mp, emu):
+    """One query however many there are, and nothing is sent."""
+    before = len(emu.requests())
+    result = mp("fetch", "profiles", "--dry-run")
+    assert (ExitCode.OK, 1, 0) == (
+        result.exit_code,
+        json.loads(result.stdout)["calls"],
+        json.loads(result.stdout)["pages_done"],
+    )
+    assert "dry run: 1 call, " in result.stderr
+    assert "no request was sent\n" in result.stderr
+    assert ExitCode.OK == mp("fetch", "sync-profiles", "--dry-run").exit_code
+    assert before == len(emu.requests())
+
+
+def test_sync_profiles_updates_a_table(mp):
+    """What changed is counted; `--history` keeps the versions of before."""
+    assert ExitCode.OK == mp("fetch", "sync-profiles").exit_code
+    result = mp("fetch", "sync-profiles", "--history")
+    assert ExitCode.OK == result.exit_code
+    assert "0 new, 0 changed, " in result.stderr
+    history = json.loads(mp("query", "sql", "SELECT count(*) AS n FROM profiles_history").stdout)
+    assert [{"n": 5}] == history
+
+
 def test_profiles_are_filtered(mp):
     """By id or by expression, and by their properties."""
     some = mp("fetch", "profiles", "two", "--distinct-ids", "u-1", "--distinct-ids", "u-2")

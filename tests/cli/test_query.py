@@ -162,13 +162,14 @@ def test_a_tilde_in_a_path_is_expanded(shop):
     assert ExitCode.OK == result.exit_code, result.stderr
 
 
-def test_several_processes_can_read_at_once(shop):
+def test_several_processes_can_read_at_once(shop, monkeypatch):
     """A writer is refused meanwhile."""
+    monkeypatch.setattr("mixpanel.data.store.connection.LOCK_TIMEOUT", 0.0)
     folder, mp = shop
     code = (
         "import sys\nfrom mixpanel.data.store import Database\n"
         f"held = Database.open({str(folder / 'shop.db')!r}, read_only=True)\n"
-        "held.tables()\nprint('open', flush=True)\nsys.stdin.read()"
+        "held.connection\nprint('open', flush=True)\nsys.stdin.read()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:

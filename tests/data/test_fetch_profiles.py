@@ -1,12 +1,17 @@
 """Fetches of profiles, page by page: each once, its latest version, in as few calls as possible."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from mixpanel.data import Credentials, Workspace
-from mixpanel.data.exceptions import ServerError, TableNotFoundError
+from mixpanel.data.exceptions import ConfigError, PlanError, ServerError, TableNotFoundError
 from mixpanel.emulator import Emulator, Fault
 
 ENGAGE = "/api/query/engage"
@@ -113,19 +118,26 @@ def test_pages_have_a_thousand_profiles(count, spent):
 # What fails
 
 
-def test_a_failing_page_stores_nothing(emu, ws):
-    """The error is typed, the table unchanged, and no file of another page is left."""
+def test_a_failing_page_leaves_the_table_and_keeps_the_other_pages(emu, ws):
+    """The error is typed, and the next call fetches only what is missing."""
     put(emu, 5)
     ws.fetch_profiles()
     put(emu, 60)
     broken = Fault.status(200, body={"status": "ok", "results": "none"})
     emu.play(broken, path=ENGAGE, when=lambda request: b"page=3" in request.body)
     with pytest.raises(ServerError, match="page 3 of the profiles has no list"):
-        ws.fetch_profiles(replace=True)
+        ws.fetch_profiles(replace=True, max_workers=1)
     assert 5 == len(ids(ws))
-    assert ["profiles"] == [one.name for one in ws.tables()]
+    assert [("profiles", "profiles", "complete"), ("profiles", "profiles", "incomplete")] == [
+        (one.name, one.type, one.state) for one in ws.tables()
+    ]
     assert [] == list(ws.database.parts.glob("*.ndjson"))
-    assert 60 == ws.fetch_profiles(replace=True).rows
+    before = calls(emu)
+    resumed = ws.fetch_profiles(replace=True)
+    assert (60, 6) == (resumed.rows, resumed.chunks)
+    assert ["3", "4", "5"] == sorted(pages_asked(emu)[before:])
+    assert 3 == resumed.requests
+    assert ["complete"] == [one.state for one in ws.tables()]
 
 
 def test_invalid_text_and_numbers_are_repaired_and_counted(emu, ws):
@@ -143,6 +155,205 @@ def test_invalid_text_and_numbers_are_repaired_and_counted(emu, ws):
         "half": {"name": "\ufffd!", "\ufffd": 1},
         "nan": {"score": None, "note": "NaN"},
     } == {who: json.loads(properties) for who, properties in rows}
+
+
+# Interrupted fetches
+
+KILLED = """
+import os, signal, sys
+from mixpanel.data import Credentials, Workspace
+
+robot = Credentials(username="robot", secret="s3cret", project_id="42")
+with Workspace(path=sys.argv[1], credentials=robot, base_url=sys.argv[2]) as ws:
+    ws.fetch_profiles(
+        max_workers=int(sys.argv[4]),
+        on_page_complete=lambda page: page.page_index == int(sys.argv[3])
+        and os.kill(os.getpid(), signal.SIGKILL),
+    )
+"""
+
+
+def pages_asked(emu):
+    """Return the number of the page of each request."""
+    forms = [dict(httpx.QueryParams(one.body.decode())) for one in emu.requests(ENGAGE)]
+    return [form.get("page", "0") for form in forms]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [0, 3, 6])
+def test_a_killed_fetch_costs_one_query_and_fetches_no_page_twice(emu, tmp_path, killed_at):
+    """It continues in the same session of the server, in another process."""
+    put(emu, 65)
+    path = tmp_path / "killed.db"
+    command = [sys.executable, "-c", KILLED, str(path), emu.url, str(killed_at), "1"]
+    assert -signal.SIGKILL == subprocess.run(command, check=False).returncode
+    before = calls(emu)
+    with Workspace(path=path, credentials=ROBOT, base_url=emu.url) as ws:
+        plan = ws.plan_profiles()
+        assert (0, killed_at + 1, 7) == (plan.calls, plan.pages_done, plan.pages)
+        reported = []
+        result = ws.fetch_profiles(on_page_complete=reported.append)
+        assert [f"u-{n:04}" for n in range(65)] == ids(ws)
+        assert ["complete"] == [one.state for one in ws.tables()]
+    assert (65, 7, 7 - before) == (result.rows, result.chunks, result.requests)
+    assert list(range(7)) == [one.page_index for one in reported]
+    assert [str(n) for n in range(7)] == sorted(pages_asked(emu))
+    assert 1 == sum(page == "0" for page in pages_asked(emu))
+
+
+@pytest.mark.slow
+def test_a_fetch_killed_with_several_requests_under_way_keeps_what_was_reported(emu, tmp_path):
+    """Only pages that were still under way are requested again, and they are free."""
+    put(emu, 95)
+    path = tmp_path / "killed.db"
+    command = [sys.executable, "-c", KILLED, str(path), emu.url, "4", "5"]
+    assert -signal.SIGKILL == subprocess.run(command, check=False).returncode
+    with Workspace(path=path, credentials=ROBOT, base_url=emu.url) as ws:
+        assert 95 == ws.fetch_profiles().rows
+        assert 95 == len(set(ids(ws)))
+    asked = pages_asked(emu)
+    assert {str(n) for n in range(5)} <= {page for page in asked if asked.count(page) == 1}
+
+
+def test_an_interrupted_fetch_starts_over_when_its_session_has_expired(emu, ws, caplog):
+    """One more query is spent, and nothing of the old pages is left."""
+    interrupt(emu, ws)
+    httpx.post(f"{emu.url}/engage", json=[{"$token": "T", "$distinct_id": "u-0000", "$delete": ""}])
+    expired = Fault.status(400, body={"error": "session_id is not known, or has expired"})
+    emu.play(expired, path=ENGAGE, when=lambda request: b"page=" in request.body)
+    result = ws.fetch_profiles()
+    assert (34, 4) == (result.rows, result.chunks)
+    assert "u-0000" not in ids(ws)
+    assert "starts over" in caplog.text
+
+
+def test_only_an_equal_and_recent_query_is_resumed(emu, ws):
+    """Another one starts over, as does one after an hour."""
+    interrupt(emu, ws)
+    assert 0 == ws.plan_profiles().calls
+    assert 1 == ws.plan_profiles(where='properties["n"] > 3').calls
+    assert 1 == ws.plan_profiles(output_properties=["n"]).calls
+    write = "UPDATE _pages SET received_at = received_at - INTERVAL '61 minutes'"
+    ws.connection.execute(write)
+    assert 1 == ws.plan_profiles().calls
+    assert 35 == ws.fetch_profiles().rows
+
+
+def interrupt(emu, ws):
+    """Fetch two pages of four, and fail at the third."""
+    put(emu, 35)
+    broken = Fault.status(200, body={"status": "ok", "results": "none"})
+    emu.play(broken, path=ENGAGE, when=lambda request: b"page=2" in request.body)
+    with pytest.raises(ServerError):
+        ws.fetch_profiles(max_workers=1)
+
+
+def test_a_fetch_that_fails_at_once_leaves_nothing(emu, ws):
+    """There is no page to resume after."""
+    emu.play(Fault.status(402), path=ENGAGE)
+    with pytest.raises(PlanError):
+        ws.fetch_profiles()
+    assert [] == ws.tables()
+
+
+# What changed
+
+
+def test_the_result_counts_new_changed_unchanged_and_vanished_profiles(emu, ws):
+    """The order of keys is no change; `append` keeps what vanished, `replace` removes it."""
+    put(emu, 12, plan="free")
+    first = ws.fetch_profiles()
+    assert (None, None, None, None) == (first.new, first.changed, first.unchanged, first.vanished)
+    reordered = '{"plan":"free","n":5}'
+    reorder = f"UPDATE profiles SET properties = '{reordered}' WHERE distinct_id = 'u-0005'"
+    ws.sql_rows(reorder, write=True)
+    change(emu)
+    appended = ws.fetch_profiles(append=True)
+    expected = (1, 2, 9, 1, ("u-0003",))
+    assert expected == counts(appended)
+    assert "u-0003" in ids(ws)
+    replaced = ws.fetch_profiles(replace=True)
+    assert (0, 0, 12, 1, ("u-0003",)) == counts(replaced)
+    assert "u-0003" not in ids(ws)
+    some = ws.fetch_profiles(append=True, distinct_ids=["u-0001"], mixed=True)
+    assert (0, 0, 1, None, ()) == counts(some)
+
+
+def counts(result):
+    return result.new, result.changed, result.unchanged, result.vanished, result.vanished_ids
+
+
+def change(emu):
+    """Change two profiles, delete one and add one."""
+    updates = [
+        {"$distinct_id": "u-0001", "$set": {"plan": "team"}},
+        {"$distinct_id": "u-0002", "$set": {"plan": "team"}},
+        {"$distinct_id": "u-0003", "$delete": ""},
+        {"$distinct_id": "u-9999", "$set": {"plan": "team"}},
+    ]
+    body = [{"$token": "T", "$ignore_time": True, **update} for update in updates]
+    httpx.post(f"{emu.url}/engage", json=body).raise_for_status()
+
+
+def test_a_sync_fetches_what_was_seen_since(tmp_path):
+    """The first one fetches all; a second one only what changed, for one query."""
+    clock = [time.time() - 10 * 86400]
+    with (
+        Emulator(page_size=10, now=lambda: clock[0]) as emu,
+        Workspace(path=tmp_path / "a.db", credentials=ROBOT, base_url=emu.url) as ws,
+    ):
+        put(emu, 25, plan="free")
+        assert None is ws.plan_profile_sync().since
+        assert 25 == ws.sync_profiles().rows
+        clock[0] = time.time()
+        put(emu, 3, plan="team")
+        plan = ws.plan_profile_sync(lookback_days=2)
+        assert 1 == plan.calls
+        assert plan.since < datetime.now(UTC) - timedelta(days=2)
+        synced = ws.sync_profiles(lookback_days=2)
+        assert (3, 1) == (synced.rows, synced.requests)
+        assert (0, 3, 0, None, ()) == counts(synced)
+        teams = "SELECT count(*) FROM profiles WHERE properties->>'$.plan' = 'team'"
+        assert (25, 3) == (len(ids(ws)), ws.sql_scalar(teams))
+        with pytest.raises(ConfigError, match="other filters"):
+            ws.sync_profiles(where='properties["n"] > 3')
+
+
+def test_the_past_of_a_profile_can_be_queried(emu, ws):
+    """Each fetch adds the versions that are new to it, and marks what it no longer finds."""
+    put(emu, 12, plan="free")
+    ws.fetch_profiles()
+    change(emu)
+    ws.fetch_profiles(replace=True, history=True)
+    versions = "SELECT count(*) FROM profiles_history"
+    assert 12 + 4 == ws.sql_scalar(versions)
+    ws.fetch_profiles(replace=True)
+    assert 12 + 4 == ws.sql_scalar(versions)
+    first, last = ws.sql_rows("SELECT min(as_of), max(as_of) FROM profiles_history").rows[0]
+
+    def plans(moment):
+        return ws.sql_rows(
+            "SELECT properties->>'$.plan', count(*) FROM profiles_as_of(?) GROUP BY 1 ORDER BY 1",
+            [moment],
+        ).rows
+
+    assert [("free", 12)] == plans(first)
+    assert [("free", 9), ("team", 3)] == plans(last)
+    assert [] == plans(first - timedelta(days=1))
+    ws.drop("profiles")
+    assert [("profiles_history", "other")] == [(one.name, one.type) for one in ws.tables()]
+    ws.drop("profiles_history")
+    assert [] == ws.tables()
+
+
+def test_a_table_of_your_own_is_not_taken_for_a_history(emu, ws):
+    """Before any request."""
+    ws.sql_rows("CREATE TABLE profiles_history AS SELECT 1 AS i", write=True)
+    with pytest.raises(ConfigError, match="profiles_history is a table of your own"):
+        ws.fetch_profiles(history=True)
+    assert 0 == calls(emu)
+    ws.fetch_profiles()
+    assert 1 == ws.sql_scalar("SELECT i FROM profiles_history")
 
 
 # Which, and what of them

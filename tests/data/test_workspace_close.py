@@ -59,11 +59,13 @@ def test_ctrl_c_in_a_callback_ends_the_fetch(ws, shop, name):
 
 
 def test_ctrl_c_after_a_page_ends_the_fetch(ws):
-    """Nothing is stored, and the next fetch starts from the beginning."""
+    """The page is kept, and the next fetch continues after it."""
     with pytest.raises(KeyboardInterrupt, match="from a callback"):
         ws.fetch_profiles(on_page_complete=interrupt)
-    assert [] == ws.tables()
-    assert 5 == ws.fetch_profiles().rows
+    assert ["incomplete"] == [table.state for table in ws.tables()]
+    again = ws.fetch_profiles()
+    assert (5, 0) == (again.rows, again.requests)
+    assert ["complete"] == [table.state for table in ws.tables()]
 
 
 async def later(*_now):

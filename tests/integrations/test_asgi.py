@@ -180,9 +180,11 @@ def test_what_a_callback_raises_is_logged_and_the_request_is_served(mp, caplog):
     assert "no such session" in caplog.text
 
 
-@pytest.mark.parametrize("found", [7, {"device_id": "d", "user_id": 7}, {"user": 7}])
+@pytest.mark.parametrize(
+    "found", [7, 7.0, float("nan"), {"device_id": "d", "user_id": 7}, {"user": 7}]
+)
 def test_an_identity_is_an_id_or_a_mapping(mp, found, caplog):
-    """With another key it is refused, with the known ones in the log."""
+    """A missing one is none. Another key is refused, with the known ones in the log."""
 
     async def page(_):
         await mp.track(None, "Opened")
@@ -190,8 +192,8 @@ def test_an_identity_is_an_id_or_a_mapping(mp, found, caplog):
 
     get(application(mp, page, identify=lambda _: found), "/")
     properties = mp.consumer.events[0]["properties"]
-    if found == 7:
-        assert properties["distinct_id"] == "7"
+    if isinstance(found, (int, float)):
+        assert properties["distinct_id"] == ("7" if found == 7 else "")
     elif "device_id" in found:
         assert (properties["$device_id"], properties["$user_id"]) == ("d", "7")
         assert "distinct_id" not in properties

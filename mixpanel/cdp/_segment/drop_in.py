@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from mixpanel._runtime import fork, native_threads
 from mixpanel._runtime.redaction import hide_init_arguments
@@ -152,12 +152,12 @@ class DropInClient:
     def _new_client(self, write_key: str, **options: Any) -> SegmentClient:
         raise NotImplementedError
 
-    identify = _call(SegmentComposer.identify)
-    track = _call(SegmentComposer.track)
-    page = _call(SegmentComposer.page)
-    screen = _call(SegmentComposer.screen)
-    group = _call(SegmentComposer.group)
-    alias = _call(SegmentComposer.alias)
+    identify: Final = _call(SegmentComposer.identify)
+    track: Final = _call(SegmentComposer.track)
+    page: Final = _call(SegmentComposer.page)
+    screen: Final = _call(SegmentComposer.screen)
+    group: Final = _call(SegmentComposer.group)
+    alias: Final = _call(SegmentComposer.alias)
 
     def _accept(self, message: Message) -> tuple[bool, dict[str, Any]]:
         fits = not self._client._api.excess_bytes(message)

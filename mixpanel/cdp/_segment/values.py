@@ -13,7 +13,7 @@ import operator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -98,7 +98,7 @@ def id_text(  # noqa: C901
         return str(value)
     if not isinstance(value, bool):
         try:
-            return str(operator.index(value))
+            return str(operator.index(cast("Any", value)))
         except (TypeError, ValueError):
             pass
     raise ValidationError(

@@ -80,7 +80,13 @@ def open_database(
     path, _ = database_path(db)
     if not path.is_file():
         raise DatabaseNotFoundError(path)
-    database = Database.open(path, read_only=not write, external_access=external)
+    database = Database.open(
+        path,
+        read_only=not write,
+        external_access=external,
+        memory_limit=global_options.memory_limit,
+        threads=global_options.threads,
+    )
     try:
         with interruptible(database.interrupt):
             yield database

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -16,8 +16,10 @@ from mixpanel.cli._output.terminal import say
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from mixpanel.data.results import FetchPlan, FetchResult, TypedTable
+    from mixpanel.data.results import FetchPlan, FetchResult, ProfilePlan, TypedTable
     from mixpanel.data.workspace import AsyncWorkspace
+
+Plan = TypeVar("Plan")
 
 COUNT_EVERY = 1000  # records of a stream between two updates of the count
 FILES_NAMED = 3
@@ -60,7 +62,13 @@ def workspace(
     path, _ = database_path(db, offline=False)
     on_wait = (reporter or FetchReporter(ProgressBar(""))).wait
     return AsyncWorkspace(
-        global_options.account, path=path, base_url=base_url, on_wait=on_wait, **options
+        global_options.account,
+        path=path,
+        base_url=base_url,
+        on_wait=on_wait,
+        memory_limit=global_options.memory_limit,
+        threads=global_options.threads,
+        **options,
     )
 
 
@@ -93,10 +101,11 @@ def run_fetch(
         error.add_note(f"--replace writes a new table over it, --append {effect}")
         raise
     except KeyboardInterrupt:
-        resumes = unit == "days"
-        kept = "finished days are kept" if resumes else "nothing was stored"
-        next_run = "resumes from there" if resumes else "starts over"
-        say(f"interrupted: {kept}; the same command {next_run}", "yellow")
+        limit = " within an hour" if unit == "pages" else ""
+        say(
+            f"interrupted: finished {unit} are kept; the same command resumes from there{limit}",
+            "yellow",
+        )
         raise
     data = result.to_dict()
     rows = {
@@ -113,6 +122,12 @@ def run_fetch(
 def _summarize(result: "FetchResult", where: str) -> None:
     copies = f", {result.merged:,} copies merged" if result.merged else ""
     say(f"{result.rows:,} rows in {result.duration_seconds:.1f} s{copies}: {where}", "green")
+    if result.new is not None:
+        gone = "" if result.vanished is None else f", {result.vanished:,} vanished"
+        say(
+            f"{result.new:,} new, {result.changed:,} changed, {result.unchanged:,} as before{gone}",
+            "dim",
+        )
     if result.repaired:
         say(f"{result.repaired:,} rows held invalid JSON and were repaired", "yellow")
     if result.unreadable:
@@ -156,11 +171,42 @@ def show_plan(
     output: OutputOptions,
 ) -> None:
     """Print which calls a fetch would make, without making any."""
+    found = _make_plan(plan, db, base_url)
+    rows = [
+        {"from": str(first), "to": str(last), "days": (last - first).days + 1}
+        for first, last in found.chunks
+    ]
+    write(TableView(found.to_dict(), rows), output)
+    say(_plan_summary(found), "dim")
+
+
+def show_profile_plan(
+    plan: "Callable[[AsyncWorkspace], Awaitable[ProfilePlan]]",
+    db: Path | None,
+    base_url: str | None,
+    output: OutputOptions,
+) -> None:
+    """Print what a fetch of profiles would cost, without a request."""
+    found = _make_plan(plan, db, base_url)
+    row = found.to_dict()
+    write(TableView(row, {name: value for name, value in row.items() if value is not None}), output)
+    calls = "no call" if not found.calls else "1 call"
+    pages = "" if found.pages is None else f" of {found.pages:,}"
+    resumed = f"; resumes after {found.pages_done:,}{pages} pages" if found.pages_done else ""
+    say(
+        f"dry run: {calls}, {found.calls_left} calls left this hour{resumed}; no request was sent",
+        "dim",
+    )
+
+
+def _make_plan(
+    plan: "Callable[[AsyncWorkspace], Awaitable[Plan]]", db: Path | None, base_url: str | None
+) -> "Plan":
     import asyncio
 
     from mixpanel.data.workspace import AsyncWorkspace
 
-    async def make_plan() -> "FetchPlan":
+    async def make_plan() -> "Plan":
         path, _ = database_path(db, offline=False)
         # A dry run neither creates a database nor locks out its readers.
         if path.is_file():
@@ -169,13 +215,7 @@ def show_plan(
         async with AsyncWorkspace.memory(global_options.account, base_url=base_url) as opened:
             return await plan(opened)
 
-    found = asyncio.run(make_plan())
-    rows = [
-        {"from": str(first), "to": str(last), "days": (last - first).days + 1}
-        for first, last in found.chunks
-    ]
-    write(TableView(found.to_dict(), rows), output)
-    say(_plan_summary(found), "dim")
+    return asyncio.run(make_plan())
 
 
 def _plan_summary(plan: "FetchPlan") -> str:

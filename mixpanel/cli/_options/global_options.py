@@ -23,6 +23,8 @@ class GlobalOptions:
 
     account: str | None = None
     quiet: bool = False
+    memory_limit: str | None = None
+    threads: int | None = None
     error_format: ErrorFormat = ErrorFormat.TEXT
     option_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -41,6 +43,7 @@ def reset(arguments: list[str]) -> None:
     The error format is read from the raw arguments, because it applies to errors in parsing them.
     """
     global_options.account, global_options.quiet = None, False
+    global_options.memory_limit = global_options.threads = None
     global_options.option_names = {}
     words = " ".join(arguments).replace("=", " ").split()
     error_format = os.environ.get("MP_ERROR_FORMAT", "")

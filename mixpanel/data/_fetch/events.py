@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._fetch.plan import (
@@ -299,11 +298,14 @@ class _EventFetch:
             downloaded.gzip,
             digest=downloaded.digest,
         )
+
         # Recorded before it gets its final name, as files that are not in the log are not trusted.
         # Shielded, as a cancellation in between would leave a file without its final name.
-        with anyio.CancelScope(shield=True):
-            await when_unlocked(partial(self.database.record_part, self.load, part))
+        def record() -> None:
+            self.database.record_part(self.load, part)
             downloaded.path.rename(part.path)
+
+        await when_unlocked(record, shield=True)
         return part
 
     def _bytes_arrived(self, count: int) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "StreamEventsOptions",
     "StreamProfilesOptions",
     "SyncEventsOptions",
+    "SyncProfilesOptions",
     "with_options",
 ]
 
@@ -84,6 +85,19 @@ class FetchProfilesOptions(StreamProfilesOptions, total=False):
     replace: bool
     mixed: bool
     max_workers: int | None
+    history: bool
+
+
+class SyncProfilesOptions(TypedDict, total=False):
+    """Which profiles to bring a table up to date with."""
+
+    lookback_days: int
+    where: str | None
+    cohort_id: int | None
+    output_properties: Sequence[str] | str | None
+    group_id: str | None
+    max_workers: int | None
+    history: bool
 
 
 def with_options(options: type[Any], validate: Callable[..., object]) -> Callable[[Method], Method]:

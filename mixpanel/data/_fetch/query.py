@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,8 @@ class ProfileQuery:
     mixed: bool = False
     as_of_timestamp: int | None = None
     concurrency: int = QUERY_CONCURRENCY
+    since: datetime | None = None
+    history: bool = False
 
     @classmethod
     def create(
@@ -154,6 +156,7 @@ class ProfileQuery:
         as_of_timestamp: int | None = None,
         include_all_users: bool = False,
         max_workers: int | None = None,
+        history: bool = False,
     ) -> ProfileQuery:
         """Return a query made from a caller's arguments.
 
@@ -197,6 +200,7 @@ class ProfileQuery:
             mixed,
             as_of_timestamp,
             min(max_workers or QUERY_CONCURRENCY, QUERY_CONCURRENCY),
+            history=history,
         )
 
     @property
@@ -204,13 +208,21 @@ class ProfileQuery:
         """True for `distinct_ids=[]`, which needs no call."""
         return self.filters.distinct_ids == NO_PROFILES
 
+    def key(self) -> str:
+        """Return text that is equal for equal queries: an interrupted one is then resumed."""
+        return json.dumps(self.form(), ensure_ascii=False, sort_keys=True)
+
     def form(self) -> dict[str, str]:
         """Return the form fields that all pages have in common."""
         filters = self.filters
+        where = filters.where
+        if self.since is not None:
+            seen = f'properties["$last_seen"] >= datetime("{self.since:%Y-%m-%dT%H:%M:%S}")'
+            where = seen if where is None else f"({where}) and {seen}"
         ids = list(filters.distinct_ids)
         cohort = None if filters.cohort_id is None else {"id": filters.cohort_id}
         fields: dict[str, Any] = {
-            "where": filters.where,
+            "where": where,
             "filter_by_cohort": cohort,
             # The API's default is True, so False must be sent too.
             "include_all_users": None if cohort is None else filters.include_all_users,

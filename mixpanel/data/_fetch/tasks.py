@@ -36,8 +36,10 @@ class WriterThread:
         self._limiter: anyio.CapacityLimiter | None = None
         self._loop: object = None
 
-    async def __call__(self, work: Callable[[], T]) -> T:
+    async def __call__(self, work: Callable[[], T], *, shield: bool = False) -> T:
         """Return what `work` returns. Cancelling waits until it has ended, as for a transaction.
+
+        With `shield`, work that waits for its turn is also done before the cancellation.
 
         While another process has the database open, `work` is repeated, for up to ten minutes.
         """
@@ -45,18 +47,23 @@ class WriterThread:
         loop = anyio.lowlevel.current_token()
         if self._limiter is None or self._loop != loop:
             self._limiter, self._loop = anyio.CapacityLimiter(1), loop
-        return await when_unlocked(work, self._limiter)
+        return await when_unlocked(work, self._limiter, shield=shield)
 
 
-async def when_unlocked(work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
+async def when_unlocked(
+    work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None, *, shield: bool = False
+) -> T:
     """Run database work in a worker thread, repeated while another process has the database open.
+
+    With `shield`, a cancellation takes effect between two attempts only.
 
     :raises DatabaseLockedError: if it has for ten minutes.
     """
     end, was_reported = time.monotonic() + MAX_LOCKED, False
     while True:
         try:
-            return await anyio.to_thread.run_sync(work, limiter=limiter)
+            with anyio.CancelScope(shield=shield):
+                return await anyio.to_thread.run_sync(work, limiter=limiter)
         except DatabaseLockedError as error:
             if time.monotonic() > end:
                 raise

@@ -26,7 +26,7 @@ from mixpanel.data.credentials import (
     checked,
 )
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError
-from mixpanel.data.store import Database
+from mixpanel.data.store import Database, resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +49,8 @@ class TemporaryWorkspaceOptions(TypedDict, total=False):
     on_wait: Callable[[float, str], object] | None
     max_wait: float | None
     workspace_id: int | None
+    memory_limit: str | int | None
+    threads: int | None
 
 
 class WorkspaceCore:
@@ -68,6 +70,8 @@ class WorkspaceCore:
         on_wait: Callable[[float, str], object] | None = None,
         max_wait: float | None = None,
         workspace_id: int | None = None,
+        memory_limit: str | int | None = None,
+        threads: int | None = None,
     ) -> None:
         checked_callback(on_wait, "on_wait")
         self.credentials = credentials
@@ -77,6 +81,8 @@ class WorkspaceCore:
         self.running_fetches = RunningFetches()
         self.discovery_cache = Cache()
         self._read_only, self._external_access = read_only, external_access
+        self._memory_limit = None if memory_limit is None else resources.parsed_size(memory_limit)
+        self._threads = None if threads is None else resources.threads(threads, memory=0)
         self._base_url, self._on_wait = base_url, on_wait
         self._max_wait = _checked_wait(max_wait)
         self._lock = native_threads.new_lock()
@@ -99,7 +105,11 @@ class WorkspaceCore:
             self.check_open()
             if self._database is None:
                 self._database = Database.open(
-                    self.path, read_only=self._read_only, external_access=self._external_access
+                    self.path,
+                    read_only=self._read_only,
+                    external_access=self._external_access,
+                    memory_limit=self._memory_limit,
+                    threads=self._threads,
                 )
             return self._database
 

@@ -19,6 +19,7 @@ from mixpanel.data._fetch.options import (
     StreamEventsOptions,
     StreamProfilesOptions,
     SyncEventsOptions,
+    SyncProfilesOptions,
     with_options,
 )
 from mixpanel.data._fetch.progress import Progress, checked_callback, progress_line
@@ -28,7 +29,13 @@ from mixpanel.data._workspace.core import WorkspaceCore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
-    from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult, ProfileProgress
+    from mixpanel.data.results import (
+        BatchProgress,
+        FetchPlan,
+        FetchResult,
+        ProfilePlan,
+        ProfileProgress,
+    )
 
 __all__ = ["RemoteMethods", "stream_events", "stream_profiles", "synced_rows"]
 
@@ -296,7 +303,9 @@ class RemoteMethods:
 
         >>> await ws.fetch_profiles("team", where='properties["plan"] == "team"')  # doctest: +SKIP
 
-        A page has a thousand profiles; all pages together cost one of the 60 hourly queries.
+        A page has a thousand profiles; all pages together cost one of the 60 hourly queries. An
+        interrupted fetch is resumed by the same call: for an hour, pages that have arrived are not
+        fetched again. The result counts new, changed, unchanged and vanished profiles.
 
         - `append` updates a table: of several profiles with one distinct_id the latest is kept.
           `replace` swaps the new table in at the end.
@@ -306,15 +315,84 @@ class RemoteMethods:
         - `behaviors`: a list such as `[{"window": "30d", "name": "b1", "event_selectors":
           [{"event": "Order Paid"}]}]`, for a `where` such as `behaviors["b1"] > 0`;
           `as_of_timestamp` (in seconds) is the time from which their windows reach back.
+        - `history` keeps the versions of profiles that this and later fetches find, for queries
+          such as `FROM profiles_as_of(TIMESTAMP '2026-01-31')`, in a table `profiles_history`.
         - `on_page_complete` is called with `ProfileProgress` after each page.
         - `max_workers`: concurrent queries, by default and at most 5. `parallel` and `batch_size`
           are accepted and have no effect.
 
         :raises TableExistsError: when the table exists; before anything is fetched.
         :raises ConfigError: for arguments that are invalid or exclude each other.
-        :raises APIError: when Mixpanel rejects the call or keeps failing; nothing is stored then.
+        :raises APIError: when Mixpanel rejects the call or keeps failing; the table stays as it is.
         """
         query = ProfileQuery.create(name, **options)
+        return await self._fetch_profiles(query, progress, on_page_complete)
+
+    @with_options(FetchProfilesOptions, ProfileQuery.create)
+    async def plan_profiles(
+        self, name: str = "profiles", **options: Unpack[FetchProfilesOptions]
+    ) -> ProfilePlan:
+        """Return what `fetch_profiles` would cost with these arguments; makes no call.
+
+        >>> (await ws.plan_profiles()).calls  # doctest: +SKIP
+        1
+        """
+        query = ProfileQuery.create(name, **options)
+        core = self._core
+        return await core.writer(
+            lambda: profiles.plan_profiles(core.api, core.open_database(), query)
+        )
+
+    @with_options(SyncProfilesOptions, profiles.create_profile_sync_query)
+    async def sync_profiles(
+        self,
+        name: str = "profiles",
+        *,
+        progress: bool | Callable[[Progress], object] = True,
+        on_page_complete: Callable[[ProfileProgress], object] | None = None,
+        **options: Unpack[SyncProfilesOptions],
+    ) -> FetchResult:
+        """Update a table with the profiles seen since it was fetched; create it if there is none.
+
+        >>> await ws.sync_profiles()  # doctest: +SKIP
+
+        Selects by `$last_seen`, reaching back `lookback_days` before the last fetch. Deleted
+        profiles, and updates sent with `$ignore_time`, are found by `fetch_profiles(replace=True)`
+        only. Other arguments as in `fetch_profiles`.
+
+        :raises ConfigError: for arguments that are invalid or do not fit the table.
+        :raises APIError: when Mixpanel rejects the call or keeps failing.
+        """
+        core = self._core
+        query = await core.writer(
+            lambda: profiles.create_profile_sync_query(core.open_database(), name, **options)
+        )
+        return await self._fetch_profiles(query, progress, on_page_complete)
+
+    @with_options(SyncProfilesOptions, profiles.create_profile_sync_query)
+    async def plan_profile_sync(
+        self, name: str = "profiles", **options: Unpack[SyncProfilesOptions]
+    ) -> ProfilePlan:
+        """Return what `sync_profiles` would cost with these arguments; makes no call.
+
+        >>> (await ws.plan_profile_sync()).since  # doctest: +SKIP
+        datetime.datetime(2026, 1, 30, 6, 0, tzinfo=datetime.timezone.utc)
+        """
+        core = self._core
+
+        def plan() -> ProfilePlan:
+            database = core.open_database()
+            query = profiles.create_profile_sync_query(database, name, **options)
+            return profiles.plan_profiles(core.api, database, query)
+
+        return await core.writer(plan)
+
+    async def _fetch_profiles(
+        self,
+        query: ProfileQuery,
+        progress: bool | Callable[[Progress], object],  # noqa: FBT001
+        on_page_complete: Callable[[ProfileProgress], object] | None,
+    ) -> FetchResult:
         _check_callbacks(progress, on_page_complete=on_page_complete)
         core = self._core
         with core.fetching(), progress_line(progress) as on_progress:

@@ -53,7 +53,8 @@ class ExpressionError(ValueError):
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(f"{message} (at character {position})")
-        self.message, self.position = message, position
+        self.message: str = message
+        self.position: int = position
 
 
 @dataclass(frozen=True, slots=True)

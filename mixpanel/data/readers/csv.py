@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel._records.rows import UnreadableRow
 from mixpanel.data.readers.options import MixedColumn, ReadOptions, converted
-from mixpanel.data.readers.text_files import open_bytes
+from mixpanel.data.readers.text_files import MAX_LINE_BYTES, open_bytes
 from mixpanel.data.store.quoting import quoted
 from mixpanel.exceptions import ConfigurationError
 
@@ -32,7 +32,7 @@ __all__ = ["CSV_OPTIONS", "CSVReader", "RaggedCSVError", "explain_error"]
 
 CSV_OPTIONS = "header = true, skip = 0, quote = '\"', comment = ''"
 # For lines over DuckDB's own limit of 2 MB, as long as those of JSON may be. It needs more memory.
-LONG_LINES = ", max_line_size = 16000000, buffer_size = 33000000"
+LONG_LINES = f", max_line_size = {MAX_LINE_BYTES}, buffer_size = 33000000"
 LONG_LINE_ERROR, MEMORY_ERROR = "aximum line size", "Out of Memory"
 MORE_MEMORY = "2GB"
 INTEGER = r"-?(0|[1-9]\d*)"
@@ -58,6 +58,8 @@ MAX_HEADER_LENGTH = 1 << 20  # characters
 MAX_SHOWN = 20  # ragged lines in a message
 MAX_RAGGED = 100_000  # kept in memory; a file with more has another delimiter
 MAX_FIELD = 1 << 30
+SHOWN_CHARS = 200  # of the cells of a line that is too long
+TOO_LONG = f"has more than {MAX_LINE_BYTES:,} bytes"
 _field_limit = threading.Lock()
 
 
@@ -67,10 +69,14 @@ class RaggedCSVError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class _Ragged:
-    """A line with another number of cells than the first: its position among the rows."""
+    """A line with another number of cells than the first, or one that is too long.
+
+    `position` is its place among the rows.
+    """
 
     position: int
     line: int
+    problem: str
     cells: tuple[str, ...]
 
 
@@ -267,8 +273,10 @@ class CSVReader:
                 writer.writerow(header)
                 line, position = rows.line_num, 0
                 for row in rows:
-                    if row and len(row) != len(header):
-                        self._ragged.append(_Ragged(position, line + 1, tuple(row)))
+                    problem = _problem(row, len(header))
+                    if problem:
+                        cells = tuple(row) if len(row) != len(header) else _shortened(row)
+                        self._ragged.append(_Ragged(position, line + 1, problem, cells))
                         if len(self._ragged) > MAX_RAGGED:
                             return None
                     elif row:
@@ -315,8 +323,27 @@ def _with_gaps(
 
 
 def _unreadable(ragged: _Ragged, count: int) -> UnreadableRow:
-    problem = f"the line has {_cells(len(ragged.cells))}, the first line has {count}"
-    return UnreadableRow(problem, {"line": ragged.line, "cells": list(ragged.cells)})
+    ending = "" if ragged.problem == TOO_LONG else f", the first line has {count}"
+    record = {"line": ragged.line, "cells": list(ragged.cells)}
+    return UnreadableRow(f"the line {ragged.problem}{ending}", record)
+
+
+def _problem(row: list[str], count: int) -> str:
+    """Return what is wrong with a line, "" if it fits; an empty one has no cells."""
+    if row and len(row) != count:
+        return f"has {_cells(len(row))}"
+    # Bytes are at most four times as many as characters.
+    if sum(map(len, row)) * 4 > MAX_LINE_BYTES and _bytes(row) > MAX_LINE_BYTES:
+        return TOO_LONG
+    return ""
+
+
+def _bytes(row: list[str]) -> int:
+    return sum(len(cell.encode("utf-8", "surrogatepass")) for cell in row) + len(row)
+
+
+def _shortened(row: list[str]) -> tuple[str, ...]:
+    return tuple(cell[:SHOWN_CHARS] for cell in row)
 
 
 def check_layout(path: Path, name: str, names: list[str]) -> None:
@@ -413,7 +440,7 @@ def _reader(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _layout_error(path: Path, name: str) -> ConfigurationError | None:
     """Return an error with the lines that have more or fewer cells than the header, if any."""
-    bad: list[tuple[int, int]] = []
+    bad: list[str] = []
     line = count = found = 0
     with suppress(OSError, EOFError, ConfigurationError):
         try:
@@ -421,9 +448,10 @@ def _layout_error(path: Path, name: str) -> ConfigurationError | None:
                 count = len(next(rows, []))
                 line = rows.line_num
                 for row in rows:
-                    if row and len(row) != count:
+                    problem = _problem(row, count)
+                    if problem:
                         found += 1
-                        bad += [(line + 1, len(row))] if found <= MAX_SHOWN else []
+                        bad += [f"line {line + 1} {problem}"] if found <= MAX_SHOWN else []
                     line = rows.line_num
         except csv.Error as error:
             if ".zst" in str(error):
@@ -433,7 +461,7 @@ def _layout_error(path: Path, name: str) -> ConfigurationError | None:
             return ConfigurationError(f"{name}: line {line + 1}: {why}")
     if not bad:
         return None
-    lines = ", ".join(f"line {number} has {_cells(cells)}" for number, cells in bad)
+    lines = ", ".join(bad)
     more = f", and {found - len(bad):,} more lines" if found > len(bad) else ""
     return RaggedCSVError(f"{name}: {lines}{more}, the first line has {count}")
 

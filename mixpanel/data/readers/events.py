@@ -15,7 +15,7 @@ from mixpanel.data.readers.options import converted
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mixpanel.data.readers.options import ReadOptions
 
@@ -28,6 +28,11 @@ DEFAULT_NAMES: dict[str, tuple[str, ...]] = {
     "insert_id": ("$insert_id", "insert_id", "id"),
     "properties": ("properties",),
 }
+# In our tables and their typed views, other columns are properties, also one named `event`.
+OWN = frozenset({"event_name", "event_time"})
+OWN_NAMES = DEFAULT_NAMES | {
+    "event": ("event_name",), "time": ("event_time",), "insert_id": ("insert_id",),
+}  # fmt: skip
 OPTIONAL_ROLES = frozenset({"insert_id", "properties"})
 # The columns of an events table, of which `event_time_local` repeats the time.
 TABLE = frozenset({"event_name", "event_time", "properties"})
@@ -82,7 +87,7 @@ class EventConverter:
         self._date_format = options.date_format
         self._first = True
         self.is_csv = False
-        self.roles = lru_cache(maxsize=1000)(self._roles)
+        self.roles: Callable[[tuple[str, ...]], _ColumnRoles] = lru_cache(maxsize=1000)(self._roles)
 
     def texts(self, names: tuple[str, ...]) -> list[str]:
         """Return the columns that stay text: those that hold ids, times and JSON objects."""
@@ -144,11 +149,13 @@ class EventConverter:
         first, self._first = self._first, False
         by_lower = {name.lower(): name for name in reversed(names)}
         by_lower |= {name: name for name in names if name == name.lower()}
+        known = frozenset(names)
+        is_own = known >= OWN
 
         def find(role: str, column_name: str | None) -> str | None:
             if column_name == "":
                 return None
-            default_names = DEFAULT_NAMES[role]
+            default_names = DEFAULT_NAMES[role] if not is_own else OWN_NAMES[role]
             found = column_name if column_name in names else None
             if column_name is None:
                 found = next((by_lower[name] for name in default_names if name in by_lower), None)
@@ -162,7 +169,7 @@ class EventConverter:
                 )
             return found
 
-        columns, known = self._columns, frozenset(names)
+        columns = self._columns
         is_table = known >= TABLE
         is_pipeline = known >= PIPELINE and columns.properties is None
         event = None if columns.event_name is not None else find("event", columns.event)

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
     from mixpanel.data.readers.options import ReadOptions
 
-__all__ = ["json_lines", "json_row", "open_bytes", "rewritten_as_utf8", "text_encoding"]
+__all__ = [
+    "MAX_LINE_BYTES",
+    "json_lines",
+    "json_row",
+    "open_bytes",
+    "rewritten_as_utf8",
+    "text_encoding",
+]
 
 MAX_LINE_BYTES = 16_000_000  # Mixpanel accepts events of up to 1 MB
 SHOWN_CHARS = 200
@@ -62,8 +69,15 @@ def text_encoding(path: Path, options: ReadOptions) -> str | None:
     if encoding is None:
         with open_bytes(path) as file:
             start = file.read(4)
-        return next((name for mark, name in MARKS if start.startswith(mark)), None)
+        return next((name for mark, name in MARKS if start.startswith(mark)), _unmarked(start))
     return None if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig") else encoding
+
+
+def _unmarked(start: bytes) -> str | None:
+    """Return the encoding of a text without a mark; a file in UTF-8 begins with no zero byte."""
+    if len(start) > 1 and 0 in start[:2]:
+        return "utf-16-le" if start[0] else "utf-16-be"
+    return None
 
 
 def rewritten_as_utf8(path: Path, encoding: str, folder: Path) -> Path:

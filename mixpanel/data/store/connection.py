@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from mixpanel._runtime import native_threads
@@ -22,10 +22,10 @@ from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_te
 from mixpanel.data.exceptions import ConfigError, DatabaseLockedError, SQLError
 from mixpanel.data.store import fetch_log
 from mixpanel.data.store.engine import (
-    MEMORY_LIMIT,
     connect,
     database_errors,
     load_duckdb,
+    memory_error,
     read_only_folder,
     restrict_wal,
 )
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-    from mixpanel.data.store.staging import Staging
+    class _Load(Protocol):
+        def stop(self) -> None: ...
+
 
 __all__ = ["Connection"]
 
@@ -91,7 +93,7 @@ class Connection:
         self._closer_sleep = native_threads.new_lock()
         self._closer_sleep.acquire()
         self._load_cursors: list[DuckDBPyConnection] = []
-        self._loads: WeakSet[Staging] = WeakSet()
+        self._loads: WeakSet[_Load] = WeakSet()
         # Equal for two handles of one file, different for two databases in memory.
         self._identity: Hashable = object() if path is None else path.resolve()
 
@@ -103,13 +105,16 @@ class Connection:
         read_only: bool = False,
         external_access: bool = False,
         parts: Path | None = None,
-        memory_limit: str = MEMORY_LIMIT,
+        memory_limit: str | int | None = None,
+        threads: int | None = None,
     ) -> Self:
         """Open the database at `path`, creating it if needed; None opens one in memory.
 
         `parts` is the folder of part files, by default the database's path with `.parts` appended;
-        SQL cannot access it. `memory_limit` bounds DuckDB's buffers, as in "500MB"; queries that
-        need more spill to disk.
+        SQL cannot access it. `memory_limit` bounds DuckDB's buffers, in bytes or as in "2GB"
+        (else `MP_MEMORY_LIMIT`, else half of the memory of the machine or container); statements
+        that need more spill to disk. `threads` are those of DuckDB (else `MP_THREADS`, else one for
+        each processor and 300 MB of memory). The first handle of a file in a process decides both.
 
         The file is closed between statements, and opened again by the next one. While another
         process has it open, a statement waits for up to three seconds.
@@ -136,6 +141,7 @@ class Connection:
             external_access=external_access,
             parts=folder,
             memory_limit=memory_limit,
+            threads=threads,
         )
         database = cls(
             connect_to,
@@ -341,6 +347,8 @@ class Connection:
         with self._cursor() as cursor:
             try:
                 yield cursor
+            except load_duckdb().OutOfMemoryException as error:
+                raise memory_error(error) from error
             except load_duckdb().Error as error:
                 raise SQLError(str(error)) from error
 

@@ -23,7 +23,7 @@ from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.connection import Connection
 from mixpanel.data.store.engine import database_errors
 from mixpanel.data.store.event_load import Load
-from mixpanel.data.store.profile_load import ProfilesLoad
+from mixpanel.data.store.profile_load import ProfilesLoad, is_resumable
 from mixpanel.data.store.quoting import quoted, table_name
 from mixpanel.data.store.staging import lock_table, require_no_active_load
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         TableType,
         TypedTable,
     )
+    from mixpanel.data.store.fetch_log import PageRecord
     from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
@@ -341,18 +342,59 @@ class Database(Connection):
         filters: Filters,
         mode: Mode,
         mixed: bool = False,
+        query: str = "",
+        is_partial: bool = False,
+        history: bool = False,
         now: datetime | None = None,
     ) -> ProfilesLoad:
-        """Begin to load profiles; arguments and errors are those of `begin_events`."""
+        """Begin to load profiles, or resume a load of the same `query` that stopped.
+
+        `is_partial` says that the query selects only some of the profiles of `filters`. With
+        `history`, and for a table that has one, the versions of profiles are kept, see
+        `profile_history`. Other arguments and errors are those of `begin_events`.
+        """
         with self._load_cursor() as cursor:
             name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
-            load = ProfilesLoad(self, name, filters=filters, mode=mode, now=now)
+            load = ProfilesLoad(
+                self,
+                name,
+                filters=filters,
+                mode=mode,
+                query=query,
+                is_partial=is_partial,
+                history=history,
+                now=now,
+            )
         return self._track_load(load)
 
     def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:
         """Raise the errors that `begin_events` would raise, without beginning a load."""
         with self._query_cursor() as cursor:
             self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
+
+    def check_profiles(
+        self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False
+    ) -> None:
+        """Raise the errors that `begin_profiles` would raise, without beginning a load."""
+        with self._query_cursor() as cursor:
+            self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
+
+    def staged_pages(
+        self, name: str, filters: Filters, mode: Mode, query: str, *, now: datetime | None = None
+    ) -> list[PageRecord]:
+        """Return the pages of profiles that a load of this query would resume after."""
+        with self._query_cursor() as cursor:
+            name = catalog.canonical(cursor, name)
+            records = fetch_log.pages(cursor, name)
+        key, checked_at = f"{name}-{mode}-{filters.key()}", now or datetime.now(UTC)
+        return records if records and is_resumable(records, key, query, checked_at) else []
+
+    def profiles_fetched_at(self, name: str, filters: Filters) -> datetime | None:
+        """Return the time of the latest profiles in a table with these filters; None without."""
+        with self._query_cursor() as cursor:
+            entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
+        times = [entry.fetched_at for entry in entries if entry.filters == filters.to_json()]
+        return max(times, default=None)
 
     def reusable_parts(self, load: Load) -> list[Part]:
         """Return the parts that an earlier, interrupted fetch received but did not load.
@@ -440,9 +482,12 @@ class Database(Connection):
             )
         fetched_with = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
         if fetched_with - {filters.to_json()} and not mixed:
+            others = " and ".join("none" if each == "{}" else each for each in sorted(fetched_with))
+            # A sync has no such argument: it would fetch the days that one of the filters lacks.
+            hint = ", or pass mixed=True" if mode == "append" else ""
             raise ConfigError(
-                f"{name} was fetched with other filters ({' and '.join(sorted(fetched_with))}), "
-                "and appending would mix them: use another table name, or pass mixed=True"
+                f"{name} was fetched with other filters ({others}), and appending would mix them: "
+                f"use another table name{hint}"
             )
         return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -17,19 +18,20 @@ from mixpanel.data.exceptions import (
     ConfigError,
     DatabaseLockedError,
     DatabaseNotFoundError,
+    MemoryLimitError,
     MixpanelDataError,
 )
+from mixpanel.data.store import resources
 from mixpanel.data.store.part_files import scratch_name
 from mixpanel.data.store.quoting import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
 
     import duckdb
 
 __all__ = [
-    "MEMORY_LIMIT",
     "connect",
     "count",
     "database_errors",
@@ -37,6 +39,7 @@ __all__ = [
     "error_message",
     "is_data_error",
     "load_duckdb",
+    "memory_error",
     "read_only_folder",
     "restrict_wal",
     "transaction",
@@ -44,11 +47,11 @@ __all__ = [
 
 MEMORY = ":memory:"
 MINIMUM_VERSION = (1, 4, 4)  # older ones let /./../ escape from the allowed directories
-# Covers DuckDB's buffers only; file readers and Python use memory beyond it.
-MEMORY_LIMIT = "500MB"
 # Unguessable, because the folder lies in the shared temporary directory. One per process, so that
 # all read-only handles of a file agree on DuckDB's locked settings.
 _RANDOM_SUFFIX = uuid4().hex
+_USED = re.compile(r"\([\d.]+ \w+/(?P<limit>[\d.]+ \w+) used\)")
+SPILL_SHARE = 0.9
 _PID = re.compile(r"\(PID (\d+)\)")
 
 
@@ -75,7 +78,13 @@ def _version_tuple(version: str) -> tuple[int, ...]:
 
 
 def connect(
-    path: Path | None, *, read_only: bool, external_access: bool, parts: Path, memory_limit: str
+    path: Path | None,
+    *,
+    read_only: bool,
+    external_access: bool,
+    parts: Path,
+    memory_limit: str | int | None,
+    threads: int | None,
 ) -> tuple[duckdb.DuckDBPyConnection, Path]:
     """Open a database; return the connection and the only folder it may read and write.
 
@@ -96,10 +105,16 @@ def connect(
     if path is not None and not read_only:
         make_folder(path.parent)
     is_new = path is not None and not path.exists()
+    memory = resources.memory_limit(memory_limit)
+    # Set below instead of here: DuckDB refuses a second handle whose configuration differs.
+    sizes: dict[str, int | str] = {
+        "memory_limit": f"{memory}B",
+        "threads": resources.threads(threads, memory=memory),
+        "max_temp_directory_size": f"{_spill_bytes(parts)}B",
+    }
     config: dict[str, Any] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
-        "memory_limit": memory_limit,
         "temp_directory": str(parts / scratch_name("spill")),
         "python_enable_replacements": False,
     }
@@ -112,11 +127,19 @@ def connect(
     except (duckdb_module.Error, OSError) as error:
         _raise_open_error(path or Path(MEMORY), error)
     try:
-        exchange = _lock_down(connection, external_access=external_access, parts=parts)
+        exchange = _lock_down(connection, external_access=external_access, parts=parts, sizes=sizes)
     except BaseException:
         connection.close()
         raise
     return connection, exchange
+
+
+def _spill_bytes(parts: Path) -> int:
+    """Return how much may be spilled to disk: most of what is free, so that some stays free."""
+    folder = parts
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return int(shutil.disk_usage(folder).free * SPILL_SHARE)
 
 
 @contextmanager
@@ -124,8 +147,27 @@ def database_errors() -> Iterator[None]:
     """Turn DuckDB errors of our own statements into `MixpanelDataError`."""
     try:
         yield
+    except load_duckdb().OutOfMemoryException as error:
+        raise memory_error(error) from error
     except load_duckdb().Error as error:
         raise MixpanelDataError(f"database error: {error_message(error)}") from error
+
+
+def memory_error(error: Exception) -> MemoryLimitError:
+    """Return the error for a statement that needs more memory than its limit."""
+    if "max_temp_directory_size" in str(error):
+        return MemoryLimitError(
+            "the statement needs more memory than its limit, and more disk than is free to spill "
+            "to: free some space on the disk of the database, or allow more memory with "
+            "memory_limit='8GB' (in a shell MP_MEMORY_LIMIT=8GB)"
+        )
+    used = _USED.search(str(error))
+    limit = f" of {used['limit']}" if used else ""
+    return MemoryLimitError(
+        f"the statement needs more memory than the limit{limit}: allow more with "
+        "memory_limit='8GB', or use fewer threads with threads=1 (in a shell MP_MEMORY_LIMIT=8GB "
+        "and MP_THREADS=1)"
+    )
 
 
 def is_data_error(error: Exception) -> bool:
@@ -188,7 +230,11 @@ def read_only_folder() -> Path:
 
 
 def _lock_down(
-    connection: duckdb.DuckDBPyConnection, *, external_access: bool, parts: Path
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    external_access: bool,
+    parts: Path,
+    sizes: Mapping[str, int | str],
 ) -> Path:
     # A second connection of this process shares the instance, whose settings are locked already:
     # it must use the folder that the first one allowed.
@@ -203,6 +249,8 @@ def _lock_down(
             "open it with the same folder of parts"
         )
     disable_progress_bar(connection)
+    for name, value in sizes.items():
+        connection.execute(f"SET {name} = {literal(str(value))}")
     # Times are stored in UTC. With the machine's zone `event_time > now()` would compare them with
     # another clock.
     connection.execute("SET GLOBAL TimeZone = 'UTC'")

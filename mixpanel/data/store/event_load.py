@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.store import fetch_log, schema, typed_tables
 from mixpanel.data.store.engine import (
@@ -25,6 +26,7 @@ from mixpanel.data.store.parts import (
     SAFE_LINE_BYTES,
     Repair,
     Staged,
+    pieces,
     repair_part,
     repair_text,
     unreadable_error,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Load"]
 
+PIECE_BYTES = (8_000_000, 1_000_000)
 REPAIR_BATCH_SIZE = 20_000  # rows
 
 NO_REPAIR = Repair()
@@ -85,6 +88,9 @@ class Load(Staging):
         self._timezone = filters.project_timezone
         self._time_in_ms = time_in_ms
         self._merged = 0
+        # DuckDB reads a file with as many threads as it has buffers of 32 MB: a piece gets one.
+        self._piece_bytes: int | None = None
+        self._smaller_pieces = list(PIECE_BYTES)
         self._time_column = "event_time" if self._timezone is None else "event_time_local"
         try:
             with self._connect(), database_errors(), transaction(self._connection):
@@ -160,7 +166,7 @@ class Load(Staging):
             # Nearly all parts are clean: check their lines only after DuckDB has failed.
             try:
                 staged = self._insert(sources)
-            except (load_duckdb().Error, _NotAnEventError):
+            except (load_duckdb().Error, _NotAnEventError, TruncatedError):
                 staged, failed = self._insert_repaired(sources)
         self._merged += sum(one.merged for one in staged.values())
         found = staged | failed
@@ -200,6 +206,9 @@ class Load(Staging):
                     with database_errors():
                         raise
                 if not limits:
+                    if isinstance(error, load_duckdb().OutOfMemoryException):
+                        with database_errors():
+                            raise
                     return Staged(error=unreadable_error(source.part, error))
             try:
                 source = self._rewritten(original, limits.pop(0))
@@ -226,21 +235,47 @@ class Load(Staging):
         return _Source(source.number, source.part, target, gzip=False, repair=repair)
 
     def _insert(self, sources: Sequence[_Source]) -> dict[int, Staged]:
+        """Insert parts; without enough memory again in smaller pieces, as all parts after them."""
         if not sources:
             return {}
+        while True:
+            try:
+                return self._insert_all(sources)
+            except load_duckdb().OutOfMemoryException:
+                if not self._smaller_pieces:
+                    raise
+            self._piece_bytes = self._smaller_pieces.pop(0)
+            logger.debug(
+                "not enough memory to load %s at once: loading pieces of %s MB",
+                sources[0].part.chunk,
+                self._piece_bytes // 1_000_000,
+            )
+
+    def _insert_all(self, sources: Sequence[_Source]) -> dict[int, Staged]:
         days = {day for source in sources for day in source.part.chunk}
         with transaction(self._connection):
             self._unstage(days)
-            for gzip in {source.gzip for source in sources}:
-                paths = {s.path: s.number for s in sources if s.gzip == gzip}
-                query = schema.events(
-                    paths, gzip=gzip, time_in_ms=self._time_in_ms, timezone=self._timezone
-                )
-                self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
+            if self._piece_bytes is None:
+                for gzip in {source.gzip for source in sources}:
+                    self._insert_files(
+                        {s.path: s.number for s in sources if s.gzip == gzip}, gzip=gzip
+                    )
+            else:
+                for source in sources:
+                    for piece in pieces(
+                        source.part, source.path, self._piece_bytes, gzipped=source.gzip
+                    ):
+                        self._insert_files({piece: source.number}, gzip=False)
             first = sources[0].number
             repaired = self._repair_nan(first)
             merged = self._merge_duplicates(first)
             return self._record_days(sources, merged, repaired)
+
+    def _insert_files(self, paths: dict[Path, int], *, gzip: bool) -> None:
+        query = schema.events(
+            paths, gzip=gzip, time_in_ms=self._time_in_ms, timezone=self._timezone
+        )
+        self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
 
     def _repair_nan(self, first: int) -> dict[int, int]:
         """Replace NaN and infinities, which DuckDB accepts, by null; return counts by part."""
@@ -369,7 +404,7 @@ class Load(Staging):
             self._record_table(known)
         typed = typed_tables.refresh_loaded(self._connection, self.name)
         self.stop()
-        return Loaded(rows, self._merged, min(self.days), max(self.days), typed)
+        return Loaded(rows, self._merged, min(self.days), max(self.days), typed=typed)
 
     def _changed_days(self) -> set[date]:
         """Return the days of which rows will be replaced; a row without a time has no day."""

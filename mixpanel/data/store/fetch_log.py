@@ -1,20 +1,21 @@
 """The internal tables: what each table holds, and which of its days were fetched, when and how.
 
 `_metadata` has a row per table, `_ledger` a row per fetched day. `_parts` has the digest of every
-part file that was received whole; a file without a matching digest is not loaded.
+part file that was received whole; a file without a matching digest is not loaded. `_pages` has the
+pages of profiles of interrupted fetches, with the session of the server to which they belong.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data._fetch.plan import Chunk, is_reusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     import duckdb
@@ -23,19 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Entry",
+    "PageRecord",
     "Table",
     "aware",
     "commit_staged",
     "created_at",
     "delete",
     "delete_days",
+    "delete_pages",
     "delete_parts",
     "delete_typed",
     "entries",
     "find",
     "naive",
+    "pages",
     "parts",
     "prepare",
+    "record_page",
     "record_part",
     "record_staged",
     "register",
@@ -60,6 +65,11 @@ CREATE TABLE IF NOT EXISTS _typed_tables (table_name VARCHAR, typed_name VARCHAR
 CREATE TABLE IF NOT EXISTS _typed_columns (
     table_name VARCHAR, position BIGINT, property VARCHAR, column_name VARCHAR, type VARCHAR,
     pinned BOOLEAN
+);
+CREATE TABLE IF NOT EXISTS _pages (
+    table_name VARCHAR, load_key VARCHAR, query VARCHAR, page BIGINT, session_id VARCHAR,
+    page_size BIGINT, page_count BIGINT, rows BIGINT, bytes BIGINT, repaired BIGINT,
+    unreadable BIGINT, kept_in VARCHAR, is_full BOOLEAN, received_at TIMESTAMP
 );
 """
 
@@ -96,6 +106,30 @@ class Entry:
         """Return True if the staged rows of this day are still recent enough to use."""
         zone = json.loads(self.filters).get("project_timezone")
         return is_reusable(self.day, self.fetched_at, now, zone)
+
+
+@dataclass(frozen=True, slots=True)
+class PageRecord:
+    """A row of `_pages`: one page of profiles that was staged.
+
+    `load_key` and `query` are those of the fetch; `session_id`, `page_size` and `page_count` what
+    the first response had, and `page_count` is None without a total. `is_full` says that another
+    page may follow; `unreadable` profiles of it are in the file `kept_in`.
+    """
+
+    load_key: str
+    query: str
+    page: int
+    session_id: str | None
+    page_size: int
+    page_count: int | None
+    rows: int
+    bytes: int
+    repaired: int
+    unreadable: int
+    kept_in: str | None
+    is_full: bool
+    received_at: datetime
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
@@ -235,7 +269,7 @@ def register(connection: duckdb.DuckDBPyConnection, table: Table, row_count: int
 
 def delete(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Delete everything recorded about a table."""
-    for table in ("_metadata", "_ledger", "_parts"):
+    for table in ("_metadata", "_ledger", "_parts", "_pages"):
         if _columns(connection, table):
             connection.execute(f"DELETE FROM {table} WHERE table_name = ?", [name])
 
@@ -279,6 +313,34 @@ def parts(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, tuple[st
 def delete_parts(connection: duckdb.DuckDBPyConnection, table: str, *, keep: str = "") -> None:
     """Delete the parts of a table's loads, except those of the key `keep`."""
     connection.execute("DELETE FROM _parts WHERE table_name = ? AND load_key <> ?", [table, keep])
+
+
+# ---- pages of profiles -------------------------------------------------------------------------
+
+
+def record_page(connection: duckdb.DuckDBPyConnection, table: str, record: PageRecord) -> None:
+    """Record that a page was staged."""
+    values = [getattr(record, field.name) for field in fields(record)]
+    values[-1] = naive(record.received_at)
+    marks = ", ".join("?" for _ in values)
+    connection.execute(f"INSERT INTO _pages VALUES (?, {marks})", [table, *values])
+
+
+def pages(connection: duckdb.DuckDBPyConnection, table: str) -> list[PageRecord]:
+    """Return the staged pages of a table, in the order of their numbers."""
+    if not _columns(connection, "_pages"):
+        return []
+    rows = connection.execute(
+        "SELECT * EXCLUDE (table_name) FROM _pages WHERE table_name = ? ORDER BY page", [table]
+    ).fetchall()
+    names = [field.name for field in fields(PageRecord)]
+    found: Iterator[dict[str, Any]] = (dict(zip(names, row, strict=True)) for row in rows)
+    return [PageRecord(**{**each, "received_at": aware(each["received_at"])}) for each in found]
+
+
+def delete_pages(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Delete what is recorded about the pages of a table."""
+    connection.execute("DELETE FROM _pages WHERE table_name = ?", [table])
 
 
 # ---- times -----------------------------------------------------------------------------

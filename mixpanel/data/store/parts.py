@@ -18,6 +18,7 @@ from mixpanel.data.exceptions import TruncatedError, UnreadablePartError
 from mixpanel.data.store.engine import error_message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mixpanel.data._fetch.plan import Part
@@ -29,6 +30,7 @@ __all__ = [
     "Staged",
     "is_whole_line",
     "line_end",
+    "pieces",
     "private_file",
     "repair_line",
     "repair_part",
@@ -130,6 +132,27 @@ def _repair(
     if truncated_at or (first_truncated and not good_lines):
         raise truncated_error(part, truncated_at or first_truncated)
     return Repair(repaired, unreadable, None if unreadable_file is None else kept_in)
+
+
+def pieces(part: Part, source: Path, size: int, *, gzipped: bool) -> Iterator[Path]:
+    """Yield files with a few whole lines of a part each; each is gone when the next one is there.
+
+    :raises TruncatedError: if the part is compressed and cut off.
+    """
+    piece = source.with_name(source.name + ".piece")
+    open_file: Any = gzip.open if gzipped else open
+    block = b""
+    try:
+        with open_file(source, "rb") as body:
+            while block := body.read(size):
+                block += body.readline()
+                with private_file(piece) as file:
+                    file.write(block)
+                yield piece
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise truncated_error(part, block) from error
+    finally:
+        piece.unlink(missing_ok=True)
 
 
 def line_end(line: bytes) -> str:

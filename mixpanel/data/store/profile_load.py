@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mixpanel._runtime.private_files import make_folder
 from mixpanel.data._fetch.plan import Chunk
 from mixpanel.data.exceptions import MixpanelDataError, UnreadablePartError
-from mixpanel.data.store import fetch_log, schema, typed_tables
+from mixpanel.data.store import fetch_log, profile_history, schema, typed_tables
 from mixpanel.data.store.engine import (
     count,
     database_errors,
@@ -15,13 +17,13 @@ from mixpanel.data.store.engine import (
     is_data_error,
     transaction,
 )
-from mixpanel.data.store.fetch_log import Entry, Table
+from mixpanel.data.store.fetch_log import Entry, PageRecord, Table
 from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import Staged, private_file
-from mixpanel.data.store.staging import Loaded, Staging, connected
+from mixpanel.data.store.staging import Loaded, ProfileChanges, Staging, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -29,15 +31,29 @@ if TYPE_CHECKING:
     from mixpanel.data.store.connection import Connection
     from mixpanel.data.store.staging import Mode
 
-__all__ = ["ProfilesLoad"]
+__all__ = ["ProfilesLoad", "is_resumable"]
+
+# How long Mixpanel keeps a session is not documented; a request that it refuses starts over anyway.
+SESSION_AGE = timedelta(hours=1)
+MAX_VANISHED_IDS = 1000
+
+
+def is_resumable(records: Sequence[PageRecord], key: str, query: str, now: datetime) -> bool:
+    """Return True if the pages belong to this query, and their session may still be open."""
+    age = now - max(record.received_at for record in records)
+    same = {(record.load_key, record.query) for record in records} == {(key, query)}
+    return same and -SESSION_AGE < age < SESSION_AGE
 
 
 class ProfilesLoad(Staging):
     """A running load of profiles: `stage` its pages, then `finish`.
 
     A page is a file with one profile per line, as Mixpanel returns them:
-    `{"$distinct_id": ..., "$properties": {...}}`. Rows staged by an earlier load are dropped:
-    pages belong to one query session of the server, which cannot be resumed.
+    `{"$distinct_id": ..., "$properties": {...}}`. The pages in `resumed` were staged by an earlier
+    load of the same `query` that stopped. They belong to one session of the server, so all are
+    dropped if the last one was received more than an hour ago.
+
+    `is_partial` says that the query selects only some of the table's profiles.
     """
 
     def __init__(
@@ -47,37 +63,71 @@ class ProfilesLoad(Staging):
         *,
         filters: Filters,
         mode: Mode,
+        query: str = "",
+        is_partial: bool = False,
+        history: bool = False,
         now: datetime | None = None,
     ) -> None:
         super().__init__(database, name, filters, mode, now)
-        self._pages = 0
-        self._bytes = 0
+        self.query = query
+        self.resumed: tuple[PageRecord, ...] = ()
+        self._is_partial = is_partial
+        self._began = self._current_time()
+        self._pages = self._bytes = 0
         try:
-            with self._connect(), database_errors(), transaction(self._connection):
-                self._discard()
-                self._connection.execute(
-                    f"CREATE TABLE {self._staging_table} ({schema.PROFILES}, _part BIGINT)"
+            with self._connect(), database_errors():
+                self._keeps_history = profile_history.is_kept(
+                    self._connection, name, wanted=history
                 )
+                self._resume()
         except BaseException:
             self.stop()
             raise
 
+    def _resume(self) -> None:
+        records = fetch_log.pages(self._connection, self.name)
+        if records and is_resumable(records, self.key, self.query, self._current_time()):
+            self.resumed = tuple(records)
+            self._began = min(record.received_at for record in records)
+            self._pages = max(record.page for record in records) + 1
+            self._bytes = sum(record.bytes for record in records)
+        else:
+            self.restart()
+
     @connected
-    def stage(self, *pages: Path, gzip: bool = False) -> Staged:
+    def restart(self) -> None:
+        """Drop what was staged, and begin again with the first page."""
+        with database_errors(), transaction(self._connection):
+            self._discard()
+            self._connection.execute(
+                f"CREATE TABLE {self._staging_table} ({schema.PROFILES}, _part BIGINT)"
+            )
+        self.resumed, self._pages, self._bytes = (), 0, 0
+        self._began = self._current_time()
+
+    @connected
+    def stage(self, *pages: Path, gzip: bool = False, record: PageRecord | None = None) -> Staged:
         """Load pages; profiles of later pages replace those of earlier ones.
+
+        With the `record` of a single page, a later load can resume after it.
 
         :raises UnreadablePartError: for a page that is not NDJSON; none of the pages is then kept.
         :raises MixpanelDataError: if the database cannot store them, for instance on a full disk.
         """
         self._require_active()
         with linked_files(self._exchange, pages) as links:
-            numbers = {link: self._pages + n for n, link in enumerate(links, 1)}
+            first = self._pages if record is None else record.page
+            numbers = {link: first + n for n, link in enumerate(links, 1)}
             query = schema.profiles(numbers, gzip=gzip)
             try:
                 with database_errors(), transaction(self._connection):
                     before = count(self._connection, self._staging_table)
                     self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
                     rows = count(self._connection, self._staging_table) - before
+                    if record is not None:
+                        fetch_log.record_page(
+                            self._connection, self.name, replace(record, rows=rows)
+                        )
             except MixpanelDataError as error:
                 cause = error.__cause__
                 if isinstance(cause, Exception) and is_data_error(cause):
@@ -118,15 +168,44 @@ class ProfilesLoad(Staging):
             rows = count(self._connection, self._staging_table)
             self._connection.execute(f"ALTER TABLE {self._staging_table} DROP COLUMN _part")
             known = fetch_log.find(self._connection, self.name)
-            if self.mode == "append" and known is not None:
+            changes = None if known is None else self._changes()
+            fetch_log.delete_pages(self._connection, self.name)
+            if self._keeps_history:
+                profile_history.create(self._connection, self.name, known)
+            if self.mode in ("append", "sync") and known is not None:
                 self._merge_into_table()
             else:
                 self._replace_table(known)
+            if self._keeps_history:
+                profile_history.record(self._connection, self.name, self._began)
             self._record_table(rows)
             typed_tables.mark_stale(self._connection, self.name, None)
         typed = typed_tables.refresh_loaded(self._connection, self.name)
         self.stop()
-        return Loaded(rows, staged - rows, None, None, typed)
+        return Loaded(rows, staged - rows, None, None, changes, typed)
+
+    def _changes(self) -> ProfileChanges:
+        """Compare the staged profiles with those in the table; the order of keys is ignored."""
+        same = profile_history.SAME
+        new, changed, unchanged = self._connection.execute(
+            "SELECT count(*) FILTER (old._known IS NULL), "
+            f"count(*) FILTER (old._known AND NOT ({same})), "
+            f"count(*) FILTER (old._known AND {same}) FROM {self._staging_table} AS new LEFT JOIN "
+            f"(SELECT *, true AS _known FROM {self._table} WHERE distinct_id IS NOT NULL) AS old "
+            "ON old.distinct_id = new.distinct_id"
+        ).fetchone() or (0, 0, 0)
+        entries = fetch_log.entries(self._connection, self.name, "done")
+        if self._is_partial or {entry.filters for entry in entries} != {self._filters}:
+            return ProfileChanges(new, changed, unchanged, None, ())
+        gone = (
+            f"FROM {self._table} AS old ANTI JOIN {self._staging_table} AS new "
+            "ON old.distinct_id IS NOT DISTINCT FROM new.distinct_id"
+        )
+        vanished = count(self._connection, f"(SELECT 1 {gone})")
+        ids = self._connection.execute(
+            f"SELECT old.distinct_id {gone} ORDER BY 1 LIMIT {MAX_VANISHED_IDS}"
+        ).fetchall()
+        return ProfileChanges(new, changed, unchanged, vanished, tuple(each for (each,) in ids))
 
     def _merge_into_table(self) -> None:
         self._connection.execute(
@@ -137,7 +216,7 @@ class ProfilesLoad(Staging):
         self._connection.execute(f"DROP TABLE {self._staging_table}")
 
     def _record_table(self, rows: int) -> None:
-        now = self._current_time()
+        now = self._began  # the profiles are those of the first page's time
         today = now.date()
         entry = Entry(
             today,

@@ -34,9 +34,9 @@ SAFE_DIGITS = 15  # any integer or decimal of so many digits survives a DOUBLE
 EXACT = 2**53  # up to here a DOUBLE holds every integer
 BIGINT, HUGEINT = 2**63, 2**127
 
-# What a value `v` is, by its first character `a`: a text, boolean, null, nested value, integer (`int`, or
-# `long` beyond SAFE_DIGITS), number with a fraction, or with an exponent; `other` is no finite
-# number, or one of which a DOUBLE loses digits.
+# What a value `v` is, by its first character `a`: a text, boolean, null, nested value, integer
+# (`int`, or `long` beyond SAFE_DIGITS), number with a fraction, or with an exponent; `other` is no
+# finite number, or one of which a DOUBLE loses digits.
 _KIND = f"""CASE
     WHEN a = 34 THEN 'text'
     WHEN a IN (91, 123) THEN 'nested'

@@ -25,6 +25,7 @@ HAS_INSERT_ID = "(insert_id IS NOT NULL AND insert_id <> '')"
 
 # Objects may be nested this deep, a tenth of the depth at which DuckDB crashes. Text up to the
 # length is too short to be nested dangerously, and is not checked.
+MAX_PROPERTIES_BYTES = 16_000_000
 MAX_NESTING, NESTING_CHECK_LENGTH = 10_000, 50_000
 
 # The years 1 to 9999, which both DuckDB and Python can represent.
@@ -89,15 +90,18 @@ def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
 
 
 def checked_nesting(properties: str) -> str:
-    """Return SQL that yields a JSON column, or an error if it is nested too deeply.
+    """Return SQL that yields a JSON column, or an error if it is nested too deeply or too long.
 
-    DuckDB 1.4 crashes in `json_merge_patch` on very deep nesting, which an error prevents. Opening
-    braces are counted, as an upper bound of the depth.
+    Whether DuckDB refuses a long line itself depends on its buffers. DuckDB 1.4 crashes in
+    `json_merge_patch` on very deep nesting, which an error prevents. Opening braces are counted,
+    as an upper bound of the depth.
     """
     deep = f"length(replace({properties}, '{{', '')) < length({properties}) - {MAX_NESTING}"
     failure = "error('properties are nested too deeply')"
+    too_long = "error('properties are too long')"
     return (
-        f"CASE WHEN strlen({properties}) > {NESTING_CHECK_LENGTH} AND {deep} "
+        f"CASE WHEN strlen({properties}) > {MAX_PROPERTIES_BYTES} THEN {too_long} "
+        f"WHEN strlen({properties}) > {NESTING_CHECK_LENGTH} AND {deep} "
         f"THEN {failure} ELSE {properties} END"
     )
 

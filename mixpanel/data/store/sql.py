@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
-from mixpanel.data.store.engine import load_duckdb
+from mixpanel.data.store.engine import load_duckdb, memory_error
 from mixpanel.data.store.quoting import literal
 from mixpanel.data.store.rows import RowStream, copied, fetched
 from mixpanel.data.store.statements import check_statement, statement_body
@@ -152,6 +152,8 @@ def translated(connection: DuckDBPyConnection) -> Iterator[None]:
             f"{_message(error)}\nSQL cannot access files, extensions or other databases. "
             "Open the database with external_access=True to allow it"
         ) from error
+    except duckdb.OutOfMemoryException as error:
+        raise memory_error(error) from error
     except UnicodeError as error:
         raise SQLError(
             f"the SQL contains an unpaired surrogate, which is not valid text: {error}"

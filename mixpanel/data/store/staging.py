@@ -38,6 +38,7 @@ __all__ = [
     "STAGING_PREFIX",
     "Loaded",
     "Mode",
+    "ProfileChanges",
     "Staging",
     "connected",
     "lock_table",
@@ -100,9 +101,24 @@ def connected(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileChanges:
+    """How many profiles are new, changed and as before, and how many did not come again.
+
+    `vanished` and the first of their ids are None if the load did not select the whole table.
+    """
+
+    new: int
+    changed: int
+    unchanged: int
+    vanished: int | None
+    vanished_ids: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The result of a load; `merged` counts the duplicates that this process dropped.
 
+    `changes` compares profiles with those that the table had; None for other loads.
     `typed` is the table's typed table, if it has one and that was brought up to date.
     """
 
@@ -110,6 +126,7 @@ class Loaded:
     merged: int
     from_date: date | None
     to_date: date | None
+    changes: ProfileChanges | None = None
     typed: TypedTable | None = None
 
 
@@ -189,6 +206,7 @@ class Staging:
     def _discard(self) -> None:
         self._connection.execute(f"DROP TABLE IF EXISTS {self._staging_table}")
         fetch_log.delete_days(self._connection, self.name, "staged")
+        fetch_log.delete_pages(self._connection, self.name)
 
     def _replace_table(self, known: Table | None) -> None:
         # SQL may have created a table of that name since this load began.

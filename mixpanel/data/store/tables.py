@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mixpanel.data._fetch import plan
 from mixpanel.data.exceptions import TableNotFoundError
 from mixpanel.data.results import ColumnInfo, TableInfo, TableSchema
-from mixpanel.data.store import fetch_log
+from mixpanel.data.store import fetch_log, profile_history
 from mixpanel.data.store.engine import count, database_errors, transaction
 from mixpanel.data.store.quoting import literal, quoted, table_name
 from mixpanel.data.store.staging import STAGING_PREFIX
@@ -113,13 +113,15 @@ def _interrupted_loads(connection: DuckDBPyConnection) -> list[TableInfo]:
     for name in _staged_names(connection):
         staged = fetch_log.entries(connection, name, "staged")
         days = [entry.day for entry in staged]
+        pages = fetch_log.pages(connection, name)
+        times = [entry.fetched_at for entry in staged] + [page.received_at for page in pages]
         missing = set(plan.days_of(min(days), max(days))) - set(days) if days else set()
         found.append(
             TableInfo(
                 name,
-                "events" if days else "other",
+                "events" if days else "profiles" if pages else "other",
                 count(connection, quoted(STAGING_PREFIX + name)),
-                max((entry.fetched_at for entry in staged), default=None),
+                max(times, default=None),
                 min(days, default=None),
                 max(days, default=None),
                 _date_ranges(missing),
@@ -167,6 +169,7 @@ def drop(connection: DuckDBPyConnection, requested: Sequence[str]) -> None:
                 if name in (source, typed):
                     fetch_log.delete_typed(connection, source)
             connection.execute(f"DROP TABLE IF EXISTS {quoted(STAGING_PREFIX + name)}")
+            profile_history.drop_macro(connection, name)
             fetch_log.delete(connection, name)
 
 

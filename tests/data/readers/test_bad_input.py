@@ -281,6 +281,18 @@ def test_a_csv_line_may_be_longer_than_two_megabytes(write):
     ]
 
 
+@pytest.mark.slow
+def test_a_csv_line_that_is_too_long_is_set_aside(write):
+    """It is named with its line number, and the others are read."""
+    path = write("a.csv", "x,y\n1,a\n2," + "z" * 17_000_000 + "\n3,b\n")
+    with pytest.raises(RaggedCSVError, match="line 3 has more than 16,000,000 bytes"):
+        rows(path)
+    found = rows(path, keep_ragged=True)
+    assert [{"x": 1, "y": "a"}, {}, {"x": 3, "y": "b"}] == found
+    assert "the line has more than 16,000,000 bytes" == found[1].problem
+    assert {"line": 3, "cells": ["2", "z" * 200]} == found[1].record
+
+
 def test_a_truncated_gzip_file_says_so(write):
     """The rows before the end are read."""
     whole = gzip.compress("".join(f'{{"n": {n}}}\n' for n in range(100_000)).encode())
@@ -291,7 +303,7 @@ def test_a_truncated_gzip_file_says_so(write):
 # Encodings
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.ndjson"])
 def test_a_byte_order_mark_gives_the_encoding(write, name, encoding):
     """As spreadsheets on Windows write it."""

@@ -153,3 +153,16 @@ def test_a_column_of_properties_can_be_an_ordinary_property(tmp_path):
     assert '{"a": 1}' == event["properties"]["properties"]
     (event,) = read_events(tmp_path / "b.csv")
     assert 1 == event["properties"]["a"]
+
+
+def test_a_property_named_event_stays_one_in_a_typed_view(tmp_path):
+    """The columns of a typed view are those of its table, and properties beside them."""
+    row = {
+        "event_name": "A", "event_time": "2026-01-01T12:00:00", "distinct_id": "u",
+        "insert_id": "i", "event": "mine", "time": "noon", "id": 7,
+    }  # fmt: skip
+    write(tmp_path / "a.jsonl", [row])
+    (event,) = read_events(tmp_path / "a.jsonl")
+    assert ("A", "i") == (event["event"], event["properties"]["$insert_id"])
+    assert ("mine", 7) == (event["properties"]["event"], event["properties"]["id"])
+    assert 1_767_268_800_000 == event["properties"]["time"]

@@ -11,7 +11,7 @@ from mixpanel.integrations.django.client import get_flags
 
 __all__ = ["flag"]
 
-register = template.Library()
+register: Any = template.Library()
 
 
 @register.simple_tag(takes_context=True)

@@ -1,0 +1,75 @@
+"""Loads and statements that need more memory than there is: smaller pieces, or a clear error."""
+
+import gzip
+import json
+from datetime import date
+
+import duckdb
+import pytest
+
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
+from mixpanel.data.exceptions import MemoryLimitError
+from mixpanel.data.store import Database, event_load
+
+DAY = date(2026, 1, 1)
+MIDNIGHT = 1_767_225_600_000
+
+
+def body(rows, names):
+    """Return events with many properties, and one duplicate."""
+    wide = {f"property {n}": f"value {n} of a property" for n in range(names)}
+    lines = []
+    for n in range(rows):
+        known = {"time": MIDNIGHT + n, "distinct_id": f"u{n % 9}", "$insert_id": f"i{n}", **wide}
+        lines.append(json.dumps({"event": "E", "properties": known}).encode() + b"\n")
+    return b"".join([*lines, lines[0]])
+
+
+def load(db, folder, data, *, compressed):
+    path = folder / "part"
+    path.write_bytes(gzip.compress(data, 1) if compressed else data)
+    running = db.begin_events("events", filters=Filters(), mode="new", days=[DAY])
+    (staged,) = running.stage([Part(path, Chunk(DAY, DAY), len(data), gzip=compressed)])
+    return staged, running
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_load_without_enough_memory_goes_on_in_pieces(tmp_path, monkeypatch, compressed):
+    """Nothing is lost, and duplicates in different pieces are merged."""
+    monkeypatch.setattr(event_load, "PIECE_BYTES", (100_000, 20_000))
+    tried = []
+    insert = event_load.Load._insert_files
+
+    def counted(self, paths, *, gzip):
+        tried.append(self._piece_bytes)
+        insert(self, paths, gzip=gzip)
+        if self._piece_bytes is None:
+            raise duckdb.OutOfMemoryException("failed to allocate")
+
+    monkeypatch.setattr(event_load.Load, "_insert_files", counted)
+    with Database.open(tmp_path / "a.db", memory_limit="200MB", threads=1) as db:
+        staged, running = load(db, tmp_path, body(500, 20), compressed=compressed)
+        running.finish()
+        assert (None, 500, 1) == (staged.error, staged.rows, staged.merged)
+        assert 500 == db.sql_scalar("SELECT count(DISTINCT insert_id) FROM events")
+    assert tried[:2] == [None, 100_000]
+    assert len(tried) > 3
+
+
+def test_a_statement_without_enough_memory_says_what_helps(tmp_path):
+    """The limit, and how to set it in Python and in a shell."""
+    with Database.open(tmp_path / "a.db", memory_limit="60MB", threads=1) as db:
+        with pytest.raises(MemoryLimitError, match=r"memory_limit='8GB'.*MP_MEMORY_LIMIT"):
+            db.sql_rows("SELECT list(md5(range::VARCHAR)) FROM range(1000000)")
+        assert 1 == db.sql_scalar("SELECT 1")
+
+
+@pytest.mark.slow
+def test_wide_events_load_with_many_threads_and_little_memory(tmp_path):
+    """More threads than the memory suffices for."""
+    with Database.open(tmp_path / "a.db", memory_limit="250MB", threads=8) as db:
+        staged, running = load(db, tmp_path, body(8_000, 150), compressed=True)
+        running.finish()
+        assert (None, 8_000) == (staged.error, staged.rows)
+        assert 1 == len(db.export_csv("events", tmp_path / "x.csv"))
+        assert 1 == len(db.export_parquet("events", tmp_path / "lake"))
