@@ -14,6 +14,7 @@ from mixpanel.cli._options.database import (
     display_path,
     open_database,
 )
+from mixpanel.cli._options.fetching import schema_changes
 from mixpanel.cli._options.shared import argument_or_option, with_options
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
@@ -35,6 +36,10 @@ EXAMPLE = "mp inspect tables"
 COLUMN = """
 mp inspect column events event_name
 mp inspect column events "properties->>'$.plan'"
+"""
+TYPED = """
+mp inspect typed-table events
+mp inspect typed-table events --type "amount=DECIMAL(18,2)"
 """
 DROP = """
 mp inspect drop january february
@@ -258,6 +263,54 @@ def typed_view(
     say(f"created {created} in {where}", "green")
 
 
+@with_options(output=output_options)
+def typed_table(
+    table: Table = None,
+    *,
+    table_option: TableOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", show_default="TABLE_typed",
+            help="The name of the typed table.",
+        ),
+    ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="PROPERTY=TYPE", show_default=False,
+            help="State a type, as in amount=DECIMAL(18,2); can be repeated.",
+        ),
+    ] = None,
+    infer_again: Annotated[
+        bool, typer.Option("--infer-again", help="Give up recorded names and types.")
+    ] = False,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
+) -> None:  # fmt: skip
+    """Create a table with a typed column for each property.
+
+    Fetches keep it current, and report new columns. A value that does not fit its column is NULL
+    there, and kept in the column `_outliers`. Names and types stay, once they are recorded.
+    """
+    wanted = argument_or_option("TABLE", table, table_option)
+    pins = {}
+    for given in types or []:
+        key, equals, type_ = given.rpartition("=")
+        if not equals:
+            raise typer.BadParameter(f"--type {given} has no =: write it as amount=BIGINT")
+        pins[key] = type_
+    with open_database(db, write=True) as database:
+        found = database.typed_table(wanted, name, types=pins, infer_again=infer_again)
+        where = display_path(database.path)
+    data = found.to_dict()
+    _write(TableView(data, data["columns"]), output)
+    say(f"created {found.name} ({found.rows:,} rows) in {where}", "green")
+    for line in schema_changes(found):
+        say(line, "yellow")
+
+
 def drop(
     tables: Annotated[
         list[str] | None,
@@ -328,6 +381,7 @@ COMMANDS: "tuple[Command, ...]" = (
     ("keys", keys, 'mp inspect keys events --event "Order Paid"'),
     ("column", column, COLUMN),
     ("typed-view", typed_view, "mp inspect typed-view events"),
+    ("typed-table", typed_table, TYPED),
     ("drop", drop, DROP),
     ("drop-all", drop_all, "mp inspect drop-all --type profiles"),
     *LOCAL_COMMANDS,

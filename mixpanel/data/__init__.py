@@ -196,6 +196,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         TableInfo,
         TableSchema,
         TableType,
+        TypedColumn,
+        TypedTable,
         WorkspaceInfo,
     )
     from mixpanel.data.workspace import (
@@ -356,6 +358,8 @@ __all__ = [
     "TokenCredentials",
     "TopEvent",
     "TruncatedError",
+    "TypedColumn",
+    "TypedTable",
     "UnreadablePartError",
     "UnsafeSQLError",
     "UploadUrl",

@@ -37,6 +37,8 @@ __all__ = [
     "TableInfo",
     "TableSchema",
     "TableType",
+    "TypedColumn",
+    "TypedTable",
     "WorkspaceInfo",
 ]
 
@@ -118,6 +120,7 @@ class FetchResult(ParallelResultNames, Result):
       `vanished` profiles of it did not come again, because they were deleted or no longer match:
       the first 1,000 are `vanished_ids`. They are None for events and for a new table, and
       `vanished` also when only some of the table's profiles were fetched.
+    - `typed` is the typed table beside it, brought up to date, with what has changed in it.
     """
 
     table: str
@@ -140,6 +143,7 @@ class FetchResult(ParallelResultNames, Result):
     unchanged: int | None = None
     vanished: int | None = None
     vanished_ids: tuple[str | None, ...] = ()
+    typed: TypedTable | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -241,6 +245,39 @@ class TableSchema(Rows):
 
     table_name: str
     columns: list[ColumnInfo]
+
+
+@dataclass(frozen=True, repr=False)
+class TypedColumn(Result):
+    """A column of a typed table; `outliers` of the `values` of its property are NULL in it."""
+
+    name: str
+    property: str
+    type: str
+    values: int
+    outliers: int
+    pinned: bool
+
+
+@dataclass(frozen=True, repr=False)
+class TypedTable(Rows):
+    """A typed table and how its columns have changed since it was last built.
+
+    `new` columns were added, and those `vanished` have no value any more. `changed` are columns
+    that keep their type although the recent values have another: name, type and that other type.
+    `omitted` properties have no column, because there are too many.
+    """
+
+    _FIELD = "columns"
+
+    table: str
+    name: str
+    rows: int
+    columns: tuple[TypedColumn, ...]
+    new: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    changed: tuple[tuple[str, str, str], ...] = ()
+    omitted: int = 0
 
 
 @dataclass(frozen=True, repr=False)

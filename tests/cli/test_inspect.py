@@ -146,6 +146,19 @@ def test_a_typed_view_has_a_column_for_each_property(mp, copy):
     assert "TABLE is missing" in mp("inspect", "typed-view", "--db", copy).stderr
 
 
+def test_a_typed_table_shows_its_columns(mp, copy):
+    """A type can be stated; a wrong one is refused before anything changes."""
+    arguments = ("inspect", "typed-table", "events", "--db", copy, "--type")
+    wrong = mp(*arguments, "amount=MONEY")
+    assert (ExitCode.USAGE, True) == (wrong.exit_code, "is not a type for" in wrong.stderr)
+    assert "has no =" in mp(*arguments, "amount").stderr
+    result = mp(*arguments, "amount=DECIMAL(18,2)")
+    assert ExitCode.OK == result.exit_code
+    types = {column["name"]: column["type"] for column in json.loads(result.stdout)["columns"]}
+    assert ("DECIMAL(18,2)", "VARCHAR") == (types["amount"], types["plan"])
+    assert "created events_typed (72 rows)" in result.stderr
+
+
 def test_keys_are_the_names_of_properties(mp):
     """Sorted, one a line in plain."""
     keys = mp("inspect", "keys", "events", "-f", "plain").stdout.split()

@@ -16,7 +16,7 @@ from mixpanel.cli._output.terminal import say
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from mixpanel.data.results import FetchPlan, FetchResult, ProfilePlan
+    from mixpanel.data.results import FetchPlan, FetchResult, ProfilePlan, TypedTable
     from mixpanel.data.workspace import AsyncWorkspace
 
 Plan = TypeVar("Plan")
@@ -108,7 +108,9 @@ def run_fetch(
         )
         raise
     data = result.to_dict()
-    rows = {name: value for name, value in data.items() if value or name == "rows"}
+    rows = {
+        name: value for name, value in data.items() if name == "rows" or (value and name != "typed")
+    }
     rows |= {
         "duration_seconds": round(result.duration_seconds, 3),
         "fetched_at": f"{result.fetched_at:%Y-%m-%d %H:%M:%S}",
@@ -134,6 +136,32 @@ def _summarize(result: "FetchResult", where: str) -> None:
         say(f"{result.unreadable:,} lines could not be loaded and were saved to {files}", "yellow")
     if result.without_time:
         say(f"{result.without_time:,} rows have no time", "yellow")
+    if result.typed is not None:
+        for line in schema_changes(result.typed):
+            say(line, "yellow")
+
+
+def schema_changes(typed: "TypedTable") -> "list[str]":
+    """Return a line about each kind of change in the columns of a typed table."""
+    lines = []
+    if typed.new:
+        lines.append(f"{typed.name} has new columns: {', '.join(typed.new)}")
+    if typed.vanished:
+        lines.append(f"{typed.name} has columns without values now: {', '.join(typed.vanished)}")
+    lines += [
+        f"{typed.name}: {name} stays {type_}, but recent values are {now}; to change it, run "
+        f"mp inspect typed-table {typed.table} --type {name}={now}"
+        for name, type_, now in typed.changed
+    ]
+    outliers = [f"{each.name} ({each.outliers:,})" for each in typed.columns if each.outliers]
+    if outliers:
+        lines.append(
+            f"{typed.name} has values that do not fit their column, kept in _outliers: "
+            + ", ".join(outliers)
+        )
+    if typed.omitted:
+        lines.append(f"{typed.omitted:,} rare properties have no column in {typed.name}")
+    return lines
 
 
 def show_plan(

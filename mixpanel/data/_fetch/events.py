@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from mixpanel.data._fetch.tasks import WriterThread
     from mixpanel.data.api import AsyncAPI
+    from mixpanel.data.results import TypedTable
     from mixpanel.data.store import Database, Load, Staged
 
 __all__ = ["create_sync_query", "fetch_events", "plan_events"]
@@ -204,9 +205,9 @@ class _EventFetch:
             spans = [(str(chunk.from_date), str(chunk.to_date)) for chunk in failed]
             raise InterruptedFetchError(query.name, spans, error.message) from error
         loaded = await self.writer(lambda: self.load.finish(limit=query.filters.limit))
-        return self._result(loaded.rows, loaded.merged)
+        return self._result(loaded.rows, loaded.merged, loaded.typed)
 
-    def _result(self, rows: int, merged: int) -> FetchResult:
+    def _result(self, rows: int, merged: int, typed: TypedTable | None = None) -> FetchResult:
         days = self.query.days
         return FetchResult(
             table=self.query.name,
@@ -224,6 +225,7 @@ class _EventFetch:
             retried=self.calls - self.downloads,
             bytes=self.bytes,
             chunks=self.batches_done,
+            typed=typed,
         )
 
     def _begin(self) -> Load:

@@ -352,6 +352,7 @@ class _ProfileFetch:
             requests=self.calls,
             bytes=sum(page.bytes for page in pages),
             chunks=len(pages),
+            typed=loaded.typed,
             **changes,
         )
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._fetch.plan import zone
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
-from mixpanel.data.store import export, fetch_log, part_files, sql, statistics
+from mixpanel.data.store import (
+    export,
+    fetch_log,
+    part_files,
+    sql,
+    statistics,
+    typed_tables,
+    typed_views,
+)
 from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.connection import Connection
 from mixpanel.data.store.engine import database_errors
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
         TableInfo,
         TableSchema,
         TableType,
+        TypedTable,
     )
     from mixpanel.data.store.fetch_log import PageRecord
     from mixpanel.data.store.rows import RowsFormat, RowStream
@@ -248,10 +257,39 @@ class Database(Connection):
     def typed_view(self, table: str, name: str | None = None) -> str:
         """Create a view with a typed column for each property, and return its name.
 
-        The default name is `<table>_typed`.
+        The default name is `<table>_typed`. A column has a type that holds its values exactly; a
+        value of another type, up to one in ten, is NULL there. Of names that differ only in case
+        the most frequent keeps its name, and the others get a number, as in `plan_2`.
         """
         with self._query_cursor() as cursor:
-            return catalog.typed_view(cursor, table, name)
+            return typed_views.typed_view(cursor, table, name)
+
+    def typed_table(
+        self,
+        table: str,
+        name: str | None = None,
+        *,
+        types: Mapping[str, str] | None = None,
+        infer_again: bool = False,
+    ) -> TypedTable:
+        """Create a table with a typed column for each property, which later fetches keep current.
+
+        The default name is `<table>_typed`. Types are inferred from all values: of numbers, one
+        that holds each digit (BIGINT, HUGEINT, DOUBLE or DECIMAL). A value that its column cannot
+        hold, up to one in ten, is NULL there, counted, and kept in the column `_outliers`. Names
+        and types are recorded and stay, unless `infer_again`; `types` states some yourself, as in
+        `{"amount": "DECIMAL(18,2)"}`. The 1,000 most frequent properties become columns.
+
+        :raises TableExistsError: if another table has that name.
+        :raises ConfigError: for an unknown type, or a table without properties.
+        """
+        with self._query_cursor() as cursor:
+            return typed_tables.build(cursor, table, name, types or {}, infer_again=infer_again)
+
+    def refresh_typed(self, table: str) -> TypedTable | None:
+        """Bring the typed table of a table up to date; None if there is none or nothing changed."""
+        with self._query_cursor() as cursor:
+            return typed_tables.refresh(cursor, catalog.resolve(cursor, table))
 
     # ---- loading --------------------------------------------------------------------------------
 

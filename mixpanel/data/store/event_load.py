@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import TruncatedError
-from mixpanel.data.store import fetch_log, schema
+from mixpanel.data.store import fetch_log, schema, typed_tables
 from mixpanel.data.store.engine import (
     count,
     database_errors,
@@ -391,7 +391,10 @@ class Load(Staging):
             rows = count(self._connection, self._staging_table)
             self._connection.execute(f"ALTER TABLE {self._staging_table} DROP COLUMN _part")
             known = fetch_log.find(self._connection, self.name)
-            if self.mode in ("append", "sync") and known is not None:
+            merges = self.mode in ("append", "sync") and known is not None
+            changed = self._changed_days() if merges else None
+            typed_tables.mark_stale(self._connection, self.name, changed)
+            if merges:
                 self._merge_into_table()
             else:
                 self._replace_table(known)
@@ -399,8 +402,17 @@ class Load(Staging):
             fetch_log.commit_staged(self._connection, self.name)
             fetch_log.delete_parts(self._connection, self.name)
             self._record_table(known)
+        typed = typed_tables.refresh_loaded(self._connection, self.name)
         self.stop()
-        return Loaded(rows, self._merged, min(self.days), max(self.days))
+        return Loaded(rows, self._merged, min(self.days), max(self.days), typed=typed)
+
+    def _changed_days(self) -> set[date]:
+        """Return the days of which rows will be replaced; a row without a time has no day."""
+        rows = self._connection.execute(
+            f"SELECT DISTINCT CAST({self._time_column} AS DATE) FROM {self._staging_table} "
+            f"WHERE {self._time_column} IS NOT NULL"
+        ).fetchall()
+        return {day for (day,) in rows} | self.done
 
     def _merge_into_table(self) -> None:
         """Replace the rows of the staged days, and other rows by their key."""

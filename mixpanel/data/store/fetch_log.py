@@ -33,6 +33,7 @@ __all__ = [
     "delete_days",
     "delete_pages",
     "delete_parts",
+    "delete_typed",
     "entries",
     "find",
     "naive",
@@ -44,6 +45,7 @@ __all__ = [
     "record_staged",
     "register",
     "tables",
+    "typed_names",
 ]
 
 SCHEMA = """
@@ -58,6 +60,11 @@ CREATE TABLE IF NOT EXISTS _ledger (
 CREATE TABLE IF NOT EXISTS _parts (
     table_name VARCHAR, load_key VARCHAR, name VARCHAR, digest VARCHAR, bytes BIGINT,
     received_at TIMESTAMP
+);
+CREATE TABLE IF NOT EXISTS _typed_tables (table_name VARCHAR, typed_name VARCHAR, stale VARCHAR);
+CREATE TABLE IF NOT EXISTS _typed_columns (
+    table_name VARCHAR, position BIGINT, property VARCHAR, column_name VARCHAR, type VARCHAR,
+    pinned BOOLEAN
 );
 CREATE TABLE IF NOT EXISTS _pages (
     table_name VARCHAR, load_key VARCHAR, query VARCHAR, page BIGINT, session_id VARCHAR,
@@ -265,6 +272,20 @@ def delete(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     for table in ("_metadata", "_ledger", "_parts", "_pages"):
         if _columns(connection, table):
             connection.execute(f"DELETE FROM {table} WHERE table_name = ?", [name])
+
+
+def delete_typed(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Delete what is recorded about the typed table of a table."""
+    for table in ("_typed_tables", "_typed_columns"):
+        connection.execute(f"DELETE FROM {table} WHERE table_name = ?", [name])
+
+
+def typed_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return the names of the typed tables by those of their sources."""
+    if not _columns(connection, "_typed_tables"):
+        return {}
+    rows = connection.execute("SELECT table_name, typed_name FROM _typed_tables").fetchall()
+    return dict(rows)
 
 
 # ---- part files --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mixpanel._runtime.private_files import make_folder
 from mixpanel.data._fetch.plan import Chunk
 from mixpanel.data.exceptions import MixpanelDataError, UnreadablePartError
-from mixpanel.data.store import fetch_log, profile_history, schema
+from mixpanel.data.store import fetch_log, profile_history, schema, typed_tables
 from mixpanel.data.store.engine import (
     count,
     database_errors,
@@ -179,8 +179,10 @@ class ProfilesLoad(Staging):
             if self._keeps_history:
                 profile_history.record(self._connection, self.name, self._began)
             self._record_table(rows)
+            typed_tables.mark_stale(self._connection, self.name, None)
+        typed = typed_tables.refresh_loaded(self._connection, self.name)
         self.stop()
-        return Loaded(rows, staged - rows, None, None, changes)
+        return Loaded(rows, staged - rows, None, None, changes, typed)
 
     def _changes(self) -> ProfileChanges:
         """Compare the staged profiles with those in the table; the order of keys is ignored."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data._fetch.plan import Filters
+    from mixpanel.data.results import TypedTable
     from mixpanel.data.store.connection import Connection
     from mixpanel.data.store.fetch_log import Table
 
@@ -118,6 +119,7 @@ class Loaded:
     """The result of a load; `merged` counts the duplicates that this process dropped.
 
     `changes` compares profiles with those that the table had; None for other loads.
+    `typed` is the table's typed table, if it has one and that was brought up to date.
     """
 
     rows: int
@@ -125,6 +127,7 @@ class Loaded:
     from_date: date | None
     to_date: date | None
     changes: ProfileChanges | None = None
+    typed: TypedTable | None = None
 
 
 class Staging:

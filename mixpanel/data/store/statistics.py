@@ -16,6 +16,7 @@ from mixpanel.data.results import (
 from mixpanel.data.store import tables
 from mixpanel.data.store.engine import count
 from mixpanel.data.store.fetch_log import aware
+from mixpanel.data.store.property_types import infer_value, typed
 from mixpanel.data.store.quoting import literal, quoted
 
 if TYPE_CHECKING:
@@ -95,15 +96,17 @@ def column_stats(
     if non_null and _NUMERIC.fullmatch(dtype):
         row = _row(
             connection,
-            "SELECT min(v), max(v), avg(v), stddev_samp(v) "
-            f"FROM (SELECT CAST({value} AS DOUBLE) v FROM {source})",
+            "SELECT min(v), max(v), avg(CAST(v AS DOUBLE)), stddev_samp(CAST(v AS DOUBLE)) "
+            f"FROM (SELECT {value} v FROM {source})",
         )
-        numeric_stats = [None if number is None else float(number) for number in row]
+        numeric_stats = [None if number is None else _exact(number) for number in row]
     top = connection.execute(
         f"SELECT {value} v, count(*) n FROM {source} WHERE v IS NOT NULL "
         "GROUP BY v ORDER BY n DESC, v LIMIT ?",
         [top_n],
     ).fetchall()
+    if dtype.startswith("DECIMAL") and value != quoted(column):  # as they were sent
+        top = [(_exact(number), n) for number, n in top]
     null_count = total - non_null
     unique = min(unique, non_null)  # an estimate, which may be a few percent too high
     return ColumnStatsResult(
@@ -132,14 +135,11 @@ def _value(connection: DuckDBPyConnection, table: str, column: str) -> tuple[str
             "properties->>'$.plan'"
         )
     where = literal(path[2].replace("''", "'"))
-    json = f"{quoted(path[1])}->{where}"
-    text = f"{quoted(path[1])}->>{where}"
-    (numbers,) = _row(
-        connection,
-        f"SELECT bool_and(json_type({json}) IN ('BIGINT', 'UBIGINT', 'DOUBLE')) "
-        f"FILTER (({text}) IS NOT NULL) FROM {quoted(table)}",
-    )
-    return (f"CAST({text} AS DOUBLE)", "DOUBLE") if numbers else (f"({text})", "VARCHAR")
+    json = f"({quoted(path[1])}->{where})"
+    found = infer_value(connection, json, quoted(table))
+    if found.type not in ("JSON", "VARCHAR", "BOOLEAN") and not found.outliers:
+        return typed(json, found.type), found.type
+    return f"({quoted(path[1])}->>{where})", "VARCHAR"
 
 
 def _with_columns(connection: DuckDBPyConnection, name: str, *required: str) -> str:
@@ -154,6 +154,11 @@ def _row(connection: DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = connection.execute(query).fetchone()
     assert row is not None
     return row
+
+
+def _exact(number: Any) -> float:
+    """Return a whole number that is not a float as an int: a float loses digits of a big one."""
+    return float(number) if isinstance(number, float) or number % 1 else int(number)
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""List tables and their missing days, drop them, and create typed views."""
+"""List tables and their missing days, and drop them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 from mixpanel.data._fetch import plan
-from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
+from mixpanel.data.exceptions import TableNotFoundError
 from mixpanel.data.results import ColumnInfo, TableInfo, TableSchema
 from mixpanel.data.store import fetch_log, profile_history
 from mixpanel.data.store.engine import count, database_errors, transaction
-from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
+from mixpanel.data.store.quoting import literal, quoted, table_name
 from mixpanel.data.store.staging import STAGING_PREFIX
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mixpanel.data.results import TableType
 
 __all__ = [
+    "TYPED_SUFFIX",
     "canonical",
     "drop",
     "names",
@@ -29,19 +30,9 @@ __all__ = [
     "resolve",
     "schema",
     "tables",
-    "typed_view",
 ]
 
 TYPED_SUFFIX = "_typed"
-# Types DuckDB finds in JSON -> column types of a typed view; all others stay JSON.
-COLUMN_TYPES = {
-    "BIGINT": "BIGINT",
-    "UBIGINT": "BIGINT",
-    "DOUBLE": "DOUBLE",
-    "BOOLEAN": "BOOLEAN",
-    "VARCHAR": "VARCHAR",
-    "NULL": "NULL",
-}
 
 
 def names(connection: DuckDBPyConnection) -> dict[str, bool]:
@@ -153,7 +144,7 @@ def schema(connection: DuckDBPyConnection, name: str) -> TableSchema:
 
 
 def drop(connection: DuckDBPyConnection, requested: Sequence[str]) -> None:
-    """Drop tables, all or none, each with its typed view and the rows of an interrupted load.
+    """Drop tables, all or none, each with its typed view or table and its interrupted load.
 
     :raises TableNotFoundError: if one of the names is neither a table nor an interrupted load.
     """
@@ -172,6 +163,11 @@ def drop(connection: DuckDBPyConnection, requested: Sequence[str]) -> None:
             connection.execute(f"DROP {kind} IF EXISTS {quoted(name)}")
             if known.get(name + TYPED_SUFFIX):
                 connection.execute(f"DROP VIEW IF EXISTS {quoted(name + TYPED_SUFFIX)}")
+            for source, typed in fetch_log.typed_names(connection).items():
+                if name == source:
+                    connection.execute(f"DROP TABLE IF EXISTS {quoted(typed)}")
+                if name in (source, typed):
+                    fetch_log.delete_typed(connection, source)
             connection.execute(f"DROP TABLE IF EXISTS {quoted(STAGING_PREFIX + name)}")
             profile_history.drop_macro(connection, name)
             fetch_log.delete(connection, name)
@@ -184,75 +180,3 @@ def names_of_type(connection: DuckDBPyConnection, kind: TableType | None) -> lis
     chosen = {info.name for info in infos if kind is None or info.type == kind}
     # Dropping a table drops its typed view, so views count only when all is dropped.
     return sorted(n for n in chosen if n not in views or kind is None)
-
-
-# ---- typed views --------------------------------------------------------------------------------
-
-
-def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> str:
-    """Create or replace a view with a column for each property of a table; return its name.
-
-    Numbers, booleans and text become columns of their types; lists, objects and properties with
-    values of several types stay JSON. An integer beyond 64 bits is NULL. A name that is already
-    used gets a number, as in `event_name_2`.
-
-    :raises TableExistsError: if the view's name is that of a table.
-    """
-    source = resolve(connection, table)
-    columns = {column.name: column.type for column in schema(connection, source).columns}
-    if columns.get("properties") != "JSON":
-        raise ConfigError(
-            f"{source} has no JSON column properties, which a typed view needs: use a table of "
-            "events or profiles"
-        )
-    view = table_name(name or source + TYPED_SUFFIX)
-    if names(connection).get(view) is False:
-        raise TableExistsError(view)
-    found = _property_types(connection, source)
-    taken = {column.lower() for column in columns if column != "properties"}
-    chosen = [quoted(column) for column in columns if column != "properties"]
-    chosen += [
-        f"{_property(key, found[key])} AS {quoted(_unique_name(key, taken))}"
-        for key in sorted(found)
-    ]
-    statement = f"SELECT {', '.join(chosen)} FROM {quoted(source)}"
-    with database_errors(), transaction(connection):
-        connection.execute(f"CREATE OR REPLACE VIEW {quoted(view)} AS {statement}")
-    return view
-
-
-def _property_types(connection: DuckDBPyConnection, table: str) -> dict[str, str | None]:
-    """Return the type of each property; None if it has several, or is a list or an object."""
-    pointer = "'/' || replace(replace(key, '~', '~0'), '/', '~1')"
-    rows = connection.execute(
-        f"SELECT DISTINCT key, json_type(properties, {pointer}) FROM (SELECT properties, "
-        f"unnest(json_keys(properties)) AS key FROM {quoted(table)})"
-    ).fetchall()
-    seen: dict[str, set[str | None]] = {}
-    for key, found in rows:
-        seen.setdefault(key, set()).add(COLUMN_TYPES.get(found))
-    types: dict[str, str | None] = {}
-    for key, several in seen.items():
-        kinds = several - {"NULL"}
-        types[key] = "DOUBLE" if kinds == {"BIGINT", "DOUBLE"} else None
-        if len(kinds) < 2:
-            types[key] = next(iter(kinds), "VARCHAR")
-    return types
-
-
-def _property(key: str, type_: str | None) -> str:
-    path = literal(pointer(key))
-    if type_ is None:
-        return f"properties->{path}"
-    text = f"properties->>{path}"
-    return text if type_ == "VARCHAR" else f"TRY_CAST({text} AS {type_})"
-
-
-def _unique_name(key: str, taken: set[str]) -> str:
-    name = (key or "property").replace("\x00", "")
-    number = 1
-    while name.lower() in taken:
-        number += 1
-        name = f"{key or 'property'}_{number}"
-    taken.add(name.lower())
-    return name

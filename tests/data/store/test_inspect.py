@@ -133,7 +133,7 @@ def test_typed_views_have_a_column_for_each_property(db):
     assert [(19.5, -1, "odd", "mine")] == db.sql_rows(query).rows
     row = db.sql_rows("SELECT * FROM events_typed WHERE event_name = 'Signup'").to_dicts()[0]
     assert ("nameless", 1, 2, 3) == (row["property"], row["q\"'"], row["*"], row["a.b"])
-    assert {"Plan", "plan_2"} <= set(types)
+    assert {"plan", "Plan_2"} <= set(types)
     assert "none_typed" == db.typed_view("none")
     assert "mine" == db.typed_view("events", "mine")
     with pytest.raises(TableExistsError):

@@ -1,0 +1,122 @@
+"""Typed tables keep their names and types while fetches keep them current."""
+
+import json
+from datetime import date, timedelta
+
+import pytest
+
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
+from mixpanel.data.exceptions import ConfigError, TableExistsError
+from mixpanel.data.store import Database
+
+DAY = date(2026, 1, 1)
+MIDNIGHT = 1_767_225_600_000
+
+
+@pytest.fixture
+def db():
+    """Open a database in memory with events of one day."""
+    with Database.open() as database:
+        fetch(database, [{"id": 5, "plan": "pro"}, {"id": 6, "plan": "free", "gone": True}], "new")
+        yield database
+
+
+def fetch(db, sent, mode="sync", day=DAY):
+    """Load the events of a day, and return the result."""
+    path = db.parts / "part"
+    start = MIDNIGHT + (day - DAY).days * 86_400_000
+    with path.open("w") as file:
+        for n, properties in enumerate(sent):
+            found = {"time": start + n, "distinct_id": "u", "$insert_id": f"{day}{n}", **properties}
+            file.write(json.dumps({"event": "Order", "properties": found}) + "\n")
+    load = db.begin_events("events", filters=Filters(), mode=mode, days=[day])
+    load.stage([Part(path, Chunk(day, day), 1, gzip=False)])
+    return load.finish()
+
+
+def types_of(typed):
+    """Return the type of each column."""
+    return {column.name: column.type for column in typed.columns}
+
+
+def test_a_fetch_keeps_a_typed_table_current(db):
+    """Days are replaced or added; new properties get columns, and other rows stay."""
+    assert (2, "events_typed") == ((first := db.typed_table("events")).rows, first.name)
+    later = fetch(db, [{"id": 7, "Plan": "x", "new": 1.5}], day=DAY + timedelta(1)).typed
+    assert (3, ("Plan_2", "new"), (), ()) == (later.rows, later.new, later.vanished, later.changed)
+    again = fetch(db, [{"id": 8, "plan": "pro"}]).typed
+    assert (2, (), ("gone",)) == (again.rows, again.new, again.vanished)
+    query = 'SELECT id, plan, "Plan_2", new FROM events_typed ORDER BY id'
+    assert [(7, None, "x", 1.5), (8, "pro", None, None)] == db.sql_rows(query).rows
+    replaced = fetch(db, [{"id": 9}], "replace").typed
+    assert (1, {"id", "plan", "gone", "Plan_2", "new"}) == (replaced.rows, set(types_of(replaced)))
+
+
+def test_names_and_types_do_not_drift(db):
+    """A value that does not fit is counted and kept, until types are inferred again."""
+    db.typed_table("events")
+    big = [{"id": 2**64 + n, "PLAN": "p"} for n in range(10)]
+    typed = fetch(db, big, day=DAY + timedelta(1)).typed
+    assert ("BIGINT", "HUGEINT") == (types_of(typed)["id"], typed.changed[0][2])
+    assert [10] == [column.outliers for column in typed.columns if column.name == "id"]
+    kept = db.sql_rows("SELECT _outliers->>'$.id' FROM events_typed WHERE id IS NULL").rows
+    assert {(str(2**64 + n),) for n in range(10)} == set(kept)
+    assert {"plan", "PLAN_2"} <= set(types_of(db.typed_table("events")))
+    inferred = db.typed_table("events", infer_again=True)
+    assert ("HUGEINT", True) == (types_of(inferred)["id"], "PLAN" in types_of(inferred))
+    assert 12 == db.sql_scalar("SELECT count(DISTINCT id) FROM events_typed")
+
+
+def test_a_stated_type_is_kept(db):
+    """It is checked first, and stays when all other types are inferred again."""
+    for wrong in ("INT; DROP TABLE events", "DECIMAL(40,1)", "DECIMAL(2,3)", ""):
+        with pytest.raises(ConfigError, match="is not a type for 'id'"):
+            db.typed_table("events", types={"id": wrong})
+    typed = db.typed_table("events", types={"id": "varchar", "later": "DATE", "plan": "bigint"})
+    assert ("VARCHAR", "DATE", "BIGINT") == tuple(
+        types_of(typed)[k] for k in ("id", "later", "plan")
+    )
+    assert [("5", None), ("6", None)] == db.sql_rows("SELECT id, plan FROM events_typed").rows
+    assert 2 == next(column.outliers for column in typed.columns if column.name == "plan")
+    assert "VARCHAR" == types_of(db.typed_table("events", infer_again=True))["id"]
+    fetched = fetch(db, [{"id": 1, "later": "2026-02-03"}], day=DAY + timedelta(1)).typed
+    assert (3, 1) == (fetched.rows, db.sql_scalar("SELECT count(later) FROM events_typed"))
+
+
+def test_a_typed_table_has_a_name_of_its_own(db):
+    """It replaces a view of its name, no other table, and is dropped with its source."""
+    db.typed_view("events")
+    db.typed_table("events")
+    with pytest.raises(TableExistsError):
+        db.typed_table("events", "events")
+    db.typed_table("events", "wide")
+    assert ["events", "wide"] == [table.name for table in db.tables()]
+    db.drop("wide")
+    assert fetch(db, [{"id": 1}]).typed is None
+    db.typed_table("events")
+    db.drop("events")
+    assert [] == db.tables()
+
+
+def test_a_typed_table_that_cannot_be_refreshed_does_not_harm_the_fetch(db, monkeypatch, caplog):
+    """The rows are loaded; the next fetch brings it up to date."""
+    from mixpanel.data.store import typed_tables
+
+    db.typed_table("events")
+    with monkeypatch.context() as patched:
+        patched.setattr(typed_tables, "_select", lambda *_: "SELECT error('disk full')")
+        assert fetch(db, [{"id": 7}], day=DAY + timedelta(1)).typed is None
+    assert "typed table could not be brought up to date" in caplog.text
+    assert (3, 2) == tuple(
+        db.sql_scalar(f"SELECT count(*) FROM {t}") for t in ("events", "events_typed")
+    )
+    assert 4 == fetch(db, [{"id": 8}], day=DAY + timedelta(2)).typed.rows
+
+
+def test_rare_properties_of_very_many_have_no_column(db, monkeypatch):
+    """They are counted, and stay in `properties`."""
+    from mixpanel.data.store import typed_tables
+
+    monkeypatch.setattr(typed_tables, "MAX_COLUMNS", 2)
+    typed = db.typed_table("events")
+    assert ({"id", "plan"}, 1) == (set(types_of(typed)), typed.omitted)
