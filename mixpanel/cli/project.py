@@ -104,7 +104,7 @@ def _parsed(known: Field, value: Any) -> Any:
             return [_number(each) for text in value for each in text.split(",") if each.strip()]
         case "text" if known.name == "csv":
             return _read(value, option)
-        case "text" if known.secret and not known.env:
+        case "text" if known.is_secret and not known.env:
             if value != "-" and not value.startswith("@"):
                 raise typer.BadParameter(
                     f"{option}: pass it as @FILE, or as - for stdin: others can read the arguments "
@@ -142,7 +142,7 @@ def _parameter(known: Field) -> inspect.Parameter:
             help_text += " Repeatable."
         if known.required and not known.env:
             help_text += " Required."
-        if known.secret and not known.env:
+        if known.is_secret and not known.env:
             help_text += " As @FILE, or - for stdin."
         declared = typer.Option(*names, show_default=False, help=help_text, **more)
     return inspect.Parameter(

@@ -162,7 +162,7 @@ def test_list_shows_every_account_without_its_secret(two, path):
     ]
     assert "prod\nstaging\n" == two("auth", "list", "-f", "plain").stdout
     assert '"43"\n' == two("auth", "list", "--jq", ".[1].project_id").stdout
-    assert "IS DEFAULT" in two("auth", "list", "-f", "table").stdout
+    assert "is_default" in two("auth", "list", "-f", "table").stdout
     assert "s3cret" not in two("auth", "list").output
     path.unlink()
     empty = two("auth", "list")

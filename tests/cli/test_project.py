@@ -122,7 +122,7 @@ def test_lists_are_written_in_every_format(mp):
     head, *rows = mp(*listing, "-f", "csv").stdout.splitlines()
     assert ({"id", "name", "params"} <= set(head.split(",")), 1) == (True, len(rows))
     table = mp(*listing, "-f", "table").stdout.splitlines()
-    assert ["ID", "NAME", "TYPE"] == table[0].split()[:3]
+    assert ["id", "name", "type"] == table[0].split()[:3]
     assert '"Trend"' == mp(*listing, "--jq", ".[0].name").stdout.strip()
     assert 1 == len(mp(*listing, "-f", "jsonl").stdout.splitlines())
 

@@ -82,7 +82,7 @@ SERVICE_ACCOUNTS = Resource(
 # ---- requests of people -------------------------------------------------------------------------
 
 TOKEN = text(
-    "token", "The project token.", required=True, place="query", env="MP_TOKEN", secret=True
+    "token", "The project token.", required=True, place="query", env="MP_TOKEN", is_secret=True
 )
 PEOPLE = texts("distinct_ids", "Whose data.", required=True, positional=True)
 LAWS = ("GDPR", "CCPA")

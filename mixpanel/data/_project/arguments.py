@@ -73,7 +73,9 @@ def checked(known: Field, value: Any, where: str) -> Any:
     try:
         sent = CHECKS[known.kind](value)
     except (TypeError, ValueError) as error:
-        shown = "the value" if known.secret or known.kind in UNSHOWN else f"{known.name}={value!r}"
+        shown = (
+            "the value" if known.is_secret or known.kind in UNSHOWN else f"{known.name}={value!r}"
+        )
         what = f"{known.name}: " if shown == "the value" else ""
         raise ConfigError(f"{where}: {what}{shown} {error}") from None
     if known.choices and sent not in known.choices:

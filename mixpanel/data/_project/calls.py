@@ -68,7 +68,9 @@ class PreparedCall:
 
     def planned(self) -> PlannedCall:
         """Return what would be sent, without passwords and tokens."""
-        secrets = {self.endpoint.wire_name(each) for each in self.endpoint.arguments if each.secret}
+        secrets = {
+            self.endpoint.wire_name(each) for each in self.endpoint.arguments if each.is_secret
+        }
         return PlannedCall(
             method=self.endpoint.method,
             path=self.path,

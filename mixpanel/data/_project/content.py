@@ -355,7 +355,7 @@ ANNOTATION_TAGS = Resource(
 WEBHOOK_FIELDS = (
     choice("auth_type", ("basic", "unsupported"), "How it authenticates."),
     text("username", "The user name for basic authentication."),
-    text("password", "The password for basic authentication.", secret=True),
+    text("password", "The password for basic authentication.", is_secret=True),
 )
 WEBHOOKS = Resource(
     name="webhooks", singular="webhook", model=project.Webhook,

@@ -40,7 +40,7 @@ class Field:
     choices: tuple[str, ...] = ()
     place: Place = "body"
     positional: bool = False
-    secret: bool = False
+    is_secret: bool = False
     env: str = ""  # an environment variable with the default
     joined: bool = False  # several values are sent as one text with commas
     as_text: bool = False  # lists and objects are sent as JSON text
