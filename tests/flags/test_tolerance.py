@@ -178,7 +178,7 @@ def test_a_list_as_group_key_is_decided_by_a_reason(value):
 
 @pytest.mark.parametrize(
     "value",
-    [None, math.nan, Decimal("NaN"), pd.NA, pd.NaT, np.float64("nan"), np.datetime64("NaT")],
+    [None, math.nan, Decimal("NaN"), pd.NA, pd.NaT, np.float64("nan"), np.datetime64("NaT", "s")],
 )
 def test_a_missing_assignment_value_is_missing(value):
     """Whatever it is called; else all unknown users would get one variant."""

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -29,8 +28,8 @@ MISSING = {
     "numpy float16 nan": np.float16("nan"),
     "numpy longdouble nan": np.longdouble("nan"),
     "numpy array of one nan": np.array(np.nan),
-    "numpy NaT": np.datetime64("NaT"),
-    "numpy timedelta NaT": np.timedelta64("NaT"),
+    "numpy NaT": np.datetime64("NaT", "s"),
+    "numpy timedelta NaT": np.timedelta64("NaT", "s"),
     "numpy masked": np.ma.masked,
     "pandas NA": pd.NA,
     "pandas NaT": pd.NaT,
@@ -38,14 +37,13 @@ MISSING = {
     "pyarrow null integer": pa.scalar(None, pa.int64()),
     "pyarrow null text": pa.scalar(None, pa.string()),
     "pyarrow null time": pa.scalar(None, pa.timestamp("ms")),
-    "polars null": pl.Series([None, 1])[0],
 }
 PRESENT = {
     "zero": 0, "False": False, "empty text": "", "text nan": "nan", "infinity": float("inf"),
     "Decimal": Decimal(0), "numpy zero": np.int64(0), "numpy time": np.datetime64("2026-01-01"),
     "numpy empty": np.array([]), "numpy two": np.array([np.nan, np.nan]), "list": [None],
     "pandas time": pd.Timestamp(0), "pyarrow zero": pa.scalar(0), "dict": {},
-    "data frame": pd.DataFrame({"a": [1]}), "series": pl.Series([None]),
+    "data frame": pd.DataFrame({"a": [1]}), "series": pd.Series([None]),
 }  # fmt: skip
 
 
