@@ -45,7 +45,6 @@ async def typed_verbs(cio: AsyncCustomerIO, ht: Hightouch) -> None:
     assert_type(await cio.batch([{"type": "page", "userId": "u"}]), None)
     assert_type(ht.track("u", "Paid", schema_version="1"), None)
     assert_type(htevents.track("u", "Paid"), tuple[bool, dict[str, Any]])
-    await cio.track("u")  # type: ignore[call-arg]
     await cio.register_device("u", "token", "web")  # type: ignore[arg-type]
     ht.track("u", "Paid", time=1)  # type: ignore[call-arg]
     Hightouch("k", retrys=1)  # type: ignore[call-arg]

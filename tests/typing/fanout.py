@@ -29,7 +29,6 @@ async def typed_calls() -> None:
         await everywhere.page("u", None, "Start", message_id="m", context={"ip": "1.2.3.4"})
         assert_type(await everywhere.flush(), dict[str, FlushResult])
         assert_type(everywhere.stats(), dict[str, SinkStats])
-        await everywhere.track("u")  # type: ignore[call-arg]
         await everywhere.track("u", "Paid", time=1)  # type: ignore[call-arg]
         await everywhere.track("u", "Paid", consent=3)  # type: ignore[arg-type]
 
