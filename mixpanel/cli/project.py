@@ -35,7 +35,7 @@ COLUMNS = 6  # of a table
 LEFT_OUT = {"project_id", "workspace_id", "creator_id", "creator_name", "description", "token"}
 METAVARS = {
     "integer": "N", "number": "N", "document": "JSON", "items": "JSON", "day": "DAY",
-    "time": "TIME", "moment": "TIME", "id": "ID", "ids": "ID", "text": "TEXT", "texts": "TEXT",
+    "time": "TIME", "timestamp": "TIME", "id": "ID", "ids": "ID", "text": "TEXT", "texts": "TEXT",
 }  # fmt: skip
 # The names of options that all of `mp` uses.
 SHORT = {"from_date": ["--from"], "to_date": ["--to"]}

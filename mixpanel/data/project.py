@@ -245,7 +245,7 @@ class Cohort(ProjectObject):
 
 
 class Annotation(ProjectObject):
-    """A note at a moment; `date` is in the project's timezone."""
+    """A note at a point in time; `date` is in the project's timezone."""
 
     id: Id | None = None
     project_id: int | None = None

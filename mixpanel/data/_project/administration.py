@@ -18,10 +18,10 @@ from mixpanel.data._project.table import (
     integer,
     items,
     listing,
-    moment,
     object_id,
     text,
     texts,
+    timestamp,
 )
 
 __all__ = ["ADMINISTRATION", "ME"]
@@ -48,7 +48,7 @@ SERVICE_ACCOUNTS = Resource(
             ACCOUNTS, "Create a service account; only this shows its secret.",
             text("username", "Its user name.", required=True),
             choice("role", ROLES, "Its role in the organization.", required=True),
-            moment("expires", "When it expires; never by default."),
+            timestamp("expires", "When it expires; never by default."),
             items("projects", "Objects with the id of a project and a role in it."),
             ORGANIZATION, example="--username robot --role analyst",
         ),

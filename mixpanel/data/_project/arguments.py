@@ -203,7 +203,7 @@ def _time(value: Any) -> str:
         raise ValueError("must be a time, as 2026-01-31 09:30:00") from None
 
 
-def _moment(value: Any) -> str:
+def _timestamp(value: Any) -> str:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if not isinstance(value, str):
@@ -231,6 +231,6 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "ids": _ids,
     "day": _day,
     "time": _time,
-    "moment": _moment,
+    "timestamp": _timestamp,
 }
 UNSHOWN = frozenset({"document", "items", "texts", "ids"})  # they may hold personal data

@@ -227,7 +227,7 @@ class ProjectCalls:
         return view
 
     async def _organization(self) -> int:
-        """Return the id of the project's organization, which is asked for once."""
+        """Return the id of the project's organization, which is requested once."""
         cache = self._core.discovery_cache
         async with cache.loading("organization"):
             known = cache.get("organization")
@@ -285,11 +285,11 @@ class ProjectCalls:
                 raise
             project = self.api.project_id
             inside = tuple(each.format(project_id=project) for each in endpoint.fallback_inside)
-            elsewhere = PreparedCall(
+            fallback = PreparedCall(
                 resource, endpoint, f"/api/app/{endpoint.fallback}", prepared.given, prepared.query
             )
             try:
-                answer = await self.send(elsewhere)
+                answer = await self.send(fallback)
             except APIError:
                 raise error from None
         if endpoint.returns == "nothing":

@@ -312,7 +312,7 @@ COHORTS = Resource(
 
 ANNOTATIONS = Resource(
     name="annotations", singular="annotation", model=project.Annotation,
-    summary="Notes at a moment, shown in reports.",
+    summary="Notes at a point in time, shown in reports.",
     endpoints=(
         listing(
             "{scope}/annotations/", "List the annotations.",

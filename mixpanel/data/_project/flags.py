@@ -16,9 +16,9 @@ from mixpanel.data._project.table import (
     integer,
     items,
     listing,
-    moment,
     text,
     texts,
+    timestamp,
 )
 
 __all__ = ["FLAGS"]
@@ -122,7 +122,7 @@ EXPERIMENTS = Resource(
         ),
         changing(
             EXPERIMENT, "Change an experiment.", text("name", "Its name."), *EXPERIMENT_FIELDS,
-            moment("start_date", "When it began."), moment("end_date", "When it ends."),
+            timestamp("start_date", "When it began."), timestamp("end_date", "When it ends."),
             texts("tags", "Its tags."), text("status", "Its status."),
             example="1010 --name 'Greener button'",
         ),
@@ -134,7 +134,7 @@ EXPERIMENTS = Resource(
         Endpoint(
             name="conclude", method="PUT", path=EXPERIMENT + "/force_conclude",
             summary="End an experiment.", danger=True,
-            fields=(moment("end_date", "When it ended; now by default."),), example="1010",
+            fields=(timestamp("end_date", "When it ended; now by default."),), example="1010",
         ),
         Endpoint(
             name="decide", method="PATCH", path=EXPERIMENT + "/decide",

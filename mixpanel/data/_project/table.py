@@ -12,14 +12,33 @@ if TYPE_CHECKING:
     from mixpanel.data.project import ProjectObject
 
 __all__ = [
-    "Endpoint", "Field", "Kind", "Resource", "boolean", "changing", "choice", "creating", "day",
-    "deleting", "document", "getting", "ids", "integer", "items", "listing", "moment", "number",
-    "object_id", "text", "texts", "time",
+    "Endpoint",
+    "Field",
+    "Kind",
+    "Resource",
+    "boolean",
+    "changing",
+    "choice",
+    "creating",
+    "day",
+    "deleting",
+    "document",
+    "getting",
+    "ids",
+    "integer",
+    "items",
+    "listing",
+    "number",
+    "object_id",
+    "text",
+    "texts",
+    "time",
+    "timestamp",
 ]  # fmt: skip
 
 Kind = Literal[
     "text", "integer", "number", "boolean", "document", "items", "texts", "ids", "id", "day",
-    "time", "moment",
+    "time", "timestamp",
 ]  # fmt: skip
 Place = Literal["body", "query", "path", "none"]
 Returns = Literal["object", "list", "nothing", "value"]
@@ -210,9 +229,9 @@ def time(name: str, help: str, **more: Any) -> Field:  # noqa: A002
     return Field(name=name, kind="time", help=help, **more)
 
 
-def moment(name: str, help: str, **more: Any) -> Field:  # noqa: A002
+def timestamp(name: str, help: str, **more: Any) -> Field:  # noqa: A002
     """Return a field with a point in time, in ISO 8601."""
-    return Field(name=name, kind="moment", help=help, **more)
+    return Field(name=name, kind="timestamp", help=help, **more)
 
 
 # ---- the usual endpoints ------------------------------------------------------------------------

@@ -313,8 +313,9 @@ def _cells_by_slots(
 
     To join each event of a user with each cohort would be slow. So time since `start` is cut into
     slots as long as an interval, and of a user's events in a slot only the earliest and the latest
-    offset count: the interval that began `n` slots before, at the offset `moment`, holds an event
-    of this slot if `latest >= moment`, and the interval before it if `earliest < moment`.
+    offset count: the interval that began `n` slots before, at the offset `birth_offset`, holds an
+    event of this slot if `latest >= birth_offset`, and the interval before it if
+    `earliest < birth_offset`.
     """
     columns = "segment, cohort" if has_segments else "cohort"
     offset = f"epoch_us({{}}) - {(start - EPOCH) // MICROSECOND}"
@@ -322,7 +323,7 @@ def _cells_by_slots(
     ticks, most = intervals.ticks, intervals.most
     placed = (
         f"SELECT {columns}, distinct_id,\n"
-        f"    ({begun}) // {ticks} AS slot, ({begun}) % {ticks} AS moment\nFROM births"
+        f"    ({begun}) // {ticks} AS slot, ({begun}) % {ticks} AS birth_offset\nFROM births"
     )
     slots = (
         f"SELECT distinct_id, ({happened}) // {ticks} AS slot,\n"
@@ -338,7 +339,7 @@ def _cells_by_slots(
     counted = _reaches("latest_before", 1, strictly=intervals.strictly)
     pairs = (
         f"SELECT {columns}, distinct_id, neighbours.slot - placed.slot AS n,\n"
-        f"    {here} AS here, n > 0 AND earliest < moment AS before,\n"
+        f"    {here} AS here, n > 0 AND earliest < birth_offset AS before,\n"
         f"    coalesce({counted}, FALSE) AS counted\n"
         "FROM placed JOIN neighbours USING (distinct_id)\n"
         f"WHERE neighbours.slot BETWEEN placed.slot AND placed.slot + {most + 1}"
@@ -374,9 +375,9 @@ def _reaches(latest: str, first: int, *, strictly: bool) -> str:
     In the pairs whose `n` is `first`, that is the interval of the birth itself.
     """
     return (
-        f"({latest} > moment OR {latest} = moment AND n > {first})"
+        f"({latest} > birth_offset OR {latest} = birth_offset AND n > {first})"
         if strictly
-        else (f"{latest} >= moment")
+        else (f"{latest} >= birth_offset")
     )
 
 
