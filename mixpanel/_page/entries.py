@@ -111,6 +111,9 @@ class Entry:
     """How many records the request has."""
     size: int = 0
     tries: int = 0
+    """How often it was sent, if that is known: a poll that changes nothing, a retry."""
+    last: float | None = None
+    """When it was sent last."""
 
 
 class Description(NamedTuple):
@@ -195,6 +198,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "index": entry.index,
         "count": entry.count,
         "tries": entry.tries,
+        "last": entry.last,
         "preview": preview(entry.properties),
     }
 

@@ -169,6 +169,17 @@ def _state(stream):
     )
 
 
+def test_polls_of_unchanged_flags_are_one_entry(emu, http):
+    """A client may poll ten times a second."""
+    url, headers = "/flags/definitions", {"user-agent": "app"}
+    tag = http.get(url, auth=("T", ""), headers=headers).headers["etag"]
+    for agent in ("app", "app", "other"):
+        http.get(url, auth=("T", ""), headers={"user-agent": agent, "if-none-match": tag})
+    assert [("definitions", 3), ("definitions", 0)] == [
+        (each["event"], each["tries"]) for each in emu.live()
+    ]
+
+
 def test_the_stream_has_what_arrives(emu, http):
     """As it arrives, and what was there before."""
     http.post("/track", json=[event("Before")])

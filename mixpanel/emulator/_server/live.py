@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from mixpanel._page.entries import CDP_LANES, Entry, Judged, Lane, lane_of
+from mixpanel._page.entries import CDP_LANES, Entry, Exchange, Judged, Lane, lane_of
 from mixpanel._page.feed import Feed
 from mixpanel._page.routes import Incoming, Routes
 from mixpanel._page.stream import INTERVAL, Stream
@@ -23,6 +23,8 @@ HARMLESS_FAULTS = ("latency", "partial", "drip")
 MAX_DECODED = 4 * 2**20  # bytes of a refused request, to show its records
 MAX_REFUSED = 1000
 MAX_BODY = 65_536
+MAX_POLLERS = 20
+NOT_MODIFIED = 304
 MAX_EVALUATIONS = 20
 MAX_TIMELINE = 200
 LOST = ("rejected", "faulted")
@@ -65,6 +67,8 @@ class Publisher:
         if self._published:
             return
         self._published = True
+        if self.fault is None and status == NOT_MODIFIED and self._repeats_a_poll():
+            return
         request, fault = self._request, self.fault
         lane: Lane = self._state.get("lane") or lane_of(request.path)
         found, size = self._state.get("judged") or (None, len(request.body))
@@ -92,6 +96,16 @@ class Publisher:
             stored=stored,
             size=size,
         )
+
+    def _repeats_a_poll(self) -> bool:
+        """Count a poll of unchanged flags in the entry of the one before, if it is the same."""
+        request = self._request
+        for entry in reversed(self._feed.entries(lane="flags")[-MAX_POLLERS:]):
+            before = entry.exchange
+            if before.path == request.path and _client(before) == _client(request):
+                self._feed.change(entry, tries=max(1, entry.tries) + 1, last=request.received_at)
+                return True
+        return False
 
     def _unjudged(self, lane: Lane, reason: str | None) -> list[Judged]:
         """Return the records of a request that no endpoint has read, all with one reason."""
@@ -265,6 +279,10 @@ async def _frames(stream: Stream) -> AsyncIterator[bytes]:
         if data := stream.poll():
             yield data
         await asyncio.sleep(INTERVAL)
+
+
+def _client(request: Exchange) -> tuple[str | None, str | None]:
+    return request.headers.get("user-agent"), request.headers.get("authorization")
 
 
 def _reason(response: bytes) -> str:
