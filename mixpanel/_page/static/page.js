@@ -95,10 +95,10 @@ const FIELDS = {
 /** Split a filter into conditions: words, and `field:value,value` with values in quotes if needed. */
 function parse(text) {
   const found = [];
-  for (const match of text.matchAll(/(-?)(?:([a-z]+):)?((?:"[^"]*"|[^\s"])+)/g)) {
+  for (const match of text.matchAll(/(-?)(?:([a-z]+):)?((?:"[^"]*"?|[^\s"])+)/g)) {
     const [whole, minus, field, value] = match;
     if (field && field in FIELDS) {
-      const values = [...value.matchAll(/"([^"]*)"|([^,"]+)/g)].map((part) => (part[1] ?? part[2]).toLowerCase());
+      const values = [...value.matchAll(/"([^"]*)"?|([^,"]+)/g)].map((part) => (part[1] ?? part[2]).toLowerCase()).filter(Boolean);
       if (values.length) found.push({ not: minus === "-", field, values });
     } else {
       found.push({ not: minus === "-" && whole.length > 1, word: (minus ? whole.slice(1) : whole).replaceAll('"', "").toLowerCase() });
@@ -299,6 +299,7 @@ function drawList() {
     if (row.entry && wanted.has(row.entry.id)) used.set(row.entry.id, row);
     else free.push(row);
   }
+  let place = rows.firstChild; // the order of the nodes is that of the screen
   for (let at = first; at < last; at++) {
     const entry = shown[at];
     let row = used.get(entry.id);
@@ -307,9 +308,10 @@ function drawList() {
       if (!row) {
         row = makeRow();
         pool.push(row);
-        rows.append(row.node);
       }
     }
+    if (row.node === place) place = place.nextSibling;
+    else rows.insertBefore(row.node, place);
     fill(row, entry, at);
     row.node.hidden = false;
     entry.isFresh = false;
@@ -942,7 +944,7 @@ function save() {
   if ($("q").value.trim()) params.set("q", $("q").value.trim());
   if (panel.name === "entry") params.set("open", panel.id);
   else if (panel.name === "person") params.set("person", panel.id);
-  else if (panel.name !== "problems") params.set("panel", panel.name);
+  else if (panel.name !== "problems" || document.body.classList.contains("side-open")) params.set("panel", panel.name);
   const query = params.toString().replaceAll("%3A", ":").replaceAll("%2C", ",");
   clearTimeout(save.timer);
   save.timer = setTimeout(() => history.replaceState(null, "", query ? `?${query}` : location.pathname), 150);
@@ -955,8 +957,8 @@ function restore() {
   const number = Number(params.get("open"));
   if (Number.isSafeInteger(number) && number > 0) { selected = number; panel = { name: "entry", id: number, tab: "properties" }; }
   else if (params.get("person")) panel = { name: "person", id: params.get("person") };
-  else if (["flags", "faults"].includes(params.get("panel"))) panel = { name: params.get("panel") };
-  if (panel.name !== "problems") document.body.classList.add("side-open");
+  else if (["problems", "flags", "faults"].includes(params.get("panel"))) panel = { name: params.get("panel") };
+  if (panel.name !== "problems" || params.has("panel")) document.body.classList.add("side-open");
 }
 
 // ---- keys ---------------------------------------------------------------------------------------
