@@ -13,6 +13,7 @@ from tests.page.samples import send_a_bit_of_everything
 
 FOLDER = Path(__file__).parents[2] / "build" / "screenshots" / "page"
 SIZES = ((390, 844), (1280, 800), (1920, 1080))
+OLD = "older than five days"
 PANELS = ("problems", "flags", "faults")
 
 
@@ -47,8 +48,9 @@ def main() -> None:
                     page.wait_for_timeout(300)
                     page.screenshot(path=folder / f"{name}-{panel}.png")
                 page.goto(f"{emu.url}/?q=user:u-17")
-                for at, what in ((0, "entry"), (4, "rejected")):
-                    page.locator(".row:not([hidden])").nth(at).click()
+                rows = page.locator(".row:not([hidden])")
+                for row, what in ((rows.first, "entry"), (rows.filter(has_text=OLD), "rejected")):
+                    row.click()
                     page.locator(".tabs").wait_for()
                     page.wait_for_timeout(300)
                     page.screenshot(path=folder / f"{name}-{what}.png")

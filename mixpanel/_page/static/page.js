@@ -257,10 +257,15 @@ function makeRow() {
 }
 
 function whatOf(entry) {
-  if (entry.reason) return [entry.reason, entry.verdict === "faulted" || entry.verdict === "retrying" ? "odd" : "bad"];
+  if (entry.reason) return [shortened(entry.reason), entry.verdict === "faulted" || entry.verdict === "retrying" ? "odd" : "bad"];
   if (entry.note) return [entry.note, "odd"];
   const times = entry.tries > 1 ? `${plain.format(entry.tries)} times, at last ${clock(entry.last ?? entry.at)}: ` : "";
   return [times + (entry.preview || `${entry.method} ${entry.path}`), ""];
+}
+
+/** Return a reason that begins with what distinguishes it: columns are narrow. */
+function shortened(reason) {
+  return reason.replace(/^'(?:properties\.)?([^']+)' is (?:invalid: )?/, "$1: ");
 }
 
 function fill(row, entry, at) {
