@@ -14,9 +14,9 @@ PROJECT = FOLDER.parent
 HOOKS = PROJECT / ".pre-commit-config.yaml"
 PEERS = (
     "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
-    "headless", "utils",
+    "headless", "utils", "duckdb", "dbt",
 )  # fmt: skip
-RUN_US = ("runtimes", "uwsgi")  # peers that run this package
+RUN_US = ("runtimes", "uwsgi", "lake")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {

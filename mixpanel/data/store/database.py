@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
@@ -121,6 +122,21 @@ class Database(Connection):
         """
         with self._cursor() as cursor:
             return sql.arrow(cursor, query, params, write=write)
+
+    def sql_polars(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+    ) -> pl.DataFrame:
+        """Run one statement and return a polars DataFrame.
+
+        :raises SQLError: as for `sql_rows`.
+        :raises ConfigError: if polars is not installed.
+        """
+        with self._cursor() as cursor:
+            return sql.polars(cursor, query, params, write=write)
 
     @contextmanager
     def sql_stream(

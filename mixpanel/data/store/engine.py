@@ -47,6 +47,8 @@ __all__ = [
 
 MEMORY = ":memory:"
 MINIMUM_VERSION = (1, 4, 4)  # older ones let /./../ escape from the allowed directories
+# Of new files, so that each DuckDB from the minimum on opens them; 2.0 has a format of its own.
+STORAGE_VERSION = f"v{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]}.0"
 # Unguessable, because the folder lies in the shared temporary directory. One per process, so that
 # all read-only handles of a file agree on DuckDB's locked settings.
 _RANDOM_SUFFIX = uuid4().hex
@@ -117,6 +119,7 @@ def connect(
         "autoload_known_extensions": False,
         "temp_directory": str(parts / scratch_name("spill")),
         "python_enable_replacements": False,
+        "storage_compatibility_version": STORAGE_VERSION,
     }
     try:
         connection: duckdb.DuckDBPyConnection = duckdb_module.connect(
@@ -287,4 +290,9 @@ def _raise_open_error(path: Path, error: Exception) -> NoReturn:
         raise DatabaseLockedError(path, int(holder[1]) if holder else None) from error
     if "different configuration" in message:
         raise DatabaseLockedError(path, os.getpid()) from error
+    if "database file with version number" in message:
+        raise ConfigError(
+            f"{path} was written by a newer DuckDB than {load_duckdb().__version__}: upgrade it "
+            "with pip install --upgrade duckdb"
+        ) from error
     raise ConfigError(f"{path} cannot be opened: {error_message(error)}") from error

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
     from mixpanel.data.store.rows import RowsFormat
 
-__all__ = ["arrow", "copy", "count", "data_frame", "rows", "stream", "translated"]
+__all__ = ["arrow", "copy", "count", "data_frame", "polars", "rows", "stream", "translated"]
 
 
 def rows(
@@ -110,6 +111,22 @@ def arrow(
     run = partial(_relation, connection)
     with _executed(connection, query, parameters, write=write, run=run) as result:
         return result.to_arrow_table()
+
+
+def polars(
+    connection: DuckDBPyConnection,
+    query: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None,
+    *,
+    write: bool,
+) -> pl.DataFrame:
+    """Run a statement and return its rows as a polars DataFrame."""
+    _require_module("polars", "polars")
+    _require_module("pyarrow", "polars")  # by way of which DuckDB 1 passes rows to polars
+    run = partial(_relation, connection)
+    with _executed(connection, query, parameters, write=write, run=run) as result:
+        frame: pl.DataFrame = result.pl()
+        return frame
 
 
 def _relation(connection: DuckDBPyConnection, statement: Any, parameters: Any) -> DuckDBPyRelation:
