@@ -31,6 +31,7 @@ LOCKS = {
     "lock": "--group lock",
     **{f"peers/{peer}": f"--group peer-{peer}" for peer in PEERS},
     **{f"peers/{peer}": f"pyproject.toml --group peer-{peer}" for peer in RUN_US},
+    "peers/dbt": "--group peer-dbt --no-strip-extras",  # pip wants that of mashumaro pinned, too
 }
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ;]+)", re.MULTILINE)
 HOOK_PIN = re.compile(r"\b([a-z0-9-]+)((?:\[[a-z,]+\])?)==[0-9a-z.]+")

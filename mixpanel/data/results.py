@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mixpanel.settings import Region
 
 __all__ = [
+    "Attached",
+    "AttachedKind",
     "BatchProgress",
     "ColumnInfo",
     "ColumnStatsResult",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 TableType = Literal["events", "profiles"]
+AttachedKind = Literal["csv", "parquet", "json", "database"]
 
 # ---- SQL ----------------------------------------------------------------------------------------
 
@@ -227,6 +230,16 @@ class TableInfo(Result):
     gaps: tuple[tuple[date, date], ...] = ()
     filters: tuple[dict[str, Any], ...] = ()
     state: Literal["complete", "incomplete"] = "complete"
+
+
+@dataclass(frozen=True, repr=False)
+class Attached(Result):
+    """A file or another database that SQL can join with; `rows` are None for a database."""
+
+    name: str
+    kind: AttachedKind
+    path: Path
+    rows: int | None
 
 
 @dataclass(frozen=True, repr=False)

@@ -40,8 +40,10 @@ __all__ = [
     "pages",
     "parts",
     "prepare",
+    "project_id",
     "record_page",
     "record_part",
+    "record_project_id",
     "record_staged",
     "register",
     "tables",
@@ -51,7 +53,7 @@ __all__ = [
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _metadata (
     table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE, to_date DATE,
-    row_count BIGINT, project_timezone VARCHAR, created_at TIMESTAMP
+    row_count BIGINT, project_timezone VARCHAR, created_at TIMESTAMP, project_id VARCHAR
 );
 CREATE TABLE IF NOT EXISTS _ledger (
     table_name VARCHAR, day DATE, from_date DATE, to_date DATE, filters VARCHAR, mode VARCHAR,
@@ -135,7 +137,7 @@ class PageRecord:
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
     """Create the internal tables and columns that are missing."""
     connection.execute(SCHEMA)
-    for column in ("project_timezone VARCHAR", "created_at TIMESTAMP"):
+    for column in ("project_timezone VARCHAR", "created_at TIMESTAMP", "project_id VARCHAR"):
         connection.execute(f"ALTER TABLE _metadata ADD COLUMN IF NOT EXISTS {column}")
     connection.execute(
         "INSERT INTO _metadata (table_name, type, fetched_at, row_count, created_at) "
@@ -167,6 +169,23 @@ def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
         "SELECT created_at FROM _metadata WHERE table_name = '_ledger'"
     ).fetchone()
     return aware(row[0]) if row else None
+
+
+def project_id(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Return the project whose data the database has; None before the first fetch."""
+    if "project_id" not in _columns(connection, "_metadata"):
+        return None
+    query = "SELECT project_id FROM _metadata WHERE table_name = '_ledger'"
+    rows = connection.execute(query).fetchall()
+    return rows[0][0] if rows else None
+
+
+def record_project_id(connection: duckdb.DuckDBPyConnection, project: str) -> None:
+    """Record the project whose data the database will have, unless it is recorded already."""
+    connection.execute(
+        "UPDATE _metadata SET project_id = ? WHERE table_name = '_ledger' AND project_id IS NULL",
+        [project],
+    )
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:

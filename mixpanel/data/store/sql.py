@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 
     from mixpanel.data.store.rows import RowsFormat
 
-__all__ = ["arrow", "copy", "count", "data_frame", "polars", "rows", "stream", "translated"]
+__all__ = [
+    "arrow",
+    "copy",
+    "count",
+    "data_frame",
+    "has_external_access",
+    "polars",
+    "rows",
+    "stream",
+    "translated",
+]
 
 
 def rows(
@@ -79,6 +89,12 @@ def count(connection: DuckDBPyConnection, query: str) -> int | None:
     except SQLError:
         return None
     return int(found[0][0])
+
+
+def has_external_access(connection: DuckDBPyConnection) -> bool:
+    """Return True if SQL can access files, and attach them."""
+    query = "SELECT current_setting('enable_external_access')"
+    return bool(connection.execute(query).fetchall() == [(True,)])
 
 
 def _translated_chunks(connection: DuckDBPyConnection, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -176,6 +192,11 @@ def translated(connection: DuckDBPyConnection) -> Iterator[None]:
             f"the SQL contains an unpaired surrogate, which is not valid text: {error}"
         ) from error
     except duckdb.Error as error:
+        if "attached in read-only mode" in str(error):
+            raise UnsafeSQLError(
+                f"{_message(error)}\nOther databases are attached to be read. Open that one in a "
+                "workspace of its own to change it"
+            ) from error
         if "read-only mode" in str(error):
             raise UnsafeSQLError(
                 f"{_message(error)}\nSQL is read-only by default. Pass write=True to modify data"
