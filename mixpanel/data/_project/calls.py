@@ -223,7 +223,7 @@ class ProjectCalls:
         view = await self._view()
         if view is None:
             raise ConfigError(
-                "the project's data view cannot be found out: pass workspace_id to the workspace, "
+                "the project's data view cannot be determined: pass workspace_id to the workspace, "
                 "or set MP_WORKSPACE_ID"
             )
         return view
@@ -239,7 +239,7 @@ class ProjectCalls:
                     known = int(response["projects"][self.api.project_id]["organization_id"])
                 except (KeyError, TypeError, ValueError):
                     raise ConfigError(
-                        "the project's organization cannot be found out: pass organization_id"
+                        "the project's organization cannot be determined: pass organization_id"
                     ) from None
                 cache.put("organization", known)
         return int(known)
