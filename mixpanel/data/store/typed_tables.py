@@ -27,12 +27,12 @@ from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
 from mixpanel.data.store.typed_views import source_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import date
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["build", "mark_stale", "refresh", "refresh_loaded"]
+__all__ = ["build", "mark_stale", "mark_written", "refresh", "refresh_loaded"]
 
 MAX_COLUMNS = 1000
 OUTLIERS = "_outliers"
@@ -102,10 +102,18 @@ def mark_stale(connection: DuckDBPyConnection, source: str, days: Iterable[date]
     connection.execute("UPDATE _typed_tables SET stale = ? WHERE table_name = ?", [stale, source])
 
 
+def mark_written(connection: DuckDBPyConnection, names: Collection[str]) -> None:
+    """Record that all rows may have changed of those of the tables that have a typed table."""
+    for source in fetch_log.typed_names(connection):
+        if source.lower() in names:
+            mark_stale(connection, source, None)
+
+
 def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
     """Build the stale days of a table's typed table again; None if there are none.
 
-    Columns keep their names and types; new properties get new columns.
+    Columns keep their names and types; new properties get new columns. If rows of other days have
+    come or gone without a record, the whole table is built again.
     """
     target, stale = _recorded_name(connection, source), _stale(connection, source)
     if target is None or stale is None:
@@ -130,8 +138,13 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
         connection.execute(f"DELETE FROM {quoted(target)} WHERE {where}")
         query = _select(source, base, columns, found, where)
         connection.execute(f"INSERT INTO {quoted(target)} BY NAME {query}")
-        _record(connection, source, target, columns)
-        return _result(connection, source, target, columns, found, known.values(), omitted)
+        if count(connection, quoted(target)) == count(connection, quoted(source)):
+            _record(connection, source, target, columns)
+            return _result(connection, source, target, columns, found, known.values(), omitted)
+        connection.execute(
+            "UPDATE _typed_tables SET stale = ? WHERE table_name = ?", [ALL_DAYS, source]
+        )
+    return build(connection, source, None, {}, infer_again=False)
 
 
 def refresh_loaded(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
