@@ -160,3 +160,22 @@ def test_a_fetch_after_a_change_by_sql_leaves_no_old_row_in_the_typed_table(db):
     db.connection.execute("DELETE FROM events WHERE properties->>'$.id' = '6'")
     assert 2 == fetch(db, [{"id": 8}], day=DAY + timedelta(2)).typed.rows
     assert [(7,), (8,)] == db.sql_rows("SELECT id FROM events_typed ORDER BY id").rows
+
+
+@pytest.mark.parametrize(("rows", "threads", "ranges"), [(0, 4, 0), (9, 4, 1), (5000, 4, 3)])
+def test_several_threads_scan_a_small_table(rows, threads, ranges):
+    """Each row is scanned once, in its order, also after rows were deleted."""
+    from mixpanel.data.store.row_ranges import parallel_source
+
+    with Database.open(threads=threads) as database:
+        connection = database.connection
+        connection.execute(f"CREATE TABLE t AS SELECT range AS n FROM range({rows})")
+        connection.execute("DELETE FROM t WHERE n % 7 = 3 OR n < 100 AND n > 9")
+        connection.execute("CREATE VIEW v AS FROM t")
+        source = parallel_source(connection, "t")
+        assert ranges == source.count("SELECT") or (ranges < 2 and source == '"t"')
+        expected = connection.execute("FROM t").fetchall()
+        assert expected == connection.execute(f"SELECT n FROM {source}").fetchall()
+        assert '"v"' == parallel_source(connection, "v")
+        connection.execute("ALTER TABLE t RENAME n TO ROWID")  # it hides DuckDB's own
+        assert '"t"' == parallel_source(connection, "t")
