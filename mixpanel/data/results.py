@@ -219,17 +219,21 @@ class TableInfo(Result):
 
     `filters` are those it was fetched with, one entry for each combination. `state` is "incomplete"
     until an interrupted fetch is repeated. `type` is "other" for a table that was not fetched.
+
+    A table of type "typed" or "history" belongs to the table `source`. A typed table is "stale"
+    while its source has other rows: the next fetch, or `typed_table(source)`, brings it up to date.
     """
 
     name: str
-    type: Literal["events", "profiles", "view", "other"]
+    type: Literal["events", "profiles", "typed", "history", "view", "other"]
     row_count: int
     fetched_at: datetime | None
     from_date: date | None = None
     to_date: date | None = None
     gaps: tuple[tuple[date, date], ...] = ()
     filters: tuple[dict[str, Any], ...] = ()
-    state: Literal["complete", "incomplete"] = "complete"
+    state: Literal["complete", "incomplete", "stale"] = "complete"
+    source: str | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -48,6 +48,7 @@ __all__ = [
     "register",
     "tables",
     "typed_names",
+    "typed_tables",
 ]
 
 SCHEMA = """
@@ -301,10 +302,15 @@ def delete_typed(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 def typed_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Return the names of the typed tables by those of their sources."""
+    return {source: typed for source, typed, _ in typed_tables(connection)}
+
+
+def typed_tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str | None]]:
+    """Return source, name and stale days of each typed table; None if it is current."""
     if not _columns(connection, "_typed_tables"):
-        return {}
-    rows = connection.execute("SELECT table_name, typed_name FROM _typed_tables").fetchall()
-    return dict(rows)
+        return []
+    query = "SELECT table_name, typed_name, stale FROM _typed_tables"
+    return connection.execute(query).fetchall()
 
 
 # ---- part files --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mixpanel.data.store.fetch_log import Table
 
-__all__ = ["SAME", "create", "drop_macro", "is_kept", "record"]
+__all__ = ["SAME", "SUFFIX", "create", "drop_macro", "is_kept", "record"]
 
 SUFFIX, MACRO_SUFFIX = "_history", "_as_of"
 COLUMNS = {
