@@ -110,6 +110,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     """The shared part of both clients: composing messages, and holding the consumer."""
 
     _is_sync = False
+    _copied_deeply = frozenset({"consumer"})
 
     def __init__(
         self,
@@ -198,9 +199,8 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     def _rebuild(self, settings: dict[str, Any]) -> None:
         _Client.__init__(self, **settings)
 
-    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        settings, added = super().__getstate__()
-        return {**settings, "super_properties": self._composer.super_properties}, added
+    def _current_settings(self) -> dict[str, Any]:
+        return {**super()._current_settings(), "super_properties": self._composer.super_properties}
 
     def _add_flags(
         self,

@@ -199,7 +199,10 @@ class AnyConsumer(Rebuilt):
         return self._sender.stats.snapshot()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
+        # A debugger may show it before `__init__` has returned.
+        sender = getattr(self, "_sender", None)
+        origin = None if sender is None else sender.api.endpoints.origin
+        return f"<{type(self).__name__} to {origin}>"
 
 
 @hide_arguments
