@@ -182,6 +182,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             **own_options,
         )
 
+        if isinstance(self._delivery, Sender) and type(self).flush not in _OWN_FLUSH:
+            hooks = self._delivery.flush_hooks
+            (hooks.add if self._owns_consumer else hooks.add_of_guest)(self.flush)
+
         self._local_flags: LocalFeatureFlagsProvider | None = None
         self._remote_flags: RemoteFeatureFlagsProvider | None = None
         if local_flags_config is not None or remote_flags_config is not None:
@@ -279,6 +283,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         return self._delivery.api, self._delivery.connections
 
     def _default_consumer(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything accepted so far."""
         raise NotImplementedError
 
     def _now(self) -> float:
@@ -594,3 +602,6 @@ class Mixpanel(_Client[None]):
         """Flush and close without blocking the event loop, also when the task is cancelled."""
         with anyio.CancelScope(shield=True):
             await event_loop.in_worker_thread(self.close)
+
+
+_OWN_FLUSH = (AsyncMixpanel.flush, Mixpanel.flush)

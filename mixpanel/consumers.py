@@ -11,7 +11,7 @@ Any other object with `send(endpoint, json_message, api_key=None, api_secret=Non
 works as a consumer too.
 
 Subclasses may replace `send` and `flush`, and of `BufferedConsumer` also `_flush_endpoint`, as with
-the official consumers: each message and each flush then goes through them.
+the official consumers: each message and each flush then goes through them, at exit too.
 """
 
 from __future__ import annotations
@@ -177,8 +177,10 @@ class AnyConsumer(Rebuilt):
             credentials=credentials,
             **options,
         )
-        if isinstance(self, Consumer) and self.replaces("flush", "_flush_endpoint"):
-            self._sender.flush_hook = self._flush_through_hooks
+        if self.replaces("flush", "_flush_endpoint"):
+            self._sender.flush_hooks.add(self.flush)
+            if isinstance(self, Consumer):
+                self._sender.flush_endpoint = self._flush_endpoint
 
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
@@ -193,6 +195,10 @@ class AnyConsumer(Rebuilt):
         """
         methods = [getattr(self, name) for name in names if hasattr(self, name)]
         return any(getattr(each, "__func__", None) not in _OWN_METHODS for each in methods)
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything kept so far."""
+        raise NotImplementedError
 
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
@@ -422,12 +428,6 @@ class Consumer(AnyConsumer):
         `flush` go through it.
         """
         return sync_delivery.flush(self._sender, FLUSH_TIMEOUT, endpoint)
-
-    def _flush_through_hooks(self, endpoint: str | None) -> None:
-        if endpoint is None:
-            self.flush()
-        else:
-            self._flush_endpoint(endpoint)
 
 
 @hide_init_arguments

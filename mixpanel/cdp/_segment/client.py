@@ -127,6 +127,8 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
             before_send=before_send,
             note=self._stats.note,
         )
+        if type(self).flush not in _OWN_FLUSH:
+            self._sender.flush_hooks.add(self.flush)
         self._keep_settings(
             key=key.reveal(), dialect=given_dialect, oauth=oauth, advice=advice, **options
         )
@@ -168,6 +170,10 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
         if self._is_sync:
             sender.serve_sync_client()
         return sender
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything accepted so far."""
+        raise NotImplementedError
 
     def stats(self) -> Stats:
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
@@ -362,3 +368,6 @@ class SegmentClient(_Client[None]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_OWN_FLUSH = (AsyncSegmentClient.flush, SegmentClient.flush)

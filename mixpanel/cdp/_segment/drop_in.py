@@ -149,6 +149,8 @@ class DropInClient(Rebuilt):
             on_drop=self._dropped,
             **options,
         )
+        if type(self).flush is not DropInClient.flush:
+            self._client._sender.flush_hooks.add(self.flush)
         # Without the log handler, which cannot be pickled: it belongs to this process.
         self._keep_settings(
             write_key=write_key,
