@@ -263,8 +263,13 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         """Accept a message without waiting, whatever the consumer."""
         if self._discards(1):
             return
-        if isinstance(self._delivery, Sender) and self._consumer.send == self._own_send:
-            sync_delivery.enqueue(self._delivery, record)
+        delivery = self._delivery
+        if (
+            isinstance(delivery, Sender)
+            and self._consumer.send == self._own_send
+            and (delivery.buffered or not self._consumer.replaces("_write_request"))
+        ):
+            sync_delivery.enqueue(delivery, record)
         else:
             self._custom.deliver_in_background(record)
 
@@ -361,6 +366,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return self._custom.deliver(records)
         sender: Any = self._delivery
         if not sender.buffered:
+            if self._consumer.replaces("_write_request"):
+                return self._custom.deliver(records)
             delivery: Coroutine[Any, Any, None] = sender.deliver(records)
             return delivery
         if len(records) > 1:
@@ -532,6 +539,9 @@ class Mixpanel(_Client[None]):
             return
         sender: Any = self._delivery
         if not sender.buffered:
+            if self._consumer.replaces("_write_request"):
+                self._custom.deliver_sync(records)
+                return
             background_loop.refuse_in_async(
                 "Mixpanel",
                 "use AsyncMixpanel and await it, or give Mixpanel an AsyncBufferedConsumer()",

@@ -479,3 +479,92 @@ def test_a_client_that_shares_a_consumer_is_not_kept_by_it():
     gc.collect()
     Own("t", consumer)
     assert len(consumer._sender.flush_hooks._methods) <= 2
+
+
+# ---- _write_request -----------------------------------------------------------------------------
+
+
+class Writing(Consumer):
+    """With the hook of the official class, which gets each request of a `Consumer`."""
+
+    def __init__(self, *arguments, **options):
+        self.log = []
+        super().__init__(*arguments, **options)
+
+    def _write_request(self, request_url, json_message, api_key=None, api_secret=None, *more):
+        self.log.append((request_url.rpartition("/")[2], api_key, api_secret, *more))
+        return super()._write_request(
+            request_url, redacted(json_message), api_key, api_secret, *more
+        )
+
+
+class OldWriting(Consumer):
+    """As written for versions before 5.0, which passed no endpoint."""
+
+    log = ()
+
+    def _write_request(self, request_url, json_message, api_key=None, api_secret=None):
+        return super()._write_request(request_url, redacted(json_message), api_key, api_secret)
+
+
+@pytest.mark.parametrize("kind", [Writing, OldWriting])
+def test_each_request_of_a_consumer_goes_through_write_request(emu, kind):
+    """From whichever method of the client, exposures included."""
+    consumer = kind(base_url=emu.url)
+    with Mixpanel("t", consumer) as mp:
+        for call in calls(mp):
+            call()
+        mp._track_exposure("u", "$experiment_started", {"mail": MAIL})
+    close(consumer)
+    assert MAIL not in sent(emu)
+    expected = {"Tracked", "Batched", "Imported", "$experiment_started"}
+    assert {e["event"] for e in emu.events()} >= expected
+    if kind is Writing:
+        assert ("track", None, None, "events") in consumer.log
+        assert ("import", ("key", None), None, "imports") in consumer.log
+        assert ("engage", None, None, "people") in consumer.log
+
+
+@pytest.mark.anyio
+async def test_an_async_client_goes_through_write_request(emu, anyio_backend):
+    """In a worker thread."""
+    consumer = Writing(base_url=emu.url)
+    async with AsyncMixpanel("t", consumer) as mp:
+        await mp.track("u", "Tracked", {"mail": MAIL})
+    await consumer._sender.aclose()
+    assert MAIL not in sent(emu)
+    assert [e["event"] for e in emu.events()] == ["Tracked"]
+
+
+def test_write_request_may_be_replaced_by_a_mock():
+    """After the client was made, as tests of programs do."""
+    mp = Mixpanel("t")
+    with mock.patch.object(Consumer, "_write_request") as write:
+        mp.track("u", "E")
+    url, message, *more = write.call_args.args
+    assert url.endswith("/track")
+    assert json.loads(message)["event"] == "E"
+    assert more == [None, None, "events"]
+
+
+def test_write_request_sends_to_the_urls_of_its_consumer_only(emu):
+    """Another URL is refused, and the error names the parameters for it."""
+    consumer = Consumer(base_url=emu.url)
+    message = '[{"event": "A", "properties": {"token": "t"}}]'
+    assert consumer._write_request(f"{emu.url}/track", message) is True
+    with pytest.raises(ConfigurationError, match="events_url="):
+        consumer._write_request("https://example.org/track", "{}")
+    with pytest.raises(ConfigurationError, match="events_url="):
+        consumer._write_request(f"{emu.url}/engage", "{}", endpoint="events")
+    consumer.close()
+
+
+def test_a_buffered_consumer_warns_that_it_does_not_call_write_request(caplog):
+    """As in the official package; here the warning names what it calls."""
+
+    class Own(BufferedConsumer):
+        def _write_request(self, *_):
+            raise AssertionError
+
+    Own()
+    assert "replace send instead" in caplog.text
