@@ -21,6 +21,7 @@ LAYERS = [
     "_records",
     "_http",
     "_delivery",
+    "_page",
     "flags data",
     "bulk consumers lookup_tables signals",
     "client __init__",
