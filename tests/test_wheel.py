@@ -41,7 +41,7 @@ def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tree") / "project"
     folder.mkdir()
     skipped = shutil.ignore_patterns("__pycache__")
-    for name in ("mixpanel", "examples/data"):
+    for name in ("mixpanel", "examples/data", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=skipped)
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, folder / name)
