@@ -49,6 +49,7 @@ REPORT_EVERY = 0.5  # seconds between two notes of progress
 NOT_FOUND = -32602
 FAILED = -32603
 LISTED_TABLES = 100
+BACKLOG = 128
 
 
 def create_server(toolbox: Toolbox) -> Server[Any]:
@@ -248,6 +249,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         if os.name != "nt":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(BACKLOG)
         yield listener
 
 
