@@ -215,7 +215,9 @@ def llms_text() -> str:
         "## Topics",
         "",
     ]
-    lines += [f"- [{page.title}]({page.name}): {page.summary}" for page in topics().values()]
+    lines += [
+        f"- [{page.title}](mp://docs/{page.name}): {page.summary}" for page in topics().values()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -30,10 +30,11 @@ def docs(
     *,
     output: OutputOptions,
 ) -> None:  # fmt: skip
-    """Print a page of the documentation, or a section of one.
+    """Print a page of the documentation.
 
-    The pages are those of the installed version. Without a topic they are listed; llms.txt is the
-    list in the form that models know. In JSON a long page comes with the names of its sections.
+    The pages are those of the installed version, and queries#run-a-query is a section of one.
+    Without a topic they are listed; llms.txt is the list in the form that models know. JSON has
+    the sections of the page, too.
     """
     from mixpanel._agents import documentation
 

@@ -101,12 +101,12 @@ def mcp(
     workspace_id: ViewOption = None,
     output: OutputOptions,
 ) -> None:  # fmt: skip
-    """Serve a project and its local tables to agents, over the Model Context Protocol.
+    """Serve a project and its local tables to agents, over MCP.
 
-    A client such as Claude Code, Claude Desktop, Cursor or VS Code starts it and speaks to it on
-    stdin and stdout: `mp docs agents` has the entries for their settings. The tools look at events
-    and properties, run SQL on local tables, compute reports, and evaluate flags. They only read,
-    unless --allow-writes lets them fetch.
+    A client of the Model Context Protocol, such as Claude Code, Claude Desktop, Cursor or VS Code,
+    starts it and speaks to it on stdin and stdout: `mp docs agents` has the entries for their
+    settings. The tools look at events and properties, run SQL on local tables, compute reports, and
+    evaluate flags. They only read, unless --allow-writes lets them fetch.
 
     --http serves http://127.0.0.1:8655/mcp. Requests need the header Authorization: Bearer TOKEN,
     with the token of MP_MCP_TOKEN, or a random one that is printed.
