@@ -25,7 +25,7 @@ LAYERS = [
     "flags data",
     "bulk consumers lookup_tables signals",
     "client __init__",
-    "cdp integrations",
+    "cdp integrations _agents",
     "emulator",
     "testing cli",
 ]
@@ -43,7 +43,8 @@ DOORS = {
     "typer": "cli",
     "rich": "cli",
     "starlette": "emulator integrations.fastapi",
-    "uvicorn": "emulator",
+    "uvicorn": "emulator _agents.server",
+    "mcp": "_agents.server",
     "openfeature": "flags.openfeature flags._openfeature",
     "celery": "integrations.celery",
     "django": "integrations.django",

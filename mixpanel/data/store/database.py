@@ -18,6 +18,7 @@ from mixpanel.data.store import (
     engine,
     export,
     fetch_log,
+    pages,
     part_files,
     sql,
     statistics,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         TypedTable,
     )
     from mixpanel.data.store.fetch_log import PageRecord
+    from mixpanel.data.store.pages import RowPage
     from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
@@ -183,6 +185,14 @@ class Database(Connection):
         """Return the number of rows of a query, or None for a statement that is not a query."""
         with self._cursor() as cursor:
             return sql.count(cursor, query)
+
+    def sql_page(self, query: str, *, offset: int, limit: int, width: int) -> RowPage:
+        """Return up to `limit` rows of a query from `offset` on, with text cut at `width` + 1.
+
+        :raises SQLError: as for `sql_rows`.
+        """
+        with self._cursor() as cursor:
+            return pages.page(cursor, query, offset=offset, limit=limit, width=width)
 
     # ---- attaching ------------------------------------------------------------------------------
 
