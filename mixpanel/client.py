@@ -486,6 +486,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     async def __aenter__(self) -> Self:
         if isinstance(self._delivery, Sender):
             await self._delivery.connections.warm()
+            self._delivery.start()
         if self._local_flags is not None:
             await self._local_flags.astart_polling_for_definitions()
         return self
@@ -577,6 +578,8 @@ class Mixpanel(_Client[None]):
     def replace_lookup_table(self) -> Any: ...
 
     def __enter__(self) -> Self:
+        if isinstance(self._delivery, Sender):
+            self._delivery.start()
         if self._local_flags is not None:
             self._local_flags.start_polling_for_definitions()
         return self

@@ -17,12 +17,13 @@ the official consumers: each message and each flush then goes through them.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import raise_after_yield
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool_settings import Durability, SpoolSettings, spool_settings
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
 from mixpanel._http.ingestion import (
     IngestionApi,
@@ -55,6 +56,7 @@ from mixpanel.settings import (
 )
 
 if TYPE_CHECKING:
+    import os
     import ssl
 
     import httpx
@@ -82,6 +84,10 @@ class ConsumerOptions(TypedDict, total=False):
       exceptions they raise are logged. Messages given up after retries ("expired", "ambiguous") are
       passed to both. To keep each dead letter once, take all of `on_drop`, and of `on_error` only
       those with a `RejectedError` or `PayloadTooLargeError`.
+    - `spool`: a folder on a local disk in which a buffered consumer keeps messages until they are
+      delivered, so that they outlive the process; `MP_SPOOL` if it is None, and False for none.
+    - `durability`: what committed messages outlive: "process" (default: a killed process) or
+      "power" (a power failure too; each commit waits for the disk).
     - `http_client`: your own `httpx.AsyncClient`, which is never closed here.
     - `proxy`, `ssl_context`: for the HTTP client that the consumer makes.
     """
@@ -95,6 +101,8 @@ class ConsumerOptions(TypedDict, total=False):
     repeat_ambiguous: bool
     on_error: OnError | None
     on_drop: OnDrop | None
+    spool: str | os.PathLike[str] | Literal[False] | None
+    durability: Durability
     http_client: httpx.AsyncClient | None
     proxy: str | None
     ssl_context: ssl.SSLContext | None
@@ -150,14 +158,24 @@ class AnyConsumer(Rebuilt):
             groups_url=groups_url,
         )
         stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
+        api = IngestionApi(
+            endpoints,
+            credentials,
+            geolocate=options.get("geolocate", False),
+        )
+        retry = options.get("retry")
+        spool = spool_settings(
+            options.get("spool"), options.get("durability"), when_full, buffered=self._buffered
+        )
+        if spool is None:
+            buffer = Buffer(limits, stats, when_full=when_full)
+        else:
+            buffer = self._spooled_buffer(spool, limits, stats, api, options)
+            retry = retry or spool.retry(self._default_retry(retry_limit, retry_backoff_factor))
         self._sender = Sender(
-            Buffer(limits, stats, when_full=when_full),
-            IngestionApi(
-                endpoints,
-                credentials,
-                geolocate=options.get("geolocate", False),
-            ),
-            options.get("retry") or self._default_retry(retry_limit, retry_backoff_factor),
+            buffer,
+            api,
+            retry or self._default_retry(retry_limit, retry_backoff_factor),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -179,6 +197,31 @@ class AnyConsumer(Rebuilt):
         )
         if isinstance(self, Consumer) and self.replaces("flush", "_flush_endpoint"):
             self._sender.flush_hook = self._flush_through_hooks
+
+    @staticmethod
+    def _spooled_buffer(
+        spool: SpoolSettings,
+        limits: Limits,
+        stats: DeliveryStats,
+        api: IngestionApi,
+        options: ConsumerOptions,
+    ) -> Buffer:
+        urls = [api.endpoints.url(endpoint) for endpoint in ENDPOINTS]
+        credentials = api.credentials
+        account = [] if credentials is None else [credentials.username, credentials.project_id]
+        description = {"origin": api.endpoints.origin, "geolocate": str(api.geolocate).lower()}
+        if credentials is not None:
+            description["project_id"] = credentials.project_id
+        return spool.buffer(
+            limits,
+            stats,
+            service="mixpanel",
+            identity=(*urls, str(api.geolocate), *account),
+            description=description,
+            has_credentials=credentials is not None,
+            repeat_ambiguous=options.get("repeat_ambiguous", False),
+            when_full=options.get("when_full", "drop_newest"),
+        )
 
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)

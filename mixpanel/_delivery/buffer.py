@@ -52,6 +52,7 @@ Fate = Literal["delivered", "rejected", "dropped"]
 OnOutcome = Callable[["Sequence[Record]", Fate, str], object]
 
 
+B = TypeVar("B", bound="Buffer")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -123,12 +124,12 @@ _sequence = attrgetter("sequence")
 
 
 def _locked(
-    method: Callable[Concatenate[Buffer, P], R],
-) -> Callable[Concatenate[Buffer, P], R]:
+    method: Callable[Concatenate[B, P], R],
+) -> Callable[Concatenate[B, P], R]:
     """Run a method under the lock, then put what was deferred meanwhile; recount after an error."""
 
     @functools.wraps(method)
-    def locked(self: Buffer, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: B, *args: P.args, **kwargs: P.kwargs) -> R:
         stats = self.stats
         try:
             with self.lock:
@@ -146,7 +147,7 @@ def _locked(
                 self._put_deferred()
         return result
 
-    return cast("Callable[Concatenate[Buffer, P], R]", locked)
+    return cast("Callable[Concatenate[B, P], R]", locked)
 
 
 class Buffer:
@@ -198,6 +199,14 @@ class Buffer:
             endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.max_batch_bytes)
             for endpoint, max_in_flight in self._max_in_flight.items()
         }
+
+    is_durable: bool = False  # True in a buffer whose messages outlive the process
+
+    def attach(self, on_ready: Callable[[], object], in_caller: Callable[[], bool]) -> None:
+        """Do nothing; a buffer with a spool calls `on_ready` when there is more to send."""
+
+    def start(self) -> None:
+        """Do nothing: a buffer with a spool looks for what an earlier process has left."""
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -667,6 +676,30 @@ class Buffer:
         for queue in self.queues.values():
             if queue.paused_by is None:
                 queue.paused_until = 0.0
+
+    # ---- durability: only for a buffer with a spool ---------------------------------------------
+
+    async def mark_attempted(self, records: Sequence[Record]) -> DeliveryError | None:
+        """Write that updates are about to be sent; return the error if that failed."""
+        raise NotImplementedError
+
+    def mark_attempted_blocking(
+        self, records: Sequence[Record], timeout: float
+    ) -> DeliveryError | None:
+        """Like `mark_attempted`, in the calling thread."""
+        raise NotImplementedError
+
+    def unmark(self, records: Sequence[Record]) -> None:
+        """Write that updates were provably not applied."""
+        raise NotImplementedError
+
+    def commit_blocking(self, timeout: float | None = None) -> None:
+        """Wait until everything accepted so far is on disk."""
+        raise NotImplementedError
+
+    async def commit(self, timeout: float | None = None) -> None:
+        """Wait until everything accepted so far is on disk."""
+        raise NotImplementedError
 
     # ---- waiting ----------------------------------------------------------------------------
 

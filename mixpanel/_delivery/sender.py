@@ -20,7 +20,7 @@ from mixpanel._http.request import Api
 from mixpanel._runtime import background_loop, event_loop, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
+from mixpanel.exceptions import ClosedError, DeliveryError, SpoolError, TransportError
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -102,9 +102,22 @@ class Sender(Generic[R]):
             self._batch_finished,
             repeat_ambiguous=repeat_ambiguous,
         )
+        if buffer.is_durable:
+            buffer.attach(self._spool_is_ready, lambda: not self.background)
         shutdown.senders.add(self)
         if shutdown.is_over:
             self._discard()
+
+    def _spool_is_ready(self) -> None:
+        if self.background:
+            self.wake()
+
+    def start(self) -> None:
+        """Send what an earlier process has left in the spool; do nothing without one."""
+        if self.buffer.is_durable:
+            self.buffer.start()
+            if self.background:
+                self.start_here()
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -373,18 +386,24 @@ class Sender(Generic[R]):
         with wrong credentials: the rest is `pending` in the result.
         """
         before = self.buffer.snapshot()
-        if endpoint is None:
-            mark = self.buffer.mark_for_flush()
-        else:
-            mark = self.buffer.mark_endpoint_for_flush(endpoint)
+        mark = self._mark_for_flush(endpoint)
         event_loop.running_loop()  # imports the backend that the next line needs
         with anyio.move_on_after(timeout):
+            if self.buffer.is_durable:
+                with suppress(SpoolError):  # what is in memory is sent all the same
+                    await self.buffer.commit()
+                mark = self._mark_for_flush(endpoint)  # with what an earlier process has left
             if self.background:
                 self.wake()
                 await self._wait_up_to(mark)
             else:
                 await self._send_up_to(mark, endpoint)
         return self.buffer.result_since(before)
+
+    def _mark_for_flush(self, endpoint: str | None) -> int:
+        if endpoint is None:
+            return self.buffer.mark_for_flush()
+        return self.buffer.mark_endpoint_for_flush(endpoint)
 
     async def _wait_up_to(self, mark: int) -> None:
         here = event_loop.running_loop()

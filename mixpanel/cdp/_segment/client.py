@@ -21,6 +21,7 @@ from mixpanel._delivery.awaitables import (
 )
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool_settings import spool_settings
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._http.proxies import (
     TransportOptions,
@@ -33,7 +34,7 @@ from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
-from mixpanel.cdp._segment.message import DroppedMessage, Message
+from mixpanel.cdp._segment.message import DroppedMessage, Message, MessageCodec
 from mixpanel.cdp._segment.methods import SegmentMethods
 from mixpanel.cdp._segment.options import Delivery, SegmentOptions
 from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, shared_rate_limiter
@@ -140,16 +141,37 @@ class _Client(SegmentMethods[Outcome]):
         )
         parallel = 1 if options.get("ordered", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._report_delivery
-        sender = Sender(
-            Buffer(
+        retry = IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()
+        spool = spool_settings(
+            options.get("spool"),
+            options.get("durability"),
+            when_full,
+            buffered=not self._send_immediately,
+        )
+        kept: dict[str, Any] = {
+            "when_full": when_full,
+            "max_in_flight": {"batch": parallel},
+            "on_outcome": on_outcome,
+        }
+        if spool is None:
+            buffer = Buffer(limits, self._stats, **kept)
+        else:
+            retry = spool.retry(retry)
+            origin, key = self._api.origin, self._api.key.reveal()
+            service = self._api.captured_as("batch")
+            buffer = spool.buffer(
                 limits,
                 self._stats,
-                when_full=when_full,
-                max_in_flight={"batch": parallel},
-                on_outcome=on_outcome,
-            ),
+                service=service,
+                identity=(origin, key),
+                description={"origin": origin},
+                codec=MessageCodec(),
+                **kept,
+            )
+        sender = Sender(
+            buffer,
             self._api,
-            options.get("retry") or (IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()),
+            options.get("retry") or retry,
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -294,6 +316,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
 
     async def __aenter__(self) -> Self:
         await self._sender.connections.warm()
+        self._sender.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -348,6 +371,7 @@ class SegmentClient(_Client[None]):
     def backfill(self) -> Any: ...
 
     def __enter__(self) -> Self:
+        self._sender.start()
         return self
 
     def __exit__(self, *_: object) -> None:
