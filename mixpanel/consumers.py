@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from mixpanel._delivery.health import Health
     from mixpanel.credentials import Authority
 
 __all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
@@ -241,6 +242,10 @@ class AnyConsumer(Rebuilt):
         """Return the outcome of every message so far, in numbers."""
         return self._sender.stats.snapshot()
 
+    def health(self) -> Health:
+        """Return what is pending and since when, what each queue is doing, and the spool."""
+        return self._sender.buffer.health()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
 
@@ -397,6 +402,14 @@ class AsyncBufferedConsumer(AnyConsumer):
         """Send everything accepted so far and return the result."""
         return await self._sender.flush(timeout)
 
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        await self._sender.commit(timeout)
+
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; what is not delivered by then counts as dropped.
 
@@ -540,6 +553,15 @@ class BufferedConsumer(Consumer):
         del api_key, api_secret  # an error on the way shows the locals of this frame
         for record in records_from_json(endpoint, json_message, authority):
             self.accept(record)
+
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        self._refuse_in_async()
+        self._sender.commit_blocking(timeout)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return the result."""

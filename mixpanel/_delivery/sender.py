@@ -20,7 +20,13 @@ from mixpanel._http.request import Api
 from mixpanel._runtime import background_loop, event_loop, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.exceptions import ClosedError, DeliveryError, SpoolError, TransportError
+from mixpanel.exceptions import (
+    ClosedError,
+    ConfigurationError,
+    DeliveryError,
+    SpoolError,
+    TransportError,
+)
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ IDLE_TIMEOUT = 5.0  # seconds without a message after which the background task 
 RESTART_DELAY = 0.1  # seconds until the background task starts again after it was cancelled
 CANCEL_TIMEOUT = 0.1  # seconds that cancelled requests may take to unwind
 POLL_INTERVAL = 0.01  # seconds
+COMMIT_TIMEOUT = 30.0  # seconds that the disk may take
 
 # At exit there are a few seconds in all: short waits, and messages of any age.
 EXIT_RETRY = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
@@ -433,6 +440,34 @@ class Sender(Generic[R]):
                     in_flight.start_soon(self.dispatcher.send_due)
             if self.buffer.has_unsettled(mark, endpoint):
                 await anyio.sleep(min(self.buffer.seconds_until_due() or POLL_INTERVAL, 0.25))
+
+    def check_durable(self, what: str) -> bool:
+        """Return True if messages outlive the process once committed; False if they are sent first.
+
+        :raises ConfigurationError: naming `what` needs a spool, for a buffer in memory.
+        """
+        if not self.buffered or capture.active is not None:
+            return False
+        if not self.buffer.is_durable:
+            raise ConfigurationError(
+                f"{what} needs a spool, which keeps messages on disk: pass spool=FOLDER to the "
+                "client or consumer, or set MP_SPOOL"
+            )
+        return True
+
+    async def commit(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk.
+
+        :raises SpoolError: if it is not, because the disk failed, or after the timeout.
+        """
+        if self.check_durable("commit()"):
+            event_loop.running_loop()  # imports the backend
+            await self.buffer.commit(timeout)
+
+    def commit_blocking(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Like `commit`, in the calling thread."""
+        if self.check_durable("commit()") and not self.is_interrupted:
+            self.buffer.commit_blocking(timeout)
 
     async def wait_for_space(self) -> None:
         """Flush the buffer and wait until a batch is settled, or for a quarter of a second."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 
 from mixpanel._delivery.buffer import Buffer, EndpointQueue, _locked
+from mixpanel._delivery.health import SpoolHealth
 from mixpanel._delivery.spool.store import place_of
 from mixpanel._delivery.spool.writer import SpoolWriter
 from mixpanel._runtime import event_loop, native_threads
@@ -428,6 +429,29 @@ class SpooledBuffer(Buffer):
                     self.memory_only += 1
                     self.unspooled += 1
                     self.unspooled_bytes += len(record.body)
+
+    # ---- health -----------------------------------------------------------------------------
+
+    def _pending_of(self, queue: EndpointQueue) -> int:
+        count = super()._pending_of(queue)
+        if isinstance(queue, SpoolQueue):
+            count += len(queue.staged) + len(queue.writing) + queue.on_disk
+        return count
+
+    def _spool_health(self) -> SpoolHealth:
+        writer = self._writer
+        on_disk = self.stats.pending - self.unspooled
+        return SpoolHealth(
+            str(self.options.folder),
+            self.options.durability,
+            on_disk,
+            self.bytes + self.disk_bytes - self.unspooled_bytes,
+            writer.file_bytes,
+            self.unspooled,
+            writer.dead_letters,
+            writer.quarantined,
+            None if writer.error is None else str(writer.error),
+        )
 
     # ---- durability -------------------------------------------------------------------------
 

@@ -95,8 +95,8 @@ END;
 INSERT INTO total VALUES (0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0), (4, 0, 0), (5, 0, 0);
 """
 INSERT_BLOCK = (
-    "INSERT OR REPLACE INTO block (id, created, count, remaining, bytes, crc, auth, state, flags, lengths, "
-    "extra, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO block (id, created, count, remaining, bytes, crc, auth, state, flags, "
+    "lengths, extra, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_DEAD = (
     "INSERT OR IGNORE INTO dead (key, at, endpoint, reason, error, created, repeatable, auth, "

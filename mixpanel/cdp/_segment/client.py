@@ -52,6 +52,7 @@ from mixpanel.settings import Limits, RetryPolicy, WhenFull, check_options, chec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mixpanel._delivery.health import Health
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
@@ -186,6 +187,10 @@ class _Client(SegmentMethods[Outcome]):
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
         return self._stats.snapshot()
 
+    def health(self) -> Health:
+        """Return what is pending and since when, what the queue is doing, and the spool."""
+        return self._sender.buffer.health()
+
     def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
         for message in cast("Sequence[Message]", records):
@@ -305,6 +310,14 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         """
         return await self._sender.flush(timeout)
 
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        await self._sender.commit(timeout)
+
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result for the messages that were pending.
 
@@ -360,6 +373,15 @@ class SegmentClient(_Client[None]):
         """Send everything accepted so far and return the result."""
         background_loop.refuse_in_async(f"{type(self).__name__}.flush")
         return sync_delivery.flush(self._sender, timeout)
+
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        background_loop.refuse_in_async(f"{type(self).__name__}.commit")
+        self._sender.commit_blocking(timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result for the messages that were pending."""
