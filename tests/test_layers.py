@@ -36,6 +36,7 @@ DOORS = {
     "httpcore": "_http",
     "asgiref": "_runtime integrations.django",
     "jwt": "cdp._segment",
+    "sqlite3": "_delivery.spool",
     "duckdb": "data.store data.readers emulator._storage",
     "json_logic": "flags._rules",
     "tomlkit": "data.config",
