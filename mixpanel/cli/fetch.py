@@ -66,8 +66,11 @@ Name = Annotated[
 ]
 FromOption = Annotated[
     str,
-    typer.Option("--from", metavar="DAY", callback=_day, help="The first day, as 2026-01-31."),
-]
+    typer.Option(
+        "--from", metavar="DAY", callback=_day,
+        help="The first day: 2026-01-31, today, yesterday, -7d, -4w or -3m.",
+    ),
+]  # fmt: skip
 ToOption = Annotated[
     str, typer.Option("--to", metavar="DAY", callback=_day, help="The last day, inclusive.")
 ]
@@ -360,7 +363,7 @@ def sync(
         str | None,
         typer.Option(
             "--from", metavar="DAY", callback=_day, show_default=False,
-            help="The first day, needed for a new table.",
+            help="The first day, as 2026-01-31 or -3m; needed for a new table.",
         ),
     ] = None,
     to_date: Annotated[

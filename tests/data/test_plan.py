@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from mixpanel.data._fetch import plan
 from mixpanel.data._fetch.plan import Chunk, Filters, as_day, chunks, days_of, ranges, today
+from mixpanel.data._fetch.query import EventQuery
+from mixpanel.data.analysis.period import Period
 from mixpanel.data.exceptions import ConfigError
 
 JANUARY = days_of(date(2026, 1, 1), date(2026, 1, 31))
@@ -85,6 +87,17 @@ def test_relative_days_are_those_of_the_time_zone(monkeypatch):
     monkeypatch.setattr(plan, "today", lambda zone: zones.append(zone) or date(2026, 3, 31))
     as_day("-1d", "from_date", "Asia/Tokyo")
     assert ["Asia/Tokyo"] == zones
+
+
+def test_fetches_and_reports_resolve_days_in_their_own_time_zone(monkeypatch):
+    """That of the argument `project_timezone`, or `timezone`."""
+    zones = []
+    monkeypatch.setattr(plan, "today", lambda zone: zones.append(zone) or date(2026, 3, 31))
+    query = EventQuery.create(from_date="-1d", to_date="today", project_timezone="Asia/Tokyo")
+    assert (date(2026, 3, 30), date(2026, 3, 31)) == query.days
+    period = Period.checked("-1m", "yesterday", "Asia/Tokyo")
+    assert ("2026-02-28", "2026-03-30") == (str(period.from_date), str(period.to_date))
+    assert {"Asia/Tokyo"} == set(zones)
 
 
 @pytest.mark.parametrize("value", ["-999999999d", "-999999999m", "-2100y"])

@@ -196,6 +196,8 @@ class RemoteMethods:
         report over them warns, and the same call again fetches them alone. A day that Mixpanel
         rejects because it has not begun in the project's time zone is left out in any case.
 
+        - `from_date` and `to_date`: dates, text as "2026-01-31", or days relative to today in
+          `project_timezone`, else UTC: "today", "yesterday", "-7d", "-4w" or "-3m".
         - `events`: names of events, by default all. `where`: an expression of Mixpanel's, such as
           `properties["plan"] == "team"`. `limit`: the maximum number of events, up to 100,000.
         - `replace` swaps the new table in at the end; `append` adds days to a table, and replaces
