@@ -83,7 +83,7 @@ class ConsumerOptions(TypedDict, total=False):
     - `when_full`: what to do with a message when the buffer is full: "drop_newest" (default),
       "drop_oldest", "wait" or "raise".
     - `repeat_ambiguous`: repeat `$add`, `$append` and `$remove` even when they may have been
-      applied; without it, only when they provably were not (the README lists the proofs).
+      applied; without it, only when they provably were not (docs/guarantees.md lists the proofs).
     - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and loss;
       exceptions they raise are logged. Messages given up after retries ("expired", "ambiguous") are
       passed to both. To keep each dead letter once, take all of `on_drop`, and of `on_error` only
