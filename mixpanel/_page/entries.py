@@ -143,9 +143,12 @@ def describe(lane: Lane, record: Any) -> Description:
     if lane in CDP_LANES:
         return _describe_message(record)
     if lane == "flags":
-        return Description(_label(record.get("flag_key")) or "all flags",
-                           _label(record.get("distinct_id")), None,
-                           _mapping(record.get("variants")))  # fmt: skip
+        variants = {
+            key: value.get("variant_key") if isinstance(value, dict) else value
+            for key, value in _mapping(record.get("variants")).items()
+        }
+        name = _label(record.get("flag_key")) or "all flags"
+        return Description(name, _label(record.get("distinct_id")), None, variants)
     if lane in ("tables", "queries"):
         return Description(None, None, None, record)
     properties = _mapping(record.get("properties"))
