@@ -303,7 +303,7 @@ def test_an_entry_has_its_request_and_how_to_repeat_it(visit, emu):
     page.get_by_role("button", name="Copy: As a line of a test").click()
     page.get_by_text("Copied").wait_for()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert 12.5 == eval(copied, {"emu": emu})["properties"]["amount"]  # noqa: S307 - it is ours
+    assert 12.5 == eval(copied, {"emu": emu})["properties"]["amount"]
     assert "s3cret" not in page.content()
 
 
