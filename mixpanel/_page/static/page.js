@@ -5,6 +5,8 @@ const FRESH = 12; // entries of one frame that are shown as new; more would only
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const VERDICTS = ["accepted", "duplicate", "rejected", "faulted"];
+const OTHER_VERDICTS = ["queued", "retrying", "dropped"];
+const ALL = [...VERDICTS, ...OTHER_VERDICTS];
 const CHANGE = { "X-Live-Page": "1", "Content-Type": "application/json" };
 
 // ---- nodes --------------------------------------------------------------------------------------
@@ -90,6 +92,7 @@ const FIELDS = {
   status: (entry) => String(entry.status ?? "none"),
   fault: (entry) => entry.fault ?? "",
   id: (entry) => entry.insert_id ?? "",
+  via: (entry) => entry.via ?? "here",
 };
 
 /** Split a filter into conditions: words, and `field:value,value` with values in quotes if needed. */
@@ -274,7 +277,7 @@ function fill(row, entry, at) {
   node.setAttribute("aria-posinset", at + 1);
   node.setAttribute("aria-setsize", shown.length);
   node.setAttribute("aria-selected", String(entry.id === selected));
-  const key = `${entry.id} ${entry.verdict} ${entry.status} ${entry.reason} ${entry.tries} ${entry.problems.length}`;
+  const key = `${entry.id} ${entry.last} ${entry.verdict} ${entry.status} ${entry.reason} ${entry.tries} ${entry.problems.length}`;
   if (row.key === key) return;
   row.key = key;
   row.entry = entry;
@@ -283,7 +286,8 @@ function fill(row, entry, at) {
   parts.at.textContent = clock(entry.at);
   parts.verdict.className = `verdict ${entry.verdict}`;
   parts.verdict.replaceChildren(icon(entry.verdict), el("b", {}, entry.verdict));
-  parts.lane.textContent = entry.lane;
+  parts.lane.textContent = entry.via ? `${entry.lane} ↗` : entry.lane;
+  parts.lane.title = entry.via ? `reported by ${line(entry.via)}` : "";
   parts.event.textContent = line(entry.event ?? `${entry.method} ${entry.path}`);
   parts.who.textContent = line(entry.distinct_id ?? "");
   const [what, kind] = whatOf(entry);
@@ -437,7 +441,7 @@ function drawChipsNow() {
   for (const field of ["verdict", "lane", "event"]) {
     let values = [...counts[field]].sort((one, other) => other[1] - one[1] || (one[0] < other[0] ? -1 : 1));
     if (field === "event") values = values.filter(([name], at) => at < 8 || active.event.includes(name.toLowerCase()));
-    if (field === "verdict") values.sort((one, other) => VERDICTS.indexOf(one[0]) - VERDICTS.indexOf(other[0]));
+    if (field === "verdict") values.sort((one, other) => ALL.indexOf(one[0]) - ALL.indexOf(other[0]));
     for (const low of active[field]) if (!values.some(([name]) => name.toLowerCase() === low)) values.push([low, 0]);
     if (values.length && wanted.length) wanted.push({ key: `gap ${field}` });
     for (const [value, count] of values) wanted.push({ key: `${field} ${value}`, field, value, count, on: active[field].includes(value.toLowerCase()) });
@@ -524,14 +528,28 @@ function receive(found) {
   badge("n-faults", found.faults?.length ?? 0, true);
   document.title = problems.length ? `(${problems.length}) Live · Mixpanel` : "Live · Mixpanel";
   const isProgram = found.kind === "program";
+  if (isProgram && !before) nameForProgram(found.program);
   document.querySelector('[data-panel="faults"]').hidden = isProgram;
   document.querySelector('[data-panel="flags"]').hidden = isProgram;
   $("clear-data").hidden = isProgram;
   drawBudget(found.budget);
+  if (isProgram) {
+    $("budget").hidden = false;
+    $("budget").textContent = `${plain.format(found.waiting)} waiting for an outcome`;
+  }
   const changed = (name) => JSON.stringify(before?.[name]) !== JSON.stringify(found[name]);
   if (panel.name === "problems" && changed("problems")) drawPanel();
   if (panel.name === "faults" && changed("faults")) drawActiveFaults();
   if (!before) { if (isProgram) $("empty").dataset.kind = ""; drawList(); }
+}
+
+/** Name what a program sends, instead of what a server gets. */
+function nameForProgram(name) {
+  $("address").textContent = name;
+  const labels = { accepted: "Delivered", rejected: "Rejected or dropped", faulted: "Failed, tried again", bytes: "Composed" };
+  for (const [verdict, label] of Object.entries(labels)) meters[verdict].node.querySelector(".label").lastChild.textContent = label;
+  meters.duplicate.node.hidden = true;
+  meters.bytes.node.parentElement.classList.add("program");
 }
 
 function badge(id, count, isWarning) {
@@ -715,6 +733,7 @@ async function drawEntry(mine) {
   fact("Verdict", verdictOf(entry.verdict));
   fact("Lane", entry.lane);
   fact("Time", day(entry.at));
+  fact("Reported by", entry.via && line(entry.via));
   if (entry.distinct_id) fact("Person", canShowPerson(entry) ? el("button", { type: "button", onclick: () => show({ name: "person", id: entry.distinct_id }, { remember: true }) }, line(entry.distinct_id)) : line(entry.distinct_id));
   fact("Request", `${sent.method} ${line(sent.path)} → ${sent.status ?? "no response"}`);
   if (entry.count > 1) fact("Record", `${entry.index + 1} of ${entry.count} in the request`);
@@ -748,7 +767,7 @@ async function drawEntry(mine) {
 }
 
 function canShowPerson(entry) {
-  return state?.kind !== "program" && ["events", "imports", "profiles"].includes(entry.lane);
+  return !entry.via && state?.kind !== "program" && ["events", "imports", "profiles"].includes(entry.lane);
 }
 
 const views = {
