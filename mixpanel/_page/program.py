@@ -50,6 +50,15 @@ DISCARDED = {
     **BY_CHOICE,
     "before_send_error": "before_send raised an exception, or returned no message",
 }
+DROPPED = {  # as `stats().dropped` names it
+    "queue_full": "the queue was full",
+    "expired": "given up: it was older than RetryPolicy.max_age",
+    "ambiguous": "it may have arrived, and is not safe to send again",
+    "too_large": "it is larger than the server or the queue takes",
+    "raised": "the error was raised to the caller",
+    "closed": "the client was closed first",
+    "exit": "the process ended first",
+}
 MAX_RESPONSE = 4000  # bytes
 
 P = ParamSpec("P")
@@ -256,8 +265,13 @@ class _ProgramObserver:
         """Set the outcome of records."""
         for record in records:
             found = self._waiting.pop(id(record), None)
-            if found is not None:
-                self._feed.change(found[1], verdict=FATES[fate], reason=reason or None)
+            if found is None:
+                continue
+            entry = found[1]
+            why = DROPPED.get(reason, reason) or None
+            if why is not None and fate == "dropped" and entry.reason is not None:
+                why = f"{why}; before: {entry.reason}"
+            self._feed.change(entry, verdict=FATES[fate], reason=why)
 
     @_never_raises
     def discarded(self, reason: str, count: int) -> None:

@@ -178,6 +178,7 @@ function arrive(batch, lost) {
 
 function insert(batch) {
   const few = batch.length <= FRESH && entries.length > 0;
+  let isSorted = true; // those that changed since come later than their numbers say
   for (const entry of batch) {
     const old = byId.get(entry.id);
     if (old) {
@@ -186,9 +187,11 @@ function insert(batch) {
       continue;
     }
     if (few) entry.isFresh = true;
+    isSorted &&= entries.length === 0 || entries.at(-1).id < entry.id;
     byId.set(entry.id, entry);
     entries.push(entry);
   }
+  if (!isSorted) entries.sort((one, other) => one.id - other.id);
   if (entries.length > KEPT) {
     for (const entry of entries.slice(0, -KEPT)) byId.delete(entry.id);
     entries = entries.slice(-KEPT);
@@ -268,7 +271,7 @@ function whatOf(entry) {
 
 /** Return a reason that begins with what distinguishes it: columns are narrow. */
 function shortened(reason) {
-  return reason.replace(/^'(?:properties\.)?([^']+)' is (?:invalid: )?/, "$1: ");
+  return reason.replace(/^[\w. ]+: HTTP \d+: /, "").replace(/^'(?:properties\.)?([^']+)' is (?:invalid: )?/, "$1: ");
 }
 
 function fill(row, entry, at) {
@@ -721,7 +724,7 @@ async function drawEntry(mine) {
   if (entry.reason) {
     banners.push(el("div", { class: `banner ${isBad ? "error" : ""}` },
       el("strong", {}, line(entry.reason)),
-      isBad && entry.status === 200 && el("p", {}, "The response was 200 nevertheless: the client does not know."),
+      isBad && entry.status === 200 && el("p", {}, "The response was 200 nevertheless: at most its body says so."),
       covered?.remedy && el("p", {}, covered.remedy)));
   }
   for (const one of remedies.filter((each) => each !== covered)) {
