@@ -163,6 +163,16 @@ def test_a_query_above_the_limit_is_rejected(emu, http):
     assert {"limit": None, "left": None, "used": 0} == state["budget"]["exports"]
 
 
+def test_queries_without_a_limit_are_counted():
+    """Mixpanel has one."""
+    with Emulator() as emulator, httpx.Client(base_url=emulator.url) as client:
+        for _ in range(2):
+            client.get("/api/query/events/names", params={"project_id": "1"}, auth=AUTH)
+        with client.stream("GET", "/live") as stream:
+            state = _state(stream)
+    assert {"limit": None, "left": None, "used": 2} == state["budget"]["queries"]
+
+
 def _state(stream):
     return next(
         data for chunk in stream.iter_raw() for name, _, data in frames(chunk) if name == "state"
