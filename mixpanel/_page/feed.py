@@ -21,7 +21,7 @@ __all__ = ["Feed"]
 MAX_KEYS = 100_000
 MAX_EXAMINED = 200  # accepted records of one request: more of a batch are alike
 SECONDS = 60
-TALLIED = ("accepted", "duplicate", "rejected", "faulted", "bytes")
+TALLIED: tuple[str, ...] = ("accepted", "duplicate", "rejected", "faulted", "bytes")
 GROUPS = {"dropped": "rejected", "retrying": "faulted"}
 
 
