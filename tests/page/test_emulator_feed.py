@@ -111,6 +111,9 @@ def test_an_ignored_event_says_that_it_is_not_stored(emu, http):
     first, second = emu.live()
     assert ("accepted", "not stored, as $ignore is set") == (first["verdict"], first["note"])
     assert "ignored" not in second["problems"]
+    assert ["ignored"] == [
+        each["kind"] for each in emu._project.live.state()["problems"] if each["kind"] == "ignored"
+    ]
 
 
 @pytest.mark.parametrize(
