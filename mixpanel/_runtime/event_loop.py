@@ -309,7 +309,7 @@ def is_interactive() -> bool:
     """Return True in code that a user enters in a session whose own event loop runs it.
 
     That is a cell of Jupyter, IPython or marimo, or a statement in `python -m asyncio`. The loop
-    runs the user's code and nobody else's: it may be blocked as any sync code in a cell blocks it.
+    runs only the user's code: it may be blocked as any sync code in a cell blocks it.
     """
     if threading.current_thread() is not threading.main_thread():
         return False

@@ -218,7 +218,9 @@ def _named(endpoint: Endpoint, content: Any, given: dict[str, Any]) -> dict[str,
         raise typer.BadParameter("--json must be a JSON object")
     known = {each.name: each.name for each in endpoint.arguments if not each.positional}
     known |= {
-        endpoint.wire_name(each): each.name for each in endpoint.arguments if not each.positional
+        endpoint.name_in_requests(each): each.name
+        for each in endpoint.arguments
+        if not each.positional
     }
     for name, value in content.items():
         if name in known:

@@ -310,7 +310,7 @@ ODD = [
 
 
 def test_odd_values_are_kept(emu, ws, tmp_path):
-    """All rows arrive unchanged; only half a surrogate pair is repaired."""
+    """All rows arrive unchanged; only an unpaired surrogate is repaired."""
     events = [event("Odd", 0, number, **value) for number, value in enumerate(ODD)]
     path = tmp_path / "odd.ndjson"
     path.write_text("".join(json.dumps(one) + "\n" for one in events))

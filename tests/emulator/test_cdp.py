@@ -54,7 +54,7 @@ def emu(emulate):
 
 
 def written(message):
-    """Write JSON compactly, with letters as they are and half a surrogate pair escaped."""
+    """Write JSON compactly, with letters as they are and an unpaired surrogate escaped."""
     text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
 

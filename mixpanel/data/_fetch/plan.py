@@ -230,7 +230,7 @@ def names(given: Iterable[str] | str | None, argument: str) -> tuple[str, ...]:
 def text(argument: str, value: str | None) -> str | None:
     """Return text that can be encoded as UTF-8; None stays None.
 
-    :raises ConfigError: for another type, or half a surrogate pair.
+    :raises ConfigError: for another type, or an unpaired surrogate.
     """
     if value is None:
         return None
@@ -240,7 +240,7 @@ def text(argument: str, value: str | None) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{argument}={value!r} holds half a surrogate pair, which UTF-8 cannot encode"
+            f"{argument}={value!r} holds an unpaired surrogate, which UTF-8 cannot encode"
         ) from None
     return value
 
