@@ -181,6 +181,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         UserEvent,
     )
     from mixpanel.data.results import (
+        Attached,
+        AttachedKind,
         BatchProgress,
         ColumnInfo,
         ColumnStatsResult,
@@ -226,6 +228,8 @@ __all__ = [
     "AsyncProject",
     "AsyncResource",
     "AsyncWorkspace",
+    "Attached",
+    "AttachedKind",
     "AuditViolation",
     "AuthenticationError",
     "BatchProgress",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mixpanel.settings import Region
 
 __all__ = [
+    "Attached",
+    "AttachedKind",
     "BatchProgress",
     "ColumnInfo",
     "ColumnStatsResult",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 TableType = Literal["events", "profiles"]
+AttachedKind = Literal["csv", "parquet", "json", "database"]
 
 # ---- SQL ----------------------------------------------------------------------------------------
 
@@ -237,17 +240,31 @@ class TableInfo(Result):
     `filters` are those it was fetched with, one entry for each combination. `state` is "incomplete"
     until an interrupted fetch is repeated, and "partial" while some of the gaps are days that could
     not be fetched. `type` is "other" for a table that was not fetched.
+
+    A table of type "typed" or "history" belongs to the table `source`. A typed table is "stale"
+    while its source has other rows: the next fetch, or `typed_table(source)`, brings it up to date.
     """
 
     name: str
-    type: Literal["events", "profiles", "view", "other"]
+    type: Literal["events", "profiles", "typed", "history", "view", "other"]
     row_count: int
     fetched_at: datetime | None
     from_date: date | None = None
     to_date: date | None = None
     gaps: tuple[tuple[date, date], ...] = ()
     filters: tuple[dict[str, Any], ...] = ()
-    state: Literal["complete", "incomplete", "partial"] = "complete"
+    state: Literal["complete", "incomplete", "partial", "stale"] = "complete"
+    source: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Attached(Result):
+    """A file or another database that SQL can join with; `rows` are None for a database."""
+
+    name: str
+    kind: AttachedKind
+    path: Path
+    rows: int | None
 
 
 @dataclass(frozen=True, repr=False)

@@ -43,19 +43,22 @@ __all__ = [
     "pages",
     "parts",
     "prepare",
+    "project_id",
     "record_failed",
     "record_page",
     "record_part",
+    "record_project_id",
     "record_staged",
     "register",
     "tables",
     "typed_names",
+    "typed_tables",
 ]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _metadata (
     table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE, to_date DATE,
-    row_count BIGINT, project_timezone VARCHAR, created_at TIMESTAMP
+    row_count BIGINT, project_timezone VARCHAR, created_at TIMESTAMP, project_id VARCHAR
 );
 CREATE TABLE IF NOT EXISTS _ledger (
     table_name VARCHAR, day DATE, from_date DATE, to_date DATE, filters VARCHAR, mode VARCHAR,
@@ -158,7 +161,7 @@ class PageRecord:
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
     """Create the internal tables and columns that are missing."""
     connection.execute(SCHEMA)
-    for column in ("project_timezone VARCHAR", "created_at TIMESTAMP"):
+    for column in ("project_timezone VARCHAR", "created_at TIMESTAMP", "project_id VARCHAR"):
         connection.execute(f"ALTER TABLE _metadata ADD COLUMN IF NOT EXISTS {column}")
     for column in ("reason VARCHAR", "is_gap BOOLEAN"):
         connection.execute(f"ALTER TABLE _ledger ADD COLUMN IF NOT EXISTS {column}")
@@ -192,6 +195,23 @@ def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
         "SELECT created_at FROM _metadata WHERE table_name = '_ledger'"
     ).fetchone()
     return aware(row[0]) if row else None
+
+
+def project_id(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Return the project whose data the database has; None before the first fetch."""
+    if "project_id" not in _columns(connection, "_metadata"):
+        return None
+    query = "SELECT project_id FROM _metadata WHERE table_name = '_ledger'"
+    rows = connection.execute(query).fetchall()
+    return rows[0][0] if rows else None
+
+
+def record_project_id(connection: duckdb.DuckDBPyConnection, project: str) -> None:
+    """Record the project whose data the database will have, unless it is recorded already."""
+    connection.execute(
+        "UPDATE _metadata SET project_id = ? WHERE table_name = '_ledger' AND project_id IS NULL",
+        [project],
+    )
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:
@@ -346,10 +366,15 @@ def delete_typed(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 def typed_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Return the names of the typed tables by those of their sources."""
+    return {source: typed for source, typed, _ in typed_tables(connection)}
+
+
+def typed_tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str | None]]:
+    """Return source, name and stale days of each typed table; None if it is current."""
     if not _columns(connection, "_typed_tables"):
-        return {}
-    rows = connection.execute("SELECT table_name, typed_name FROM _typed_tables").fetchall()
-    return dict(rows)
+        return []
+    query = "SELECT table_name, typed_name, stale FROM _typed_tables"
+    return connection.execute(query).fetchall()
 
 
 # ---- part files --------------------------------------------------------------------------------
