@@ -22,7 +22,7 @@ COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hash
 LOCKS = {
     "tests": "pyproject.toml --all-extras --group tests",
     "types": "pyproject.toml --all-extras --group types",
-    "lowest": "pyproject.toml --all-extras --group tests --resolution lowest-direct",
+    "lowest": "pyproject.toml --extra all --group tests --resolution lowest-direct",
     "demo": "pyproject.toml --extra cli --extra emulator",
     "lint": "--group lint",
     "audit": "--group audit",

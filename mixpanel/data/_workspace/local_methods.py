@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from mixpanel._runtime.signatures import named_like
 from mixpanel.data.results import WorkspaceInfo
@@ -44,6 +45,11 @@ class LocalMethods:
     """Query the local database: plain methods in both workspaces, as they wait for no server."""
 
     _core: WorkspaceCore
+
+    def __copy__(self) -> Self:
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self), _core=copy.copy(self._core))
+        return new
 
     @property
     def database(self) -> Database:

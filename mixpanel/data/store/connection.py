@@ -195,8 +195,11 @@ class Connection:
                 time.sleep(wait)
             try:
                 with _open_lock:
-                    if (connection := self._acquire_if_connected()) is None:
-                        self._connect()
+                    # Another thread may have connected meanwhile. This is a use, too: to look again
+                    # without returning it would count it twice, and the file would stay open.
+                    if (connection := self._acquire_if_connected()) is not None:
+                        return connection
+                    self._connect()
             except DatabaseLockedError:
                 if time.monotonic() > end:
                     raise

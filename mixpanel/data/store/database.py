@@ -19,6 +19,7 @@ from mixpanel.data.store import (
     export,
     export_targets,
     fetch_log,
+    pages,
     part_files,
     sql,
     statistics,
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
         TableType,
         TypedTable,
     )
-    from mixpanel.data.store.fetch_log import PageRecord
+    from mixpanel.data.store.fetch_log import FailedDay, PageRecord
+    from mixpanel.data.store.pages import RowPage
     from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
@@ -185,6 +187,14 @@ class Database(Connection):
         """Return the number of rows of a query, or None for a statement that is not a query."""
         with self._cursor() as cursor:
             return sql.count(cursor, query)
+
+    def sql_page(self, query: str, *, offset: int, limit: int, width: int) -> RowPage:
+        """Return up to `limit` rows of a query from `offset` on, with text cut at `width` + 1.
+
+        :raises SQLError: as for `sql_rows`.
+        """
+        with self._cursor() as cursor:
+            return pages.page(cursor, query, offset=offset, limit=limit, width=width)
 
     # ---- attaching ------------------------------------------------------------------------------
 
@@ -592,6 +602,36 @@ class Database(Connection):
         with self._query_cursor() as cursor:
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         return {entry.day: entry.fetched_at for entry in entries}
+
+    def first_day(self, name: str) -> date | None:
+        """Return the first day of a table, which need not be one that could be fetched."""
+        with self._query_cursor() as cursor:
+            known = fetch_log.find(cursor, catalog.canonical(cursor, name))
+        return None if known is None else known.from_date
+
+    def failed_days(self, name: str, filters: Filters) -> list[FailedDay]:
+        """Return the days that fetches into a table with these filters could not fetch so far."""
+        with self._query_cursor() as cursor:
+            failed = fetch_log.failed_days(cursor, catalog.canonical(cursor, name))
+        return [each for each in failed if each.filters == filters.to_json()]
+
+    def reusable_days(
+        self, name: str, filters: Filters, *, now: datetime | None = None
+    ) -> frozenset[date]:
+        """Return the days of a table that were fetched with these filters and need no refresh."""
+        checked_at = now or datetime.now(UTC)
+        with self._query_cursor() as cursor:
+            entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
+        return frozenset(
+            entry.day
+            for entry in entries
+            if entry.filters == filters.to_json() and entry.holds(checked_at)
+        )
+
+    def has_table(self, name: str) -> bool:
+        """Return True if there is a table or view of that name; case is ignored."""
+        with self._query_cursor() as cursor:
+            return catalog.canonical(cursor, name) in catalog.names(cursor)
 
     def _validate_target(
         self,

@@ -226,9 +226,13 @@ def restrict_wal(path: Path | None) -> None:
             restrict(path.with_name(path.name + ".wal"), path.stat().st_mode & 0o777)
 
 
-def count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
-    """Count the rows of a quoted table."""
-    row = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
+def count(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """Count the rows of a quoted table, or of a query in parentheses."""
+    row = connection.execute(f"SELECT count(*) FROM {source}", parameters or {}).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
+from mixpanel.data.store import typed_tables
 from mixpanel.data.store.engine import load_duckdb, memory_error
 from mixpanel.data.store.quoting import literal
 from mixpanel.data.store.rows import RowStream, copied, fetched
-from mixpanel.data.store.statements import check_statement, statement_body
+from mixpanel.data.store.statements import check_statement, mentioned, statement_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,7 +166,10 @@ def _executed(
         statement = check_statement(connection, query, write=write)
         # A second line of defence: a write that passed the check fails in the transaction.
         if write:
-            yield run(statement, values)
+            try:
+                yield run(statement, values)
+            finally:
+                typed_tables.mark_written(connection, mentioned(query))
             return
         connection.execute("BEGIN TRANSACTION READ ONLY")
         try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["check_statement", "statement_body"]
+__all__ = ["check_statement", "mentioned", "statement_body"]
 
 READ_STATEMENTS = "SELECT, WITH, FROM, VALUES, TABLE, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 WRITE_STATEMENTS = (
@@ -87,6 +87,11 @@ def statement_body(query: str) -> str:
         if word == ";":
             return SPACES.sub(" ", query).encode()[:at].decode()
     return query
+
+
+def mentioned(query: str) -> set[str]:
+    """Return the words and quoted names in a query, in lower case: all tables are among them."""
+    return {_unquoted(word).lower() for word, _ in _words(query)}
 
 
 class _StatementCheck:

@@ -321,7 +321,7 @@ def test_a_file_has_the_data_of_one_project(tmp_path):
     path = tmp_path / "shop.db"
     with Database.open(path, project_id="42") as db:
         db.begin_profiles("users", filters=Filters(), mode="new").finish()
-    reason = "has data of the project 42, not of 77: use one file for each project"
+    reason = "has data of the project 42, not of 77: use one file for each project, and attach"
     for read_only in (False, True):
         with pytest.raises(ConfigError, match=reason):
             Database.open(path, project_id="77", read_only=read_only)
