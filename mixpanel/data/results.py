@@ -32,6 +32,7 @@ __all__ = [
     "FailedDays",
     "FetchPlan",
     "FetchResult",
+    "ParquetSync",
     "ProfilePlan",
     "ProfileProgress",
     "ReconcileResult",
@@ -265,6 +266,20 @@ class Attached(Result):
     kind: AttachedKind
     path: Path
     rows: int | None
+
+
+@dataclass(frozen=True, repr=False)
+class ParquetSync(Result):
+    """What was done to bring a folder of Parquet files up to date.
+
+    `written` and `removed` are days, `kept` is the number of those that had not changed, and
+    `paths` are the files written. The day of rows without a time is None.
+    """
+
+    written: tuple[str | None, ...]
+    kept: int
+    removed: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, repr=False)

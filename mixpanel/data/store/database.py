@@ -18,6 +18,7 @@ from mixpanel.data.store import (
     attachments,
     engine,
     export,
+    export_targets,
     fetch_log,
     pages,
     part_files,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from mixpanel.data.results import (
         ColumnStatsResult,
         EventBreakdownResult,
+        ParquetSync,
         SQLResult,
         SummaryResult,
         TableInfo,
@@ -764,6 +766,36 @@ class Database(Connection):
                 storage_options=storage_options or {},
             )
 
+    def sync_parquet(
+        self,
+        table: str | None,
+        path: Path | str,
+        *,
+        query: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> ParquetSync:
+        """Bring a folder that `export_parquet` wrote by day up to date, or write it.
+
+        >>> ws.sync_parquet("events", "lake")  # doctest: +SKIP
+        ParquetSync(written=('2026-01-31',), kept=30, removed=())
+
+        Only the days that have changed are written, and those that are gone are removed. Each day
+        is one file, which is replaced when it is complete: readers find the old rows or the new
+        ones. If a call is interrupted, the next one writes what is missing.
+
+        :raises ConfigError: if the folder has files that no export wrote; and as `export_parquet`.
+        """
+        with self._cursor() as cursor, sql.translated(cursor):
+            return export.sync_parquet(
+                cursor,
+                table,
+                path,
+                self._exchange,
+                query=query,
+                database_path=self.path,
+                storage_options=storage_options or {},
+            )
+
     def export_csv(
         self,
         table: str | None,
@@ -792,6 +824,17 @@ class Database(Connection):
                 overwrite=overwrite,
                 storage_options=storage_options or {},
             )
+
+    def discard(self) -> bool:
+        """Remove temporary files, before the process is ended without `close`.
+
+        Return False, and do nothing, while files of an export get their names; and if the database
+        is not read-only.
+        """
+        if export_targets.is_committing() or not self.read_only:
+            return False
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return True
 
     @contextmanager
     def csv_bytes(
