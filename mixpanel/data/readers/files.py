@@ -21,7 +21,8 @@ from mixpanel.data.readers.text_files import (
     rewritten_as_utf8,
     text_encoding,
 )
-from mixpanel.data.store.engine import disable_progress_bar
+from mixpanel.data.store import resources
+from mixpanel.data.store.engine import disable_progress_bar, memory_error
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ FETCH_SIZE = 2000
 DUCKDB_CONFIG: dict[str, bool | str] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    "memory_limit": "500MB",
     "temp_directory": "",
 }
 NO_OPTIONS = ReadOptions()
@@ -102,7 +102,7 @@ def read_rows(
                 folder = stack.enter_context(temporary_folder())
                 source = rewritten_as_utf8(path, encoding, folder)
         try:
-            connection = stack.enter_context(_connect(duckdb))
+            connection = stack.enter_context(_connect(duckdb, options))
             if file_format == "ndjson":
                 yield from _objects(connection, source)
             elif file_format == "parquet":
@@ -163,8 +163,12 @@ def _duckdb() -> ModuleType:
     return duckdb
 
 
-def _connect(library: ModuleType) -> duckdb.DuckDBPyConnection:
-    connection: duckdb.DuckDBPyConnection = library.connect(config=DUCKDB_CONFIG)
+def _connect(library: ModuleType, options: ReadOptions = NO_OPTIONS) -> duckdb.DuckDBPyConnection:
+    memory = resources.memory_limit(options.memory_limit)
+    sizes = {
+        "memory_limit": f"{memory}B", "threads": resources.threads(options.threads, memory=memory)
+    }  # fmt: skip
+    connection: duckdb.DuckDBPyConnection = library.connect(config=DUCKDB_CONFIG | sizes)
     disable_progress_bar(connection)
     return connection
 
@@ -276,6 +280,8 @@ def _iter_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 
 def _unreadable(path: Path, name: str, error: Exception) -> ConfigurationError:
     message = str(error)
+    if isinstance(error, _duckdb().OutOfMemoryException):
+        return ConfigurationError(f"{name} cannot be read: {memory_error(error)}")
     if _file_format(path) == "csv":
         return explain_error(path, name, message)
     return ConfigurationError(f"{name}: {message.strip().partition(chr(10))[0]}")

@@ -9,7 +9,7 @@ import pytest
 
 from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import MemoryLimitError
-from mixpanel.data.store import Database, event_load
+from mixpanel.data.store import Database, event_load, profile_load, staging
 
 DAY = date(2026, 1, 1)
 MIDNIGHT = 1_767_225_600_000
@@ -36,7 +36,7 @@ def load(db, folder, data, *, compressed):
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_load_without_enough_memory_goes_on_in_pieces(tmp_path, monkeypatch, compressed):
     """Nothing is lost, and duplicates in different pieces are merged."""
-    monkeypatch.setattr(event_load, "PIECE_BYTES", (100_000, 20_000))
+    monkeypatch.setattr(staging, "PIECE_BYTES", (100_000, 20_000))
     tried = []
     insert = event_load.Load._insert_files
 
@@ -54,6 +54,38 @@ def test_a_load_without_enough_memory_goes_on_in_pieces(tmp_path, monkeypatch, c
         assert 500 == db.sql_scalar("SELECT count(DISTINCT insert_id) FROM events")
     assert tried[:2] == [None, 100_000]
     assert len(tried) > 3
+
+
+@pytest.mark.parametrize("suffices", [100_000, 20_000, 0])
+def test_a_load_of_profiles_without_enough_memory_goes_on_in_pieces(
+    tmp_path, monkeypatch, suffices
+):
+    """Later pages begin with such pieces; if none fits, the error is about memory."""
+    monkeypatch.setattr(staging, "PIECE_BYTES", (100_000, 20_000))
+    insert = profile_load.ProfilesLoad._insert_files
+    tried = []
+
+    def limited(self, numbers, *, gzip):
+        tried.append(self._piece_bytes)
+        insert(self, numbers, gzip=gzip)
+        if self._piece_bytes is None or self._piece_bytes > suffices:
+            raise duckdb.OutOfMemoryException("failed to allocate")
+
+    monkeypatch.setattr(profile_load.ProfilesLoad, "_insert_files", limited)
+    profiles = [{"$distinct_id": f"u{n}", "$properties": {"text": "x" * 400}} for n in range(500)]
+    path = tmp_path / "page"
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*profiles, profiles[0]]))
+    with Database.open() as db:
+        load = db.begin_profiles("profiles", filters=Filters(), mode="new")
+        if not suffices:
+            with pytest.raises(MemoryLimitError, match="memory_limit="):
+                load.stage(path)
+            assert [None, 100_000, 20_000] == tried
+            return
+        assert [501, 501] == [load.stage(path).rows, load.stage(path).rows]
+        assert 500 == load.finish().rows
+        assert 500 == db.sql_scalar("SELECT count(DISTINCT distinct_id) FROM profiles")
+    assert (1, suffices) == (tried.count(None), tried[-1])
 
 
 def test_a_statement_without_enough_memory_says_what_helps(tmp_path):
