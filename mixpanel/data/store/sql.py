@@ -23,12 +23,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
     from mixpanel.data.store.rows import RowsFormat
 
-__all__ = ["arrow", "copy", "count", "data_frame", "rows", "stream", "translated"]
+__all__ = [
+    "arrow",
+    "copy",
+    "count",
+    "data_frame",
+    "has_external_access",
+    "polars",
+    "rows",
+    "stream",
+    "translated",
+]
 
 
 def rows(
@@ -81,6 +92,12 @@ def count(connection: DuckDBPyConnection, query: str) -> int | None:
     return int(found[0][0])
 
 
+def has_external_access(connection: DuckDBPyConnection) -> bool:
+    """Return True if SQL can access files, and attach them."""
+    query = "SELECT current_setting('enable_external_access')"
+    return bool(connection.execute(query).fetchall() == [(True,)])
+
+
 def _translated_chunks(connection: DuckDBPyConnection, chunks: Iterator[bytes]) -> Iterator[bytes]:
     with translated(connection):
         yield from chunks
@@ -111,6 +128,22 @@ def arrow(
     run = partial(_relation, connection)
     with _executed(connection, query, parameters, write=write, run=run) as result:
         return result.to_arrow_table()
+
+
+def polars(
+    connection: DuckDBPyConnection,
+    query: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None,
+    *,
+    write: bool,
+) -> pl.DataFrame:
+    """Run a statement and return its rows as a polars DataFrame."""
+    _require_module("polars", "polars")
+    _require_module("pyarrow", "polars")  # by way of which DuckDB 1 passes rows to polars
+    run = partial(_relation, connection)
+    with _executed(connection, query, parameters, write=write, run=run) as result:
+        frame: pl.DataFrame = result.pl()
+        return frame
 
 
 def _relation(connection: DuckDBPyConnection, statement: Any, parameters: Any) -> DuckDBPyRelation:
@@ -163,6 +196,11 @@ def translated(connection: DuckDBPyConnection) -> Iterator[None]:
             f"the SQL contains an unpaired surrogate, which is not valid text: {error}"
         ) from error
     except duckdb.Error as error:
+        if "attached in read-only mode" in str(error):
+            raise UnsafeSQLError(
+                f"{_message(error)}\nOther databases are attached to be read. Open that one in a "
+                "workspace of its own to change it"
+            ) from error
         if "read-only mode" in str(error):
             raise UnsafeSQLError(
                 f"{_message(error)}\nSQL is read-only by default. Pass write=True to modify data"

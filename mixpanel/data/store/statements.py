@@ -76,8 +76,9 @@ def check_statement(connection: DuckDBPyConnection, query: str, *, write: bool) 
     if not isinstance(query, str):
         raise SQLError(f"SQL must be a str, not {query!r}")
     query.encode()  # raises UnicodeEncodeError for an unpaired surrogate
-    row = connection.execute("SELECT current_setting('enable_external_access')").fetchone()
-    return _StatementCheck(connection, write=write, external=row == (True,)).statement(query)
+    # All rows, because a relation cannot write while a result of its connection is unfinished.
+    rows = connection.execute("SELECT current_setting('enable_external_access')").fetchall()
+    return _StatementCheck(connection, write=write, external=rows == [(True,)]).statement(query)
 
 
 def statement_body(query: str) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "TYPED_SUFFIX",
     "canonical",
     "drop",
+    "gaps",
     "names",
     "names_of_type",
     "resolve",
@@ -100,12 +101,19 @@ def _date_ranges(days: set[date]) -> tuple[tuple[date, date], ...]:
     return tuple((chunk.from_date, chunk.to_date) for chunk in plan.ranges(days))
 
 
+def gaps(connection: DuckDBPyConnection, table: fetch_log.Table) -> set[date]:
+    """Return the days between the first and the last of a table that were not fetched."""
+    if not (table.from_date and table.to_date):
+        return set()
+    done = fetch_log.entries(connection, table.name, "done")
+    return set(plan.days_of(table.from_date, table.to_date)) - {entry.day for entry in done}
+
+
 def _table_info(connection: DuckDBPyConnection, table: fetch_log.Table) -> TableInfo:
     done = fetch_log.entries(connection, table.name, "done")
     first, last = table.from_date, table.to_date
-    missing: set[date] = set()
-    if first and last:
-        missing = set(plan.days_of(first, last)) - {entry.day for entry in done}
+    missing = gaps(connection, table)
+    failed = {each.day for each in fetch_log.failed_days(connection, table.name) if each.is_gap}
     filters = sorted({entry.filters for entry in done})
     return TableInfo(
         table.name,
@@ -116,6 +124,7 @@ def _table_info(connection: DuckDBPyConnection, table: fetch_log.Table) -> Table
         last,
         _date_ranges(missing),
         tuple(json.loads(each) for each in filters),
+        "partial" if failed & missing else "complete",
     )
 
 
