@@ -203,6 +203,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
         TableType,
         TypedColumn,
         TypedTable,
+        UnreadableLines,
         WorkspaceInfo,
     )
     from mixpanel.data.workspace import (
@@ -370,6 +371,7 @@ __all__ = [
     "TruncatedError",
     "TypedColumn",
     "TypedTable",
+    "UnreadableLines",
     "UnreadablePartError",
     "UnsafeSQLError",
     "UploadUrl",
