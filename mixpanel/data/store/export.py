@@ -20,7 +20,13 @@ from mixpanel.data.store import tables
 from mixpanel.data.store.engine import error_message, load_duckdb
 from mixpanel.data.store.part_files import scratch_folder
 from mixpanel.data.store.quoting import literal, quoted
-from mixpanel.data.store.rows import copy_bytes, csv_select, query_source
+from mixpanel.data.store.rows import (
+    copy_bytes,
+    copy_stream,
+    csv_select,
+    in_small_batches,
+    query_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -100,12 +106,19 @@ def csv(
     target = _target(path, storage_options, database_path)
     target.check(folder=False, overwrite=overwrite)
     is_compressed = str(path).endswith(".gz")  # which DuckDB does for files only
-    if isinstance(target, _LocalTarget) and not is_compressed:
-        return target.write(copy_bytes(connection, statement, options, exchange))
-    with scratch_folder(exchange) as folder:
-        output = folder / ("table.csv.gz" if is_compressed else "table.csv")
-        _copy_to(connection, statement, output, options)
-        return target.publish(output)
+
+    def write(statement: str) -> list[str]:
+        if isinstance(target, _LocalTarget) and not is_compressed:
+            return target.write(copy_bytes(connection, statement, options, exchange))
+        with scratch_folder(exchange) as folder:
+            output = folder / ("table.csv.gz" if is_compressed else "table.csv")
+            _copy_to(connection, statement, output, options)
+            return target.publish(output)
+
+    try:
+        return write(statement)
+    except load_duckdb().OutOfMemoryException:
+        return write(in_small_batches(connection, statement))
 
 
 def _copy_to(connection: DuckDBPyConnection, statement: str, output: Path, options: str) -> None:
@@ -126,7 +139,7 @@ def csv_bytes(
 ) -> Iterator[bytes]:
     """Return a table as the bytes of a CSV file, as they are written."""
     statement = _csv_statement(connection, table, query)
-    return copy_bytes(connection, statement, "FORMAT csv, HEADER", exchange)
+    return copy_stream(connection, statement, "FORMAT csv, HEADER", exchange)
 
 
 def _csv_statement(connection: DuckDBPyConnection, table: str | None, query: str | None) -> str:

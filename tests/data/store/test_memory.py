@@ -3,6 +3,7 @@
 import gzip
 import json
 from datetime import date
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -94,6 +95,41 @@ def test_a_statement_without_enough_memory_says_what_helps(tmp_path):
         with pytest.raises(MemoryLimitError, match=r"memory_limit='8GB'.*MP_MEMORY_LIMIT"):
             db.sql_rows("SELECT list(md5(range::VARCHAR)) FROM range(1000000)")
         assert 1 == db.sql_scalar("SELECT 1")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Open a database with text that several threads cannot write within its limit at once."""
+    path = tmp_path_factory.mktemp("wide") / "a.db"
+    with Database.open(path, memory_limit="200MB", threads=2) as db:
+        text = "repeat(md5(range::VARCHAR), 80)"
+        db.sql_rows(
+            f"CREATE TABLE t AS SELECT range AS n, {text} AS x FROM range(60000)", write=True
+        )
+        yield db
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "stream", "jsonl"])
+def test_an_export_without_enough_memory_writes_fewer_rows_at_a_time(wide, tmp_path, name):
+    """All rows once, in their order."""
+    if name == "stream":
+        with wide.csv_bytes("t") as chunks:
+            written = b"".join(chunks)
+    elif name == "jsonl":
+        with wide.sql_copy("FROM t", "jsonl") as chunks:
+            written = b"".join(chunks)
+    else:
+        (path,) = wide.export_csv("t", tmp_path / name)
+        written = Path(path).read_bytes()
+        written = gzip.decompress(written) if name.endswith("gz") else written
+    lines = written.splitlines()
+    if name == "jsonl":
+        found = [int(line[5:].partition(b",")[0]) for line in lines]
+    else:
+        assert b"n,x" == lines.pop(0)
+        found = [int(line.partition(b",")[0]) for line in lines]
+    assert list(range(60_000)) == found
 
 
 @pytest.mark.slow
