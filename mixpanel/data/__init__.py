@@ -206,6 +206,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
         TableType,
         TypedColumn,
         TypedTable,
+        UnreadableLines,
         WorkspaceInfo,
     )
     from mixpanel.data.workspace import (
@@ -376,6 +377,7 @@ __all__ = [
     "TruncatedError",
     "TypedColumn",
     "TypedTable",
+    "UnreadableLines",
     "UnreadablePartError",
     "UnsafeSQLError",
     "UploadUrl",

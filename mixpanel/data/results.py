@@ -45,6 +45,7 @@ __all__ = [
     "TableType",
     "TypedColumn",
     "TypedTable",
+    "UnreadableLines",
     "WorkspaceInfo",
 ]
 
@@ -229,6 +230,16 @@ class ProfilePlan(Result):
     pages_done: int
     pages: int | None
     since: datetime | None
+
+
+@dataclass(frozen=True, repr=False)
+class UnreadableLines(Result):
+    """Lines of a streamed export that are not events, kept unchanged in the file `path`."""
+
+    from_date: date
+    to_date: date
+    lines: int
+    path: str
 
 
 # ---- the database -------------------------------------------------------------------------------
