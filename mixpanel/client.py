@@ -20,6 +20,7 @@ from mixpanel._delivery.awaitables import (
     yield_to_loop,
 )
 from mixpanel._delivery.custom_consumer import CustomConsumer, ReplacedSend
+from mixpanel._delivery.health import Health
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
@@ -309,6 +310,24 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         """Return the outcome of every message so far, in numbers."""
         return self._stats.snapshot()
 
+    def health(self) -> Health:
+        """Return what is pending and since when, what each queue is doing, and the spool."""
+        if isinstance(self._delivery, CustomConsumer):
+            return Health(ok=True, pending=self._stats.pending)
+        return self._delivery.buffer.health()
+
+    def _durable_sender(self, what: str) -> Sender[IngestionApi] | None:
+        """Return the sender to commit; None if messages are delivered before a call returns.
+
+        :raises ConfigurationError: if messages are only in memory.
+        """
+        if isinstance(self._delivery, CustomConsumer) or self._consumer.send != self._own_send:
+            raise ConfigurationError(
+                f"{what} needs one of the consumers of mixpanel with spool=FOLDER, not a "
+                f"{type(self._consumer).__name__}"
+            )
+        return self._delivery if self._delivery.check_durable(what) else None
+
     def _discards(self, count: int) -> bool:
         """Return True, and count the messages, if the client is disabled.
 
@@ -326,6 +345,15 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
 
 
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
+
+
+async def _deliver_and_commit(
+    delivery: Coroutine[Any, Any, None], sender: Sender[Any] | None
+) -> None:
+    """Wait until messages are accepted, and then until they are on disk."""
+    await delivery
+    if sender is not None:
+        await sender.commit()
 
 
 async def _send_rest(sender: Sender[Any], records: list[Record]) -> None:
@@ -397,6 +425,23 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return super()._deliver_all(records)
         except QueueFullError as error:
             return raise_after_yield(error)
+
+    def _deliver_durably(self, records: list[Record]) -> Coroutine[Any, Any, None]:
+        sender = self._durable_sender("durable=True")
+        return _deliver_and_commit(self._deliver(records), sender)
+
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        From then on a message outlives this process; see `docs/spool.md`. With a consumer that
+        sends at once there is nothing to wait for.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        sender = self._durable_sender("commit()")
+        if sender is not None:
+            await sender.commit(timeout)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result.
@@ -501,6 +546,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     async def __aenter__(self) -> Self:
         if isinstance(self._delivery, Sender):
             await self._delivery.connections.warm()
+            self._delivery.start()
         if self._local_flags is not None:
             await self._local_flags.astart_polling_for_definitions()
         return self
@@ -556,6 +602,27 @@ class Mixpanel(_Client[None]):
                 error.accepted = at
                 raise
 
+    def _deliver_durably(self, records: list[Record]) -> None:
+        sender = self._durable_sender("durable=True")
+        background_loop.refuse_in_async("Mixpanel", "use AsyncMixpanel and await it")
+        self._deliver(records)
+        if sender is not None:
+            sender.commit_blocking()
+
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        From then on a message outlives this process; see `docs/spool.md`. With a consumer that
+        sends at once there is nothing to wait for.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        background_loop.refuse_in_async("Mixpanel.commit")
+        sender = self._durable_sender("commit()")
+        if sender is not None:
+            sender.commit_blocking(timeout)
+
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result."""
         if isinstance(self._delivery, CustomConsumer):
@@ -595,6 +662,8 @@ class Mixpanel(_Client[None]):
     def replace_lookup_table(self) -> Any: ...
 
     def __enter__(self) -> Self:
+        if isinstance(self._delivery, Sender):
+            self._delivery.start()
         if self._local_flags is not None:
             self._local_flags.start_polling_for_definitions()
         return self

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import raise_after_yield
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool_settings import Durability, SpoolSettings, spool_settings
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
 from mixpanel._http.ingestion import (
     IngestionApi,
@@ -58,10 +59,12 @@ from mixpanel.settings import (
 )
 
 if TYPE_CHECKING:
+    import os
     import ssl
 
     import httpx
 
+    from mixpanel._delivery.health import Health
     from mixpanel.credentials import Authority
 
 __all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
@@ -80,11 +83,15 @@ class ConsumerOptions(TypedDict, total=False):
     - `when_full`: what to do with a message when the buffer is full: "drop_newest" (default),
       "drop_oldest", "wait" or "raise".
     - `repeat_ambiguous`: repeat `$add`, `$append` and `$remove` even when they may have been
-      applied; without it, only when they provably were not (the README lists the proofs).
+      applied; without it, only when they provably were not (docs/guarantees.md lists the proofs).
     - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and loss;
       exceptions they raise are logged. Messages given up after retries ("expired", "ambiguous") are
       passed to both. To keep each dead letter once, take all of `on_drop`, and of `on_error` only
       those with a `RejectedError` or `PayloadTooLargeError`.
+    - `spool`: a folder on a local disk in which a buffered consumer keeps messages until they are
+      delivered, so that they outlive the process; `MP_SPOOL` if it is None, and False for none.
+    - `durability`: what committed messages outlive: "process" (default: a killed process) or
+      "power" (a power failure too; each commit waits for the disk).
     - `http_client`: your own `httpx.AsyncClient`, which is never closed here.
     - `proxy`, `ssl_context`: for the HTTP client that the consumer makes.
     """
@@ -98,6 +105,8 @@ class ConsumerOptions(TypedDict, total=False):
     repeat_ambiguous: bool
     on_error: OnError | None
     on_drop: OnDrop | None
+    spool: str | os.PathLike[str] | Literal[False] | None
+    durability: Durability
     http_client: httpx.AsyncClient | None
     proxy: str | None
     ssl_context: ssl.SSLContext | None
@@ -153,14 +162,24 @@ class AnyConsumer(Rebuilt):
             groups_url=groups_url,
         )
         stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
+        api = IngestionApi(
+            endpoints,
+            credentials,
+            geolocate=options.get("geolocate", False),
+        )
+        retry = options.get("retry")
+        spool = spool_settings(
+            options.get("spool"), options.get("durability"), when_full, buffered=self._buffered
+        )
+        if spool is None:
+            buffer = Buffer(limits, stats, when_full=when_full)
+        else:
+            buffer = self._spooled_buffer(spool, limits, stats, api, options)
+            retry = retry or spool.retry(self._default_retry(retry_limit, retry_backoff_factor))
         self._sender = Sender(
-            Buffer(limits, stats, when_full=when_full),
-            IngestionApi(
-                endpoints,
-                credentials,
-                geolocate=options.get("geolocate", False),
-            ),
-            options.get("retry") or self._default_retry(retry_limit, retry_backoff_factor),
+            buffer,
+            api,
+            retry or self._default_retry(retry_limit, retry_backoff_factor),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -185,6 +204,31 @@ class AnyConsumer(Rebuilt):
             if isinstance(self, Consumer):
                 self._sender.flush_endpoint = self._flush_endpoint
 
+    @staticmethod
+    def _spooled_buffer(
+        spool: SpoolSettings,
+        limits: Limits,
+        stats: DeliveryStats,
+        api: IngestionApi,
+        options: ConsumerOptions,
+    ) -> Buffer:
+        urls = [api.endpoints.url(endpoint) for endpoint in ENDPOINTS]
+        credentials = api.credentials
+        account = [] if credentials is None else [credentials.username, credentials.project_id]
+        description = {"origin": api.endpoints.origin, "geolocate": str(api.geolocate).lower()}
+        if credentials is not None:
+            description["project_id"] = credentials.project_id
+        return spool.buffer(
+            limits,
+            stats,
+            service="mixpanel",
+            identity=(*urls, str(api.geolocate), *account),
+            description=description,
+            has_credentials=credentials is not None,
+            repeat_ambiguous=options.get("repeat_ambiguous", False),
+            when_full=options.get("when_full", "drop_newest"),
+        )
+
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
 
@@ -206,6 +250,10 @@ class AnyConsumer(Rebuilt):
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
         return self._sender.stats.snapshot()
+
+    def health(self) -> Health:
+        """Return what is pending and since when, what each queue is doing, and the spool."""
+        return self._sender.buffer.health()
 
     def __repr__(self) -> str:
         # A debugger may show it before `__init__` has returned.
@@ -374,6 +422,14 @@ class AsyncBufferedConsumer(AnyConsumer):
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result."""
         return await self._sender.flush(timeout)
+
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        await self._sender.commit(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; what is not delivered by then counts as dropped.
@@ -561,6 +617,15 @@ class BufferedConsumer(Consumer):
         del api_key, api_secret  # an error on the way shows the locals of this frame
         for record in records_from_json(endpoint, json_message, authority):
             self.accept(record)
+
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        self._refuse_in_async()
+        self._sender.commit_blocking(timeout)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return the result."""

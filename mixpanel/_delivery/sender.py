@@ -21,7 +21,13 @@ from mixpanel._http.request import Api
 from mixpanel._runtime import background_loop, event_loop, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
+from mixpanel.exceptions import (
+    ClosedError,
+    ConfigurationError,
+    DeliveryError,
+    SpoolError,
+    TransportError,
+)
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -44,6 +50,7 @@ IDLE_TIMEOUT = 5.0  # seconds without a message after which the background task 
 RESTART_DELAY = 0.1  # seconds until the background task starts again after it was cancelled
 CANCEL_TIMEOUT = 0.1  # seconds that cancelled requests may take to unwind
 POLL_INTERVAL = 0.01  # seconds
+COMMIT_TIMEOUT = 30.0  # seconds that the disk may take
 
 # At exit there are a few seconds in all: short waits, and messages of any age.
 EXIT_RETRY = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
@@ -103,9 +110,22 @@ class Sender(Generic[R]):
             self._batch_finished,
             repeat_ambiguous=repeat_ambiguous,
         )
+        if buffer.is_durable:
+            buffer.attach(self._spool_is_ready, lambda: not self.background)
         shutdown.senders.add(self)
         if shutdown.is_over:
             self._discard()
+
+    def _spool_is_ready(self) -> None:
+        if self.background:
+            self.wake()
+
+    def start(self) -> None:
+        """Send what an earlier process has left in the spool; do nothing without one."""
+        if self.buffer.is_durable:
+            self.buffer.start()
+            if self.background:
+                self.start_here()
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -377,18 +397,24 @@ class Sender(Generic[R]):
         if self.flush_hooks.are_called_at_end:
             return self.flush_at_end()
         before = self.buffer.snapshot()
-        if endpoint is None:
-            mark = self.buffer.mark_for_flush()
-        else:
-            mark = self.buffer.mark_endpoint_for_flush(endpoint)
+        mark = self._mark_for_flush(endpoint)
         event_loop.running_loop()  # imports the backend that the next line needs
         with anyio.move_on_after(timeout):
+            if self.buffer.is_durable:
+                with suppress(SpoolError):  # what is in memory is sent all the same
+                    await self.buffer.commit()
+                mark = self._mark_for_flush(endpoint)  # with what an earlier process has left
             if self.background:
                 self.wake()
                 await self._wait_up_to(mark)
             else:
                 await self._send_up_to(mark, endpoint)
         return self.buffer.result_since(before)
+
+    def _mark_for_flush(self, endpoint: str | None) -> int:
+        if endpoint is None:
+            return self.buffer.mark_for_flush()
+        return self.buffer.mark_endpoint_for_flush(endpoint)
 
     async def _wait_up_to(self, mark: int) -> None:
         here = event_loop.running_loop()
@@ -418,6 +444,34 @@ class Sender(Generic[R]):
                     in_flight.start_soon(self.dispatcher.send_due)
             if self.buffer.has_unsettled(mark, endpoint):
                 await anyio.sleep(min(self.buffer.seconds_until_due() or POLL_INTERVAL, 0.25))
+
+    def check_durable(self, what: str) -> bool:
+        """Return True if messages outlive the process once committed; False if they are sent first.
+
+        :raises ConfigurationError: naming `what` needs a spool, for a buffer in memory.
+        """
+        if not self.buffered or capture.active is not None:
+            return False
+        if not self.buffer.is_durable:
+            raise ConfigurationError(
+                f"{what} needs a spool, which keeps messages on disk: pass spool=FOLDER to the "
+                "client or consumer, or set MP_SPOOL"
+            )
+        return True
+
+    async def commit(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk.
+
+        :raises SpoolError: if it is not, because the disk failed, or after the timeout.
+        """
+        if self.check_durable("commit()"):
+            event_loop.running_loop()  # imports the backend
+            await self.buffer.commit(timeout)
+
+    def commit_blocking(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Like `commit`, in the calling thread."""
+        if self.check_durable("commit()") and not self.is_interrupted:
+            self.buffer.commit_blocking(timeout)
 
     async def wait_for_space(self) -> None:
         """Flush the buffer and wait until a batch is settled, or for a quarter of a second."""

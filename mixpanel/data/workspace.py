@@ -243,7 +243,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         from mixpanel.data._project.faces import AsyncProject
 
-        return AsyncProject(self._core, self._data_view_id)
+        return AsyncProject(self._core, self._data_view_id, self.project_timezone)
 
     async def aclose(self) -> None:
         """Close the database and the connections; later calls do nothing.

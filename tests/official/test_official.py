@@ -1,6 +1,6 @@
 """Programs written for the official client see no other differences than those listed here.
 
-The README's section on moving over explains them to users.
+docs/moving-over.md explains them to users.
 """
 
 import json

@@ -36,6 +36,7 @@ from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 from mixpanel.settings import check_options, checked_callback
 
 if TYPE_CHECKING:
+    from mixpanel._delivery.health import Health
     from mixpanel._records.record import BeforeSend, Record
 
 __all__ = ["ConsentOf", "Destination", "OnSinkError", "Sink"]
@@ -311,6 +312,10 @@ class _FanOut(FanOutMethods[Outcome], Rebuilt):
     def stats(self) -> dict[str, SinkStats]:
         """Return the counts of all calls so far, by sink."""
         return {each.name: each.counters.stats(each.client.stats()) for each in self._destinations}
+
+    def health(self) -> dict[str, Health]:
+        """Return what each sink's client is doing, by sink."""
+        return {each.name: each.client.health() for each in self._destinations}
 
     def after_fork(self) -> None:
         """Count from zero in a forked child."""

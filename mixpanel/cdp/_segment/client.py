@@ -21,6 +21,7 @@ from mixpanel._delivery.awaitables import (
 )
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool_settings import spool_settings
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._http.proxies import (
     TransportOptions,
@@ -35,7 +36,7 @@ from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
 from mixpanel.cdp._segment.dialect import WriteKey
-from mixpanel.cdp._segment.message import DroppedMessage, Message
+from mixpanel.cdp._segment.message import DroppedMessage, Message, MessageCodec
 from mixpanel.cdp._segment.methods import SegmentMethods
 from mixpanel.cdp._segment.options import Delivery, SegmentOptions
 from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, shared_rate_limiter
@@ -53,6 +54,7 @@ from mixpanel.settings import Limits, RetryPolicy, WhenFull, check_options, chec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mixpanel._delivery.health import Health
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
     from mixpanel.cdp._segment.dialect import Dialect
@@ -151,16 +153,37 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
         )
         parallel = 1 if options.get("ordered", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._report_delivery
-        sender = Sender(
-            Buffer(
+        retry = IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()
+        spool = spool_settings(
+            options.get("spool"),
+            options.get("durability"),
+            when_full,
+            buffered=not self._send_immediately,
+        )
+        kept: dict[str, Any] = {
+            "when_full": when_full,
+            "max_in_flight": {"batch": parallel},
+            "on_outcome": on_outcome,
+        }
+        if spool is None:
+            buffer = Buffer(limits, self._stats, **kept)
+        else:
+            retry = spool.retry(retry)
+            origin, key = self._api.origin, self._api.key.reveal()
+            service = self._api.captured_as("batch")
+            buffer = spool.buffer(
                 limits,
                 self._stats,
-                when_full=when_full,
-                max_in_flight={"batch": parallel},
-                on_outcome=on_outcome,
-            ),
+                service=service,
+                identity=(origin, key),
+                description={"origin": origin},
+                codec=MessageCodec(),
+                **kept,
+            )
+        sender = Sender(
+            buffer,
             self._api,
-            options.get("retry") or (IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()),
+            options.get("retry") or retry,
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -178,6 +201,10 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
     def stats(self) -> Stats:
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
         return self._stats.snapshot()
+
+    def health(self) -> Health:
+        """Return what is pending and since when, what the queue is doing, and the spool."""
+        return self._sender.buffer.health()
 
     def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
@@ -299,6 +326,14 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         """
         return await self._sender.flush(timeout)
 
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        await self._sender.commit(timeout)
+
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result for the messages that were pending.
 
@@ -310,6 +345,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
 
     async def __aenter__(self) -> Self:
         await self._sender.connections.warm()
+        self._sender.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -354,6 +390,15 @@ class SegmentClient(_Client[None]):
         background_loop.refuse_in_async(f"{type(self).__name__}.flush")
         return sync_delivery.flush(self._sender, timeout)
 
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        background_loop.refuse_in_async(f"{type(self).__name__}.commit")
+        self._sender.commit_blocking(timeout)
+
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result for the messages that were pending."""
         background_loop.refuse_in_async(f"{type(self).__name__}.close")
@@ -364,6 +409,7 @@ class SegmentClient(_Client[None]):
     def backfill(self) -> Any: ...
 
     def __enter__(self) -> Self:
+        self._sender.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -129,6 +129,7 @@ class WorkspaceCore(Rebuilt):
                     external_access=self._external_access,
                     memory_limit=self._memory_limit,
                     threads=self._threads,
+                    project_id=self.credentials.project_id if self.credentials else None,
                 )
             return self._database
 
