@@ -253,7 +253,11 @@ def _ended() -> Iterator[None]:
         _report({"code": "CANCELLED", "message": "Cancelled", "details": {}}, prefix="")
         raise typer.Exit(ExitCode.ERROR) from None
     except MixpanelException as error:
-        _report(error_to_dict(error) | {"message": _message(error)})
+        data = error_to_dict(error) | {"message": _message(error)}
+        if "notes" in data:
+            options = global_options.option_names
+            data["notes"] = [in_option_names(note, options) for note in data["notes"]]
+        _report(data)
         raise typer.Exit(exit_code(error)) from error
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of stdout has read enough, as `head` does
