@@ -159,7 +159,8 @@ def _properties(
         {"name": key, "type": _json_type(type_), "share": round(count / max(total, 1), 3)}
         for key, count, type_, _, total in found
     ]
-    return properties, *(found[0][3:] if found else (0, 0))
+    count, rows = found[0][3:5] if found else (0, 0)
+    return properties, count, rows
 
 
 def _json_type(found: str | None) -> str:
@@ -173,18 +174,15 @@ def _json_type(found: str | None) -> str:
 
 
 def _table_of_events(database: Database, table: str | None) -> list[str]:
-    """Return the named table, or all tables of events.
+    """Return the named table, or all tables of events, the largest first.
 
     :raises TableNotFoundError: when there is none of that name.
     :raises ConfigError: when there is no table of events at all.
     """
     if table is not None:
         return [database.schema(table).table_name]
-    found = [
-        each.name
-        for each in database.tables()
-        if each.type == "events" and each.state == "complete"
-    ]
+    known = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
+    found = [each.name for each in known if each.type == "events" and each.state == "complete"]
     if not found:
         raise ConfigError("the local database has no table of events", code="NO_LOCAL_EVENTS")
     return found
@@ -208,22 +206,36 @@ def list_events(
     limit: int = 100,
     cursor: str | None = None,
 ) -> dict[str, Any]:
-    """Return the events of a table, or of all tables of events, the most frequent first."""
+    """Return the events of a table, or of all tables of events, the most frequent first.
+
+    An event that several tables have is counted in the one that has most of it.
+    """
     tables = _table_of_events(database, table)
     scope = {"tool": "list_events", "search": search, "tables": tables}
     offset = decoded_cursor(cursor, scope)
-    every = " UNION ALL BY NAME ".join(
-        f"(SELECT event_name, event_time, distinct_id FROM {quoted(each)})" for each in tables
+    # Tables may overlap: of each event, the table counts that has most of it.
+    every = " UNION ALL ".join(
+        f"SELECT event_name, {literal(each)} AS source, count(*) AS n, "
+        "count(DISTINCT distinct_id) AS users, min(event_time) AS first, max(event_time) AS last "
+        f"FROM {quoted(each)} GROUP BY event_name"
+        for each in tables
     )
     rows = database.sql_rows(
-        "SELECT event_name, count(*), count(DISTINCT distinct_id), min(event_time), "
-        f"max(event_time) FROM ({every}) WHERE contains(lower(event_name), lower(?)) "
-        "GROUP BY 1 ORDER BY 2 DESC, 1",
+        f"SELECT * FROM ({every}) WHERE contains(lower(event_name), lower(?)) "
+        "QUALIFY row_number() OVER (PARTITION BY event_name ORDER BY n DESC, source) = 1 "
+        "ORDER BY n DESC, event_name",
         [search],
     ).rows
     events = [
-        {"event": event, "count": count, "users": users, "first": _utc(first), "last": _utc(last)}
-        for event, count, users, first, last in rows
+        {
+            "event": event,
+            "table": source,
+            "count": count,
+            "users": users,
+            "first": _utc(first),
+            "last": _utc(last),
+        }
+        for event, source, count, users, first, last in rows
     ]
     page = page_of(
         events[offset:],

@@ -160,7 +160,7 @@ def _left_out(
     shown_events: Mapping[str, Sequence[str]] | None,
 ) -> list[str]:
     """Return a line for each kind of what is not there, with the tool that lists it."""
-    counted = dict.fromkeys(("columns", "events", "properties"), 0)
+    counted: dict[str, int] = dict.fromkeys(("columns", "events", "properties"), 0)
     totals = {"events": "event_count", "properties": "property_count"}
     sampled = any(table.get("sampled") for table in tables)
     for table, line in zip(tables, shown, strict=False):
@@ -170,7 +170,7 @@ def _left_out(
     notes = []
     if len(tables) > len(shown):
         notes.append(f"{len(tables) - len(shown):,} tables (sql: SHOW TABLES)")
-    names = {
+    names: dict[str, str] = {
         "columns": "columns (sql: DESCRIBE TABLE)",
         "events": "events of tables (list_events)",
         "properties": "properties of tables (list_properties)",

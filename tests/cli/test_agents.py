@@ -180,6 +180,7 @@ def test_serving_without_the_extra_says_what_to_install(mp, monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp", None)
     monkeypatch.setitem(sys.modules, "mcp.types", None)
     monkeypatch.delitem(sys.modules, "mixpanel._agents.server", raising=False)
+    monkeypatch.delattr("mixpanel._agents.server", raising=False)
     result = mp("mcp")
     assert (1, "") == (result.exit_code, result.stdout)
     assert "pip install 'mixpanel-async[mcp]'" in result.stderr
