@@ -330,7 +330,8 @@ class SpoolStore:
 
     def shrink(self, pages: int) -> None:
         """Return up to so many unused pages to the file system."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        # Not `execute`, which would take the first step only: one page.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
 
     def set_meta(self, **values: str) -> None:
         """Write facts about the owner of the file."""
