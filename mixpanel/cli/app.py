@@ -66,6 +66,7 @@ GROUPS = (
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
     ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
+    ("spool", "spool", "Look after messages that a program keeps on disk until they are sent."),
     ("cdp", "cdp", "Send to Customer.io, Hightouch, Segment and RudderStack."),
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

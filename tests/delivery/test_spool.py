@@ -365,7 +365,7 @@ def test_durable_calls_return_when_the_message_is_on_disk(tmp_path):
 def test_durable_without_a_spool_is_refused_before_the_message_is_accepted(server):
     """Except by a consumer that sends before the call returns."""
     mp = Mixpanel("t", BufferedConsumer(base_url=server.url, spool=False))
-    with pytest.raises(ConfigurationError, match="durable=True needs a spool.*MP_SPOOL"):
+    with pytest.raises(ConfigurationError, match=r"durable=True needs a spool.*MP_SPOOL"):
         mp.track("u", "Visit", durable=True)
     with pytest.raises(ConfigurationError, match=r"commit\(\) needs a spool"):
         mp.commit()

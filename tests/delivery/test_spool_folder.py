@@ -84,7 +84,7 @@ def test_a_folder_that_others_may_write_is_refused(tmp_path, mode):
     """Others could read what is planned to be sent, or plant files."""
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool").chmod(mode)
-    with pytest.raises(ConfigurationError, match="other users.*chmod go-w"):
+    with pytest.raises(ConfigurationError, match=r"other users.*chmod go-w"):
         made(tmp_path / "spool")
 
 
@@ -114,12 +114,12 @@ def test_files_of_a_newer_version_are_refused(tmp_path):
     inner = destination_folder(tmp_path, THERE)
     newer = inner / "0123456789abcdef.v2.db"
     newer.write_bytes(b"future")
-    with pytest.raises(ConfigurationError, match="newer version.*upgrade"):
+    with pytest.raises(ConfigurationError, match=r"newer version.*upgrade"):
         destination_folder(tmp_path, THERE)
     consumer = made(tmp_path)
     name = consumer._sender.buffer.options.destination.folder_name
     inner.rename(tmp_path / name)
-    with pytest.raises(ConfigurationError, match="newer version.*upgrade"):
+    with pytest.raises(ConfigurationError, match=r"newer version.*upgrade"):
         made(tmp_path)
     assert (tmp_path / name / newer.name).read_bytes() == b"future"
 

@@ -328,6 +328,10 @@ class SpoolStore:
             (f"[{','.join(map(str, ids))}]",),
         )
 
+    def clear(self) -> None:
+        """Delete all messages, but no dead letters."""
+        self._connection.execute("DELETE FROM block")
+
     def shrink(self, pages: int) -> None:
         """Return up to so many unused pages to the file system."""
         # Not `execute`, which would take the first step only: one page.

@@ -20,6 +20,7 @@ from mixpanel._delivery.spool.blocks import (
     age_of,
     by_block,
     dead_letter,
+    key_of,
     new_blocks,
     restored,
 )
@@ -624,7 +625,7 @@ class SpoolWriter:
 
     def _bury_damaged(self, buffer: Any, endpoint: str, block: Block, stored: StoredBlock) -> None:
         """Set a block aside whose checksum does not match."""
-        key = f"{block.source.store.path.name[:16]}-{block.id}-damaged"
+        key = f"{key_of(block)}-damaged"
         text = f"{stored.remaining} message(s) whose checksum does not match"
         self._changes.dead.append(
             DeadLetter(
