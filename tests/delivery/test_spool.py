@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import threading
+import weakref
 from contextlib import closing, suppress
 from functools import partial
 
@@ -134,14 +135,17 @@ def test_the_next_process_delivers_what_is_left(tmp_path, server, end, backend):
 
     unreachable(server)
     given = options(tmp_path, server)
+    count = 200 if end == "killed" else 150
 
     async def first():
-        consumer = AsyncBufferedConsumer(**given)
+        limits = Limits(flush_after=1000.0)
+        consumer = AsyncBufferedConsumer(**{**given, "limits": limits})
         mp = AsyncMixpanel("t", consumer)
         for number in range(50):
             await mp.track("u", "Visit", {"m": f"e{number}"})
             await mp.people_set("u", {"m": f"s{number}"})
-            await mp.people_increment("u", {f"a{number}": 1})
+            if end == "killed":  # closing may cut one off, which is ambiguous
+                await mp.people_increment("u", {f"a{number}": 1})
             await mp.import_data(None, "u", "Visit", 1.7e9, {"m": f"i{number}"})
         await mp.commit()
         assert mp.health().spool.uncommitted == 0
@@ -149,7 +153,7 @@ def test_the_next_process_delivers_what_is_left(tmp_path, server, end, backend):
             abandon(consumer)
         else:
             result = await consumer.aclose(0.05)
-            assert (result.pending, dict(result.dropped)) == (200, {})
+            assert (result.pending, dict(result.dropped)) == (count, {})
             with pytest.raises(ClosedError):
                 await mp.track("u", "Visit")
 
@@ -157,14 +161,14 @@ def test_the_next_process_delivers_what_is_left(tmp_path, server, end, backend):
         async with AsyncMixpanel("t", **given) as mp:
             await mp.flush(20)
             stats = mp.stats()
-            assert (stats.accepted, stats.delivered, stats.pending) == (200, 200, 0)
+            assert (stats.accepted, stats.delivered, stats.pending) == (count, count, 0)
 
     anyio.run(first, backend=backend)
     assert len(files(tmp_path)) == 1
     server.script.clear()
     anyio.run(second, backend=backend)
     assert set(server.record.applied.values()) == {1}
-    assert len(server.record.applied) == 200
+    assert len(server.record.applied) == count
     sets = [marker for marker in server.record.order if marker[0] == "s"]
     assert sets == [f"s{number}" for number in range(50)]
     assert within(10, lambda: not files(tmp_path))
@@ -696,8 +700,9 @@ def test_damage_while_running_loses_nothing_that_memory_holds(tmp_path, server, 
     assert set(server.record.applied) == set(range(20))
 
 
-def test_a_damaged_block_is_set_aside_alone(tmp_path, server):
+def test_a_damaged_block_is_set_aside_alone(tmp_path, server, monkeypatch):
     """The other blocks of the file are delivered; the damage is counted and kept."""
+    monkeypatch.setattr(writer, "GROUP_WINDOW", 60.0)  # only `commit` writes
     mp = Mixpanel("t", BufferedConsumer(**options(tmp_path, retry=RetryPolicy(1))))
     for number in range(3):
         track(mp, 4, number * 10)
@@ -856,9 +861,10 @@ def test_a_client_that_is_collected_closes_its_file(tmp_path):
         mp = AsyncMixpanel("t", **given)
         await mp.commit()
         assert len(files(tmp_path)) == 1
+        return weakref.ref(mp.consumer._sender.buffer.writer)
 
-    asyncio.run(main())
-    assert within(10, lambda: gc.collect() < 0 or not writer._writers)
+    found = asyncio.run(main())
+    assert within(10, lambda: gc.collect() < 0 or found() is None)
     mp = Mixpanel("t", BufferedConsumer(**given))
     mp.commit()
     assert len(files(tmp_path)) == 1  # the first one's was free, and is continued
