@@ -111,6 +111,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     """The shared part of both clients: composing messages, and holding the consumer."""
 
     _is_sync = False
+    _copied_deeply = frozenset({"consumer"})
 
     def __init__(
         self,
@@ -182,6 +183,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             **own_options,
         )
 
+        if isinstance(self._delivery, Sender) and type(self).flush not in _OWN_FLUSH:
+            hooks = self._delivery.flush_hooks
+            (hooks.add if self._owns_consumer else hooks.add_of_guest)(self.flush)
+
         self._local_flags: LocalFeatureFlagsProvider | None = None
         self._remote_flags: RemoteFeatureFlagsProvider | None = None
         if local_flags_config is not None or remote_flags_config is not None:
@@ -199,9 +204,8 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     def _rebuild(self, settings: dict[str, Any]) -> None:
         _Client.__init__(self, **settings)
 
-    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        settings, added = super().__getstate__()
-        return {**settings, "super_properties": self._composer.super_properties}, added
+    def _current_settings(self) -> dict[str, Any]:
+        return {**super()._current_settings(), "super_properties": self._composer.super_properties}
 
     def _add_flags(
         self,
@@ -260,8 +264,13 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         """Accept a message without waiting, whatever the consumer."""
         if self._discards(1):
             return
-        if isinstance(self._delivery, Sender) and self._consumer.send == self._own_send:
-            sync_delivery.enqueue(self._delivery, record)
+        delivery = self._delivery
+        if (
+            isinstance(delivery, Sender)
+            and self._consumer.send == self._own_send
+            and (delivery.buffered or not self._consumer.replaces("_write_request"))
+        ):
+            sync_delivery.enqueue(delivery, record)
         else:
             self._custom.deliver_in_background(record)
 
@@ -280,6 +289,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         return self._delivery.api, self._delivery.connections
 
     def _default_consumer(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything accepted so far."""
         raise NotImplementedError
 
     def _now(self) -> float:
@@ -381,6 +394,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return self._custom.deliver(records)
         sender: Any = self._delivery
         if not sender.buffered:
+            if self._consumer.replaces("_write_request"):
+                return self._custom.deliver(records)
             delivery: Coroutine[Any, Any, None] = sender.deliver(records)
             return delivery
         if len(records) > 1:
@@ -570,6 +585,9 @@ class Mixpanel(_Client[None]):
             return
         sender: Any = self._delivery
         if not sender.buffered:
+            if self._consumer.replaces("_write_request"):
+                self._custom.deliver_sync(records)
+                return
             background_loop.refuse_in_async(
                 "Mixpanel",
                 "use AsyncMixpanel and await it, or give Mixpanel an AsyncBufferedConsumer()",
@@ -663,3 +681,6 @@ class Mixpanel(_Client[None]):
         """Flush and close without blocking the event loop, also when the task is cancelled."""
         with anyio.CancelScope(shield=True):
             await event_loop.in_worker_thread(self.close)
+
+
+_OWN_FLUSH = (AsyncMixpanel.flush, Mixpanel.flush)

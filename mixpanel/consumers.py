@@ -10,12 +10,14 @@
 Any other object with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
 works as a consumer too.
 
-Subclasses may replace `send` and `flush`, and of `BufferedConsumer` also `_flush_endpoint`, as with
-the official consumers: each message and each flush then goes through them.
+Subclasses may replace `send` and `flush`, of `Consumer` also `_write_request` and of
+`BufferedConsumer` also `_flush_endpoint`, as with the official consumers: each message and each
+flush then goes through them, at exit too.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
@@ -36,6 +38,7 @@ from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.credentials import ProjectToken, ServiceAccountCredentials, authority_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -80,7 +83,7 @@ class ConsumerOptions(TypedDict, total=False):
     - `when_full`: what to do with a message when the buffer is full: "drop_newest" (default),
       "drop_oldest", "wait" or "raise".
     - `repeat_ambiguous`: repeat `$add`, `$append` and `$remove` even when they may have been
-      applied; without it, only when they provably were not (the README lists the proofs).
+      applied; without it, only when they provably were not (docs/guarantees.md lists the proofs).
     - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and loss;
       exceptions they raise are logged. Messages given up after retries ("expired", "ambiguous") are
       passed to both. To keep each dead letter once, take all of `on_drop`, and of `on_error` only
@@ -196,8 +199,10 @@ class AnyConsumer(Rebuilt):
             credentials=credentials,
             **options,
         )
-        if isinstance(self, Consumer) and self.replaces("flush", "_flush_endpoint"):
-            self._sender.flush_hook = self._flush_through_hooks
+        if self.replaces("flush", "_flush_endpoint"):
+            self._sender.flush_hooks.add(self.flush)
+            if isinstance(self, Consumer):
+                self._sender.flush_endpoint = self._flush_endpoint
 
     @staticmethod
     def _spooled_buffer(
@@ -238,6 +243,10 @@ class AnyConsumer(Rebuilt):
         methods = [getattr(self, name) for name in names if hasattr(self, name)]
         return any(getattr(each, "__func__", None) not in _OWN_METHODS for each in methods)
 
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything kept so far."""
+        raise NotImplementedError
+
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
         return self._sender.stats.snapshot()
@@ -247,7 +256,10 @@ class AnyConsumer(Rebuilt):
         return self._sender.buffer.health()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
+        # A debugger may show it before `__init__` has returned.
+        sender = getattr(self, "_sender", None)
+        origin = None if sender is None else sender.api.endpoints.origin
+        return f"<{type(self).__name__} to {origin}>"
 
 
 @hide_arguments
@@ -262,9 +274,7 @@ def records_from_json(
     :raises MixpanelException: for an unknown endpoint.
     :raises ValidationError: for a message that is not a JSON object or an array of them.
     """
-    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
-        known = ", ".join(ENDPOINTS)
-        raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
+    known_endpoint(endpoint)
     auth = authority_of(authority, "")
     if not isinstance(json_message, (str, bytes)):
         raise ValidationError(
@@ -281,6 +291,17 @@ def records_from_json(
     if not items or not all(isinstance(item, dict) for item in items):
         raise ValidationError(["json_message must be a JSON object, or an array of objects"])
     return [_record(endpoint, item, dumps(item)[0], auth) for item in items]
+
+
+def known_endpoint(endpoint: Any) -> str:
+    """Return the name of an endpoint.
+
+    :raises MixpanelException: for an unknown one.
+    """
+    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
+        known = ", ".join(ENDPOINTS)
+        raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
+    return endpoint
 
 
 def _record(endpoint: str, message: dict[str, Any], body: bytes, auth: Authority) -> Record:
@@ -438,7 +459,51 @@ class Consumer(AnyConsumer):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        self.deliver(records_from_json(endpoint, json_message, authority))
+        if self.replaces("_write_request"):
+            self._call_write_request(endpoint, json_message, authority)
+        else:
+            self.deliver(records_from_json(endpoint, json_message, authority))
+
+    @hide_arguments
+    def _call_write_request(
+        self, endpoint: str, json_message: str | bytes, authority: list[Any]
+    ) -> None:
+        url = self._sender.api.endpoints.url(known_endpoint(endpoint))
+        arguments = (url, json_message, *authority, endpoint)
+        authority.clear()
+        try:
+            inspect.signature(self._write_request).bind(*arguments)
+        except TypeError:
+            arguments = arguments[:-1]  # as before 5.0
+        self._write_request(*arguments)
+
+    def _write_request(
+        self,
+        request_url: str,
+        json_message: str | bytes,
+        api_key: Any = None,
+        api_secret: str | None = None,
+        endpoint: str | None = None,
+    ) -> bool:
+        """Send a message, or an array of them, and return True.
+
+        Subclasses may replace it, as with the official `Consumer`: then `send` calls it for each
+        message. `BufferedConsumer` does not.
+
+        :raises DeliveryError: when it was not delivered.
+        :raises ConfigurationError: for a URL that is not one of this consumer's.
+        """
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        urls = {self._sender.api.endpoints.url(name): name for name in ENDPOINTS}
+        own_url = None if endpoint is None else self._sender.api.endpoints.url(endpoint)
+        if request_url not in urls or (own_url is not None and own_url != request_url):
+            raise ConfigurationError(
+                f"{type(self).__name__} does not send to this URL: pass events_url=, people_url=, "
+                "groups_url= or import_url= to its constructor instead"
+            )
+        self.deliver(records_from_json(endpoint or urls[request_url], json_message, authority))
+        return True
 
     def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, in as few requests as they fit in.
@@ -475,12 +540,6 @@ class Consumer(AnyConsumer):
         `flush` go through it.
         """
         return sync_delivery.flush(self._sender, FLUSH_TIMEOUT, endpoint)
-
-    def _flush_through_hooks(self, endpoint: str | None) -> None:
-        if endpoint is None:
-            self.flush()
-        else:
-            self._flush_endpoint(endpoint)
 
 
 @hide_init_arguments
@@ -532,6 +591,11 @@ class BufferedConsumer(Consumer):
             credentials,
             **options,
         )
+        if self.replaces("_write_request"):
+            logger.warning(
+                "%s: a buffered consumer does not call _write_request: replace send instead",
+                type(self).__name__,
+            )
 
     def accept(self, record: Record) -> None:
         """Accept a record, and send the batch that it fills.
@@ -577,7 +641,7 @@ class BufferedConsumer(Consumer):
 _OWN_METHODS = frozenset(
     getattr(kind, name)
     for kind in (AsyncConsumer, AsyncBufferedConsumer, Consumer, BufferedConsumer)
-    for name in ("send", "accept", "deliver", "flush", "_flush_endpoint")
+    for name in ("send", "accept", "deliver", "flush", "_flush_endpoint", "_write_request")
     if hasattr(kind, name)
 )
 

@@ -14,6 +14,7 @@ import anyio
 
 from mixpanel._delivery import capture
 from mixpanel._delivery.dispatcher import BatchDispatcher
+from mixpanel._delivery.flush_hooks import FlushHooks
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
@@ -93,10 +94,10 @@ class Sender(Generic[R]):
         self._send_scopes: set[anyio.CancelScope] = set()
         self._sending_threads: set[int] = set()  # those inside a blocking send
         self._draining = False  # the last drain at exit is in progress
-        # Called with an endpoint instead of sending its batch, or with None instead of flushing:
-        # for a consumer whose class replaces the methods that do so.
-        self.flush_hook: Callable[[str | None], object] | None = None
-        self.drain_end: float | None = None  # during the last drain, when it ends
+        # Called with an endpoint instead of sending its batch, for a consumer whose class replaces
+        # the method that does so.
+        self.flush_endpoint: Callable[[str], object] | None = None
+        self.flush_hooks = FlushHooks(self.stats)
         limits = buffer.limits
         self.connections = LoopConnections(
             transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
@@ -265,6 +266,7 @@ class Sender(Generic[R]):
             if self._loop is not loop or self._draining:
                 return
             self._loop, self._wake, self._send_scopes = here, None, set()
+            self.flush_hooks.backend = here.backend
         if loop is not None:
             self.buffer.reclaim(dead_only=True)  # what the previous loop had in flight
         here.spawn(lambda: self._run(here), on_done=lambda: self._task_ended(here))
@@ -392,6 +394,8 @@ class Sender(Generic[R]):
         Return early when the timeout (in seconds) has passed, or when only a human can help, as
         with wrong credentials: the rest is `pending` in the result.
         """
+        if self.flush_hooks.are_called_at_end:
+            return self.flush_at_end()
         before = self.buffer.snapshot()
         mark = self._mark_for_flush(endpoint)
         event_loop.running_loop()  # imports the backend that the next line needs
@@ -584,6 +588,11 @@ class Sender(Generic[R]):
         """
         in_this_thread = self.sends_in_this_loop or self.is_interrupted
         self.buffer.stop_gathering()
+        send_rest = partial(self._send_until, end, in_this_thread=in_this_thread)
+        self.flush_hooks.call_at_end(end, send_rest)
+        send_rest()
+
+    def _send_until(self, end: float, *, in_this_thread: bool) -> None:
         if not self.stats.pending or self.connections.transport.client is not None:
             return
         # Connections of its own: the handler may have interrupted the ones that are in use.
@@ -606,12 +615,7 @@ class Sender(Generic[R]):
 
         Nothing is accepted after that: what other threads track then counts as dropped.
         """
-        if self.flush_hook is not None and self.stats.pending:
-            self.drain_end = end
-            try:
-                self.flush_hook(None)
-            except Exception:
-                logger.exception("the flush() of a consumer failed at exit")
+        self.flush_hooks.call_at_end(end, lambda: self._drain(end, waiting=False))
         if self.stats.pending or self.stats.deferred:
             in_this_thread = self.sends_in_this_loop or self.is_interrupted
             with self.buffer.lock:
@@ -647,7 +651,9 @@ class Sender(Generic[R]):
             # needs an event loop, and there is none at exit.
             return
         self.dispatcher.policy = EXIT_RETRY
-        transport = self._sync_transport or self._make_transport()
+        # Those in use may be what a signal handler interrupted.
+        own = None if self.is_interrupted else self._sync_transport
+        transport = own or self._make_transport()
         while time.monotonic() < end:
             with self._blocking_send():
                 sent = self.dispatcher.send_due_blocking(transport, until=end, everything=True)
@@ -658,11 +664,10 @@ class Sender(Generic[R]):
             time.sleep(POLL_INTERVAL)  # another thread is sending: what it gives back is sent here
         transport.close()
 
-    def flush_at_exit(self) -> FlushResult:
-        """Send what is left from this thread, in a `flush_hook` that runs at exit."""
+    def flush_at_end(self) -> FlushResult:
+        """Send what is left from this thread, in a replaced `flush` at the end of the process."""
         before = self.buffer.snapshot()
-        if self.stats.pending and self.drain_end is not None:
-            self._drain(self.drain_end, waiting=False)
+        self.flush_hooks.send_rest()
         return self.buffer.result_since(before)
 
     def close_sync(self) -> None:
@@ -679,7 +684,7 @@ class Sender(Generic[R]):
         self._sending_threads = set()
         self._refuses_records = self.closed
         self._draining = False
-        self.drain_end = None
+        self.flush_hooks.after_fork()
         if self.api.guard is not None:
             self.api.guard.after_fork()
         self.buffer.clear()

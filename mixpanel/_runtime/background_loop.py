@@ -234,7 +234,7 @@ def on_background_thread() -> bool:
 def refuse_in_async(name: str, instead: str = "", *, allow_background_loop: bool = False) -> None:
     """Refuse a blocking call on the thread of a running event loop.
 
-    In an interactive session, such as a Jupyter notebook, the loop of the session serves nobody
+    In an interactive session, such as a Jupyter notebook, the loop of the session runs nothing
     while a cell runs: there it is allowed.
 
     :param instead: what to do there instead; the default is the async class.

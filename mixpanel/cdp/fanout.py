@@ -201,7 +201,6 @@ class FanOut(_FanOut[None]):
         **sinks: Sink[Mixpanel | SegmentClient],
     ) -> None:
         super().__init__(sinks, consent, on_error, before_send)
-        self._may_wait = any(destination.may_block for destination in self._destinations)
 
     @staticmethod
     def _may_block(client: Any) -> bool:

@@ -105,7 +105,7 @@ def test_login_says_where_to_open_the_link_without_a_browser(mp, monkeypatch):
     done = mp("auth", "login", "--timeout", "1")
     assert (ExitCode.AUTHENTICATION, "") == (done.exit_code, done.stdout)
     assert "open this link in a browser on this machine" in done.stderr
-    assert "nobody allowed the access within 1 seconds" in done.stderr
+    assert "access was not granted within 1 seconds" in done.stderr
     assert "--no-browser" in done.stderr
 
 

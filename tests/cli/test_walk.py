@@ -1,4 +1,4 @@
-"""The README's walk through `mp`: its commands, typed as they stand, answer as it says."""
+"""The tour of `mp` in docs/shell.md: its commands, typed as they stand, answer as it says."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```console\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "shell.md").read_text()
+BLOCKS = re.findall(r"^```console\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8650"
 VARIES = (
     (r"\b\d+\.\d s\b", "0.0 s"),
@@ -90,7 +90,7 @@ def emulator(env):
     assert 0 == running.returncode
 
 
-def test_the_commands_of_the_readme_print_what_it_shows(env, emulator, tmp_path):
+def test_the_commands_of_the_tour_print_what_it_shows(env, emulator, tmp_path):
     """From no account to SQL, with results, messages and an error."""
     address, result = emulator
     assert block("mp emulator --load") == result.replace(address, ADDRESS)
@@ -99,10 +99,3 @@ def test_the_commands_of_the_readme_print_what_it_shows(env, emulator, tmp_path)
     assert alike(transcript) == alike(answered(transcript, address, env, tmp_path))
     assert 0o600 == (tmp_path / ".mp" / "config.toml").stat().st_mode & 0o777
     assert (tmp_path / "lake" / "day=2013-02-10").is_dir()
-
-
-def test_the_customerio_commands_of_the_readme_print_what_it_shows(env, emulator, tmp_path):
-    """A ping, an event, and a backfill with a rejected row."""
-    address, _ = emulator
-    transcript = block("export MP_CUSTOMERIO_WRITE_KEY")
-    assert transcript == answered(transcript, address, env, tmp_path)

@@ -1,21 +1,17 @@
 """The README's code, run unchanged against the emulator."""
 
 import ast
-import doctest
-import json
 import re
-import shlex
 import time
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
 import pytest
 
-from mixpanel import AsyncMixpanel, LocalFlagsConfig, Mixpanel, emulator
+from mixpanel import AsyncMixpanel, LocalFlagsConfig, emulator
 from mixpanel.data import Workspace
-from tests.cli.cli_data import environment, runner
+from tests.cli.cli_data import environment
 from tests.flags.test_local import flag
 
 ROOT = Path(__file__).parents[2]
@@ -51,11 +47,8 @@ def above(code):
 
 @pytest.fixture
 def emu(monkeypatch, tmp_path):
-    """Start a local Mixpanel with the README's flags and events, an account and a home folder."""
-    beta = flag("beta")
-    beta["ruleset"]["rollout"][0]["cohort_hash"] = "insiders"
-    flags = json.loads((DATA / "flags.json").read_text())["flags"]
-    with emulator.Emulator(flags=[beta, *flags]) as running:
+    """Start a local Mixpanel with a flag, events, an account and a home folder."""
+    with emulator.Emulator(flags=[flag("new-checkout")]) as running:
         running.load(DATA / "flights.ndjson")
         data = {
             **environment(running.url, tmp_path),
@@ -90,37 +83,9 @@ def test_each_code_block_of_the_readme_runs(emu, code):
     anyio.run(main)
 
 
-def test_the_readmes_flag_results_are_exact(emu):
-    """Variants, reasons and buckets."""
-    [block] = [block for block in BLOCKS if "explain(" in block]
-    with Mixpanel("t", local_flags_config=LocalFlagsConfig()) as mp:
-        names = above(block) | {"mp": mp}
-        test = doctest.DocTestParser().get_doctest(block, names, "README.md", None, 0)
-        assert doctest.DocTestRunner().run(test)[:2] == (0, 3)
-
-
-def test_the_readmes_flag_commands_are_exact(monkeypatch, tmp_path):
-    """The explanation matches, and the linter finds nothing."""
-    typed = re.findall(r"^\$ mp (.+flags\.json.*)$", README, re.MULTILINE)
-    mp = runner(environment("http://127.0.0.1:9", tmp_path))
-    monkeypatch.chdir(ROOT)
-    explain, lint, serve = [shlex.split(one, comments=True) for one in typed]
-    done = mp(*explain, "--format", "plain")  # what a terminal shows
-    assert 0 == done.exit_code
-    assert f'explain("new-checkout", user))\n{done.stdout}' in README
-    done = mp(*lint)
-    assert (0, {"problems": []}) == (done.exit_code, json.loads(done.stdout))
-    assert ["emulator", "--flags", "examples/data/flags.json"] == serve
-
-
 def test_the_readme_names_only_what_exists():
-    """Files, methods of a workspace, and extras of the package."""
+    """Files, and methods of a workspace."""
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
     for called in re.findall(r"\bws\.(\w+)\(", README):
         assert hasattr(Workspace, called), called
-    named = {
-        one for extra in re.findall(r"mixpanel-async\[(.+?)\]", README) for one in extra.split(",")
-    }
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert known["optional-dependencies"].keys() == named

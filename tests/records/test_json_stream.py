@@ -36,7 +36,7 @@ def test_an_array_is_read_in_chunks_of_any_size(values, size, indent):
     try:
         data.decode()
     except UnicodeDecodeError:
-        return  # half a surrogate pair is no UTF-8
+        return  # an unpaired surrogate is no UTF-8
     assert values == items(in_chunks(data, size))
 
 

@@ -28,12 +28,14 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
+from mixpanel.cdp._segment.dialect import WriteKey
 from mixpanel.cdp._segment.message import DroppedMessage, Message, MessageCodec
 from mixpanel.cdp._segment.methods import SegmentMethods
 from mixpanel.cdp._segment.options import Delivery, SegmentOptions
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from mixpanel._delivery.health import Health
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
-    from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.dialect import Dialect
     from mixpanel.cdp._segment.oauth import OAuth
     from mixpanel.cdp._segment.rate_limit import TokenSource
 
@@ -71,7 +73,7 @@ IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
 @hide_init_arguments
-class _Client(SegmentMethods[Outcome]):
+class _Client(SegmentMethods[Outcome], Rebuilt):
     _is_sync = False
 
     def __init__(
@@ -84,6 +86,7 @@ class _Client(SegmentMethods[Outcome]):
         **options: Unpack[SegmentOptions],
     ) -> None:
         check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
+        given_dialect = dialect
         max_message_bytes = options.get("max_message_bytes")
         if max_message_bytes is not None:
             dialect = replace(dialect, max_message_bytes=max_message_bytes)
@@ -126,6 +129,14 @@ class _Client(SegmentMethods[Outcome]):
             before_send=before_send,
             note=self._stats.note,
         )
+        if type(self).flush not in _OWN_FLUSH:
+            self._sender.flush_hooks.add(self.flush)
+        self._keep_settings(
+            key=key.reveal(), dialect=given_dialect, oauth=oauth, advice=advice, **options
+        )
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        _Client.__init__(self, WriteKey(settings.pop("key")), **settings)
 
     def _new_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
         when_full = options.get("when_full", "drop_newest")
@@ -182,6 +193,10 @@ class _Client(SegmentMethods[Outcome]):
         if self._is_sync:
             sender.serve_sync_client()
         return sender
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything accepted so far."""
+        raise NotImplementedError
 
     def stats(self) -> Stats:
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
@@ -244,7 +259,8 @@ class _Client(SegmentMethods[Outcome]):
         return []
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._api.origin}>"
+        # A debugger may show it before `__init__` has returned.
+        return f"<{type(self).__name__} to {getattr(getattr(self, '_api', None), 'origin', None)}>"
 
 
 def _token_source(oauth: OAuth | None) -> TokenSource | None:
@@ -398,3 +414,6 @@ class SegmentClient(_Client[None]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_OWN_FLUSH = (AsyncSegmentClient.flush, SegmentClient.flush)

@@ -535,7 +535,7 @@ def _printable(text: str) -> str:
 
 
 def _can_encode(text: str) -> bool:
-    """Return True unless stdout lacks a character: half a surrogate pair, or é in ASCII."""
+    """Return True unless stdout lacks a character: an unpaired surrogate, or é in ASCII."""
     try:
         text.encode(_encoding())
     except UnicodeEncodeError:

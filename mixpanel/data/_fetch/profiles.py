@@ -402,7 +402,7 @@ def _line(profile: dict[str, Any]) -> tuple[bytes, bool]:
     """Return a profile as a line of JSON, and True if it had to be repaired as events are."""
     try:
         line = to_json(profile, inf_nan_mode="constants")
-    except PydanticSerializationError:  # half a surrogate pair
+    except PydanticSerializationError:  # an unpaired surrogate
         line = json.dumps(profile).encode()
     else:
         if b"NaN" not in line and b"Infinity" not in line:

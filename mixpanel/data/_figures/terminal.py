@@ -110,7 +110,7 @@ def _columns(letter: str) -> int:
 
 
 def _visible(text: str) -> str:
-    """Return a text without what a terminal would obey: escaped, or left out if nobody sees it."""
+    """Return a text without what a terminal would obey: escaped, or left out if invisible."""
     return "".join(map(_shown_letter, text))
 
 

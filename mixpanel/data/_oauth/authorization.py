@@ -224,7 +224,7 @@ class LoginAuthorization:
             if error.reason not in ENDED:
                 self._failure = (time.monotonic(), error)
                 return None
-            # Nobody need try these tokens again.
+            # No process need try these tokens again.
             await self._store(replace(tokens, refresh_token=None).lasting(0.0, self._now()))
             raise self._ended(error) from None
         except APIError as error:

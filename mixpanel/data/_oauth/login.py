@@ -143,7 +143,7 @@ class RedirectListener:
         self._attempt = attempt
         if not self._done.wait(timeout):
             raise LoginError(
-                f"nobody allowed the access within {timeout:.0f} seconds: log in once more, or, if "
+                f"access was not granted within {timeout:.0f} seconds: log in once more, or, if "
                 "the browser is on another machine, use --no-browser"
             )
         assert self._redirect is not None

@@ -68,8 +68,8 @@ class AuthorizationServer:
         }
         path = "/oauth/mcp/register/"
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        answer = await self._send("POST", self.origin + path, headers, json.dumps(body).encode)
-        client_id = answer.get("client_id")
+        fields = await self._send("POST", self.origin + path, headers, json.dumps(body).encode)
+        client_id = fields.get("client_id")
         if not isinstance(client_id, str) or not client_id:
             raise LoginError(f"POST {self.origin}{path}: the response has no client_id")
         return client_id
@@ -141,10 +141,10 @@ class AuthorizationServer:
         """
         url = f"{self.origin}/api/app/me"
         authorization = Secret(f"Bearer {tokens.access_token.reveal()}")
-        answer = await self._send(
+        fields = await self._send(
             "GET", url, {"Authorization": authorization}, bytes, authorization
         )
-        results = answer.get("results")
+        results = fields.get("results")
         return results if isinstance(results, dict) else {}
 
     async def _obtain(self, form: Mapping[str, str | Secret], before: Tokens) -> Tokens:
@@ -153,18 +153,18 @@ class AuthorizationServer:
             raise LoginError(f"POST {self.origin}/oauth/token/: the response has no access token")
         return tokens
 
-    def _tokens(self, answer: Mapping[str, Any], before: Tokens) -> Tokens | None:
-        access, refresh = answer.get("access_token"), answer.get("refresh_token")
+    def _tokens(self, fields: Mapping[str, Any], before: Tokens) -> Tokens | None:
+        access, refresh = fields.get("access_token"), fields.get("refresh_token")
         if not isinstance(access, str) or not TOKEN_CHARACTERS.fullmatch(access):
             return None
-        lifetime = answer.get("expires_in")
+        lifetime = fields.get("expires_in")
         is_number = isinstance(lifetime, (int, float)) and not isinstance(lifetime, bool)
         is_renewed = isinstance(refresh, str) and refresh
         return replace(
             before,
             access_token=Secret(access),
             refresh_token=Secret(str(refresh)) if is_renewed else before.refresh_token,
-            scope=str(answer.get("scope") or before.scope),
+            scope=str(fields.get("scope") or before.scope),
         ).lasting(float(lifetime or 0) if is_number else None, self._now())
 
     async def _post_form(self, path: str, form: Mapping[str, str | Secret]) -> dict[str, Any]:
@@ -208,12 +208,12 @@ class AuthorizationServer:
 def _parsed(info: RequestInfo, response: Response) -> dict[str, Any] | str:
     """Return the JSON object of a response, or what is wrong with it."""
     try:
-        answer = responses.parse_json(info, response)
+        fields = responses.parse_json(info, response)
     except APIError:
         return "a body that is not JSON"
-    if answer is None:
+    if fields is None:
         return {}
-    return answer if isinstance(answer, dict) else "JSON that is not an object"
+    return fields if isinstance(fields, dict) else "JSON that is not an object"
 
 
 def _encoded(form: Mapping[str, str | Secret]) -> bytes:

@@ -35,7 +35,7 @@ ACCOUNTS = "organizations/{organization_id}/service-accounts"
 ORGANIZATION = object_id(
     "organization_id", "The organization; that of the project by default.", place="path"
 )
-ACCOUNT_IDS = ids("ids", "The service accounts.", required=True, wire="service_account_ids")
+ACCOUNT_IDS = ids("ids", "The service accounts.", required=True, alias="service_account_ids")
 SERVICE_ACCOUNTS = Resource(
     name="service_accounts", singular="service account", model=project.ServiceAccount,
     summary="Service accounts of the organization.",

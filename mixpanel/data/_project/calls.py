@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from mixpanel.data._project import answers
+from mixpanel.data._fetch.plan import as_day, is_relative
+from mixpanel.data._project import responses
 from mixpanel.data._project.arguments import bound
 from mixpanel.data._project.table import PLACEHOLDER
 from mixpanel.data.exceptions import (
@@ -69,7 +70,9 @@ class PreparedCall:
     def planned(self) -> PlannedCall:
         """Return what would be sent, without passwords and tokens."""
         secrets = {
-            self.endpoint.wire_name(each) for each in self.endpoint.arguments if each.is_secret
+            self.endpoint.name_in_requests(each)
+            for each in self.endpoint.arguments
+            if each.is_secret
         }
         return PlannedCall(
             method=self.endpoint.method,
@@ -84,9 +87,15 @@ class PreparedCall:
 class ProjectCalls:
     """Calls of one project's app API."""
 
-    def __init__(self, core: WorkspaceCore, view: Callable[[], Awaitable[int | None]]) -> None:
+    def __init__(
+        self,
+        core: WorkspaceCore,
+        view: Callable[[], Awaitable[int | None]],
+        timezone: Callable[[], Awaitable[str | None]],
+    ) -> None:
         self._core = core
         self._view = view
+        self._timezone = timezone
 
     @property
     def api(self) -> AsyncAPI:
@@ -110,7 +119,8 @@ class ProjectCalls:
         """
         self._core.check_open()
         where = f"{resource.name}.{endpoint.name}"
-        given = bound(endpoint, where, args, dict(named or {}))
+        args, named = await self._with_dates(endpoint, args, named or {})
+        given = bound(endpoint, where, args, dict(named))
         if not isinstance(confirm, bool):
             raise ConfigError(f"{where}: confirm={confirm!r} must be True or False")
         prepared = PreparedCall(resource, endpoint, "", given)
@@ -137,8 +147,22 @@ class ProjectCalls:
     ) -> PlannedCall:
         """Check the arguments of a call, and return what it would send."""
         self._core.check_open()
+        args, named = await self._with_dates(endpoint, args, named)
         given = bound(endpoint, f"{resource.name}.{endpoint.name}", args, dict(named))
         return (await self._prepared(resource, endpoint, given, extra)).planned()
+
+    async def _with_dates(
+        self, endpoint: Endpoint, args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Return arguments with dates for days such as `-7d`, in the project's timezone."""
+        days = {each.name for each in endpoint.arguments if each.kind == "day"}
+        if not any(name in days and is_relative(value) for name, value in named.items()):
+            return args, named
+        zone = await self._timezone()
+        return args, {
+            name: as_day(value, name, zone) if name in days and is_relative(value) else value
+            for name, value in named.items()
+        }
 
     # ---- requests -------------------------------------------------------------------------------
 
@@ -165,7 +189,7 @@ class ProjectCalls:
             has_body = has_body or not is_query
             if each.name in given:
                 target = query if is_query else body
-                target[endpoint.wire_name(each)] = _sent(each, given[each.name])
+                target[endpoint.name_in_requests(each)] = _sent(each, given[each.name])
         content: Any = endpoint.body(body) if endpoint.body is not None else body
         if isinstance(content, dict):
             if endpoint.merge:
@@ -196,7 +220,7 @@ class ProjectCalls:
         assert get is not None
         key = endpoint.arguments[0].name
         now = (await self.call(resource, get, (given[key],))).to_dict()
-        names = [endpoint.wire_name(each) for each in endpoint.fields]
+        names = [endpoint.name_in_requests(each) for each in endpoint.fields]
         known = {name: now[name] for name in names if now.get(name) is not None}
         return known | changes
 
@@ -221,7 +245,7 @@ class ProjectCalls:
         view = await self._view()
         if view is None:
             raise ConfigError(
-                "the project's data view cannot be found out: pass workspace_id to the workspace, "
+                "the project's data view cannot be determined: pass workspace_id to the workspace, "
                 "or set MP_WORKSPACE_ID"
             )
         return view
@@ -232,12 +256,12 @@ class ProjectCalls:
         async with cache.loading("organization"):
             known = cache.get("organization")
             if known is None:
-                answer = answers.results_of(await self.api.request("GET", "/api/app/me"))
+                response = responses.results_of(await self.api.request("GET", "/api/app/me"))
                 try:
-                    known = int(answer["projects"][self.api.project_id]["organization_id"])
+                    known = int(response["projects"][self.api.project_id]["organization_id"])
                 except (KeyError, TypeError, ValueError):
                     raise ConfigError(
-                        "the project's organization cannot be found out: pass organization_id"
+                        "the project's organization cannot be determined: pass organization_id"
                     ) from None
                 cache.put("organization", known)
         return int(known)
@@ -252,14 +276,14 @@ class ProjectCalls:
         if prepared.body is not None:
             body = {"form" if endpoint.form else "json_body": prepared.body}
         try:
-            answer = await api._send(
+            response = await api._send(
                 endpoint.method, prepared.url, family="app", repeat=not endpoint.is_write, **body
             )
             sent = {**dict(prepared.query), "body": prepared.body}
             info = api._request_info(endpoint.method, api.app_origin + prepared.path, sent)
-            answers.check_error(answer, info)
+            responses.check_error(response, info)
         except QueryError as error:
-            raise answers.explained(
+            raise responses.explained(
                 error, prepared.resource, endpoint, prepared.given
             ) from error.__cause__
         except ServerError as error:
@@ -273,13 +297,13 @@ class ProjectCalls:
         finally:
             if endpoint.is_write:  # whether it was applied or not: discovery asks again
                 self._core.discovery_cache.remove(*DISCOVERED.get(prepared.resource.name, ()))
-        return answer
+        return response
 
     async def _call(self, prepared: PreparedCall) -> Any:
         endpoint, resource = prepared.endpoint, prepared.resource
         inside = endpoint.inside
         try:
-            answer = await self.send(prepared)
+            response = await self.send(prepared)
         except QueryError as error:
             if not endpoint.fallback or error.status_code not in (403, 404):
                 raise
@@ -289,39 +313,41 @@ class ProjectCalls:
                 resource, endpoint, f"/api/app/{endpoint.fallback}", prepared.given, prepared.query
             )
             try:
-                answer = await self.send(fallback)
+                response = await self.send(fallback)
             except APIError:
                 raise error from None
         if endpoint.returns == "nothing":
             return None
         what = f"{resource.name}.{endpoint.name}"
-        found = answers.results_of(answer, inside)
+        found = responses.results_of(response, inside)
         model = endpoint.model or resource.model
         if endpoint.returns == "value":
             return found
         if endpoint.returns == "list":
-            return await self._all_pages(prepared, answer, answers.read_list(model, found, what))
+            return await self._all_pages(
+                prepared, response, responses.read_list(model, found, what)
+            )
         return await self._object(prepared, model, found, what)
 
     async def _all_pages(
-        self, prepared: PreparedCall, answer: Any, found: Items[ProjectObject]
+        self, prepared: PreparedCall, response: Any, found: Items[ProjectObject]
     ) -> Items[ProjectObject]:
         """Add the pages that follow the first."""
         endpoint = prepared.endpoint
         what = f"{prepared.resource.name}.{endpoint.name}"
         seen: set[str] = set()
-        while (cursor := answers.next_cursor(answer)) and cursor not in seen:
+        while (cursor := responses.next_cursor(response)) and cursor not in seen:
             seen.add(cursor)
             if len(seen) >= MAX_PAGES:
                 raise ServerError(f"{what}: the list has no end", status_code=200)
             page = [*prepared.query, (endpoint.cursor, cursor)]
-            answer = await self.send(
+            response = await self.send(
                 PreparedCall(
                     prepared.resource, endpoint, prepared.path, prepared.given, page, prepared.body
                 )
             )
-            more = answers.results_of(answer, endpoint.inside)
-            found.extend(answers.read_list(endpoint.model or prepared.resource.model, more, what))
+            more = responses.results_of(response, endpoint.inside)
+            found.extend(responses.read_list(endpoint.model or prepared.resource.model, more, what))
         return found
 
     async def _object(
@@ -339,7 +365,7 @@ class ProjectCalls:
             if number is not None and get is not None and prepared.endpoint.method != "GET":
                 return await self.call(resource, get, (number,))  # type: ignore[no-any-return]
             return model.read(known)
-        return answers.read_object(model, found, what, known)
+        return responses.read_object(model, found, what, known)
 
     async def _found_in_list(
         self, resource: Resource, endpoint: Endpoint, given: Mapping[str, Any]

@@ -34,20 +34,20 @@ IDS = ids("ids", "Only those with these ids.", joined=True)
 V2 = {"v": 2}
 
 
-def bulk_delete(path: str, what: str, wire: str, example: str) -> Endpoint:
+def bulk_delete(path: str, what: str, alias: str, example: str) -> Endpoint:
     """Return the endpoint that deletes several objects."""
-    which = ids("ids", f"The ids of the {what}.", required=True, positional=True, wire=wire)
+    which = ids("ids", f"The ids of the {what}.", required=True, positional=True, alias=alias)
     return Endpoint(
         name="bulk_delete", method="POST", path=path, summary=f"Delete several {what}.",
         fields=(which,), returns="nothing", danger=True, example=example,
     )  # fmt: skip
 
 
-def bulk_update(path: str, what: str, wire: str, example: str) -> Endpoint:
+def bulk_update(path: str, what: str, alias: str, example: str) -> Endpoint:
     """Return the endpoint that changes several objects."""
     which = items(
         "changes", "Objects with an id and the fields to change.", required=True, positional=True,
-        wire=wire,
+        alias=alias,
     )  # fmt: skip
     return Endpoint(
         name="bulk_update", method="POST", path=path, summary=f"Change several {what}.",
@@ -316,8 +316,8 @@ ANNOTATIONS = Resource(
     endpoints=(
         listing(
             "{scope}/annotations/", "List the annotations.",
-            day("from_date", "From this day.", wire="fromDate"),
-            day("to_date", "Up to this day, included.", wire="toDate"),
+            day("from_date", "From this day.", alias="fromDate"),
+            day("to_date", "Up to this day, included.", alias="toDate"),
             ids("tags", "Only with these tags, by id.", joined=True),
             example="--from-date 2026-01-01 --to-date 2026-01-31",
         ),

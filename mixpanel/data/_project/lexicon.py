@@ -44,7 +44,7 @@ DESCRIBED = (
 def _changes(what: str, key: str, example: str) -> Endpoint:
     field = items(
         "changes", f"Objects with a name and the fields to change, of each of the {what}.",
-        required=True, positional=True, wire=key,
+        required=True, positional=True, alias=key,
     )  # fmt: skip
     return Endpoint(
         name="bulk_update", method="PATCH", path=f"{DATA}/{key}/",
@@ -59,7 +59,7 @@ EVENTS = Resource(
     endpoints=(
         listing(
             f"{DATA}/events/", "List the events.",
-            texts("names", "Only these.", wire="name[]"), example="--names 'Order Paid'",
+            texts("names", "Only these.", alias="name[]"), example="--names 'Order Paid'",
         ),
         changing(
             f"{DATA}/events/", "Change what the lexicon says about an event.",
@@ -82,7 +82,7 @@ EVENTS = Resource(
             summary="Tell since when and how an event is tracked.", returns="value",
             fields=(
                 text(
-                    "name", "The event.", required=True, positional=True, wire="event_name",
+                    "name", "The event.", required=True, positional=True, alias="event_name",
                     place="query",
                 ),
             ),
@@ -92,7 +92,7 @@ EVENTS = Resource(
             name="export", method="GET", path=f"{DATA}/export/",
             summary="Have the lexicon exported; Mixpanel sends it by mail.", returns="value",
             fields=(
-                texts("types", "What to export.", wire="export_type", place="query", as_text=True),
+                texts("types", "What to export.", alias="export_type", place="query", as_text=True),
             ),
             query={"export_type": '["All Events and Properties", "All User Profile Properties"]'},
         ),
@@ -104,13 +104,13 @@ PROPERTIES = Resource(
     endpoints=(
         listing(
             f"{DATA}/properties/", "List the properties.",
-            texts("names", "Only these.", wire="name[]"),
+            texts("names", "Only these.", alias="name[]"),
             choice(
                 "resource_type", ("Event", "User"), "Only of events, or of users.",
-                wire="resourceType",
+                alias="resourceType",
             ),
-            boolean("include_events", "With the events that have them.", wire="includeEvents"),
-            boolean("include_custom", "Also custom properties.", wire="includeCustom"),
+            boolean("include_events", "With the events that have them.", alias="includeEvents"),
+            boolean("include_custom", "Also custom properties.", alias="includeCustom"),
             example="--resource-type Event",
         ),
         changing(
@@ -401,7 +401,7 @@ def _alternatives(given: dict[str, Any]) -> Any:
     return {**given, "alternatives": json.dumps(several, ensure_ascii=False)}
 
 
-EVENT_ID = object_id("id", "Its id.", required=True, positional=True, wire="customEventId")
+EVENT_ID = object_id("id", "Its id.", required=True, positional=True, alias="customEventId")
 CUSTOM_EVENTS = Resource(
     name="custom_events", singular="custom event", model=project.CustomEvent,
     summary="Events that stand for several others.",
@@ -428,14 +428,14 @@ CUSTOM_EVENTS = Resource(
 # ---- lookup tables ------------------------------------------------------------------------------
 
 TABLES = f"{DATA}/lookup-tables/"
-TABLE_ID = object_id("id", "Its id.", required=True, positional=True, wire="data-group-id")
+TABLE_ID = object_id("id", "Its id.", required=True, positional=True, alias="data-group-id")
 LOOKUP_TABLES = Resource(
     name="lookup_tables", singular="lookup table", model=project.LookupTable,
     summary="Lookup tables: create, replace, download.",
     endpoints=(
         listing(
             TABLES, "List the lookup tables.",
-            object_id("id", "Only this one.", wire="data-group-id"),
+            object_id("id", "Only this one.", alias="data-group-id"),
         ),
         Endpoint(
             name="upload", method="POST", path=TABLES,
@@ -446,7 +446,7 @@ LOOKUP_TABLES = Resource(
                     "csv", "The CSV: a header, then rows whose first field is a unique key.",
                     required=True, positional=True, place="none",
                 ),
-                object_id("id", "The table to replace.", wire="data-group-id"),
+                object_id("id", "The table to replace.", alias="data-group-id"),
             ),
             danger=("id",), run=uploads.upload, example="SKUs @skus.csv",
         ),
@@ -455,7 +455,7 @@ LOOKUP_TABLES = Resource(
             summary="Return the CSV of a lookup table.", returns="value", run=uploads.download,
             fields=(
                 object_id(
-                    "id", "Its id.", required=True, positional=True, wire="data-group-id",
+                    "id", "Its id.", required=True, positional=True, alias="data-group-id",
                     place="query",
                 ),
             ),
@@ -469,7 +469,7 @@ LOOKUP_TABLES = Resource(
             name="delete", method="DELETE", path=TABLES, summary="Delete lookup tables.",
             returns="nothing", danger=True,
             fields=(
-                ids("ids", "Their ids.", required=True, positional=True, wire="data-group-ids"),
+                ids("ids", "Their ids.", required=True, positional=True, alias="data-group-ids"),
             ),
             example="1016",
         ),
@@ -485,7 +485,7 @@ LOOKUP_TABLES = Resource(
                 text("name", "Its name.", required=True),
                 text("path", "What `upload_url` returned as path.", required=True),
                 text("key", "What `upload_url` returned as key.", required=True),
-                object_id("id", "The table to replace.", wire="data-group-id"),
+                object_id("id", "The table to replace.", alias="data-group-id"),
             ),
             danger=("id",), example="--name SKUs --path lookup/1 --key 1",
         ),
@@ -494,7 +494,7 @@ LOOKUP_TABLES = Resource(
             summary="Tell how far a large upload is.", returns="value",
             fields=(
                 text(
-                    "upload_id", "Its id.", required=True, positional=True, wire="upload-id",
+                    "upload_id", "Its id.", required=True, positional=True, alias="upload-id",
                     place="query",
                 ),
             ),
@@ -506,7 +506,7 @@ LOOKUP_TABLES = Resource(
             returns="value",
             fields=(
                 object_id(
-                    "id", "Its id.", required=True, positional=True, wire="data-group-id",
+                    "id", "Its id.", required=True, positional=True, alias="data-group-id",
                     place="query",
                 ),
             ),

@@ -55,7 +55,7 @@ class Field:
     kind: Kind
     help: str
     required: bool = False
-    wire: str = ""
+    alias: str = ""
     choices: tuple[str, ...] = ()
     place: Place = "body"
     positional: bool = False
@@ -69,7 +69,7 @@ class Field:
 class Endpoint:
     """One call of the app API.
 
-    `path` is below `/api/app/`. `inside` are the keys below `results` that hold the answer. With
+    `path` is below `/api/app/`. `inside` are the keys below `results` that lead to the object. With
     `merge`, a change is sent with the fields that the object has already, because the server
     replaces it as a whole. `danger` is True for what cannot be undone, or names the fields that
     make it so. `body` makes the JSON of the fields, where that is not simply an object of them.
@@ -117,10 +117,10 @@ class Endpoint:
         ordered = [*in_path, *rest]
         return sorted(ordered, key=lambda each: not each.positional)
 
-    def wire_name(self, known: Field) -> str:
+    def name_in_requests(self, known: Field) -> str:
         """Return the name under which a field is sent."""
-        if known.wire:
-            return known.wire
+        if known.alias:
+            return known.alias
         if not self.camel:
             return known.name
         first, *rest = known.name.split("_")

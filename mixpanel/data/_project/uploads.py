@@ -9,7 +9,7 @@ import anyio
 
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import TransportFailure
-from mixpanel.data._project import answers
+from mixpanel.data._project import responses
 from mixpanel.data.exceptions import ConfigError, ServerError
 from mixpanel.data.project import LookupTable
 
@@ -46,11 +46,11 @@ async def upload(
         _of(resource, "register"),
         {**named, "id": given.get("id")} if "id" in given else named,
     )
-    found = answers.results_of(await calls.send(prepared))
+    found = responses.results_of(await calls.send(prepared))
     if isinstance(found, dict) and found.get("uploadId"):
         found = await _finished(calls, resource, str(found["uploadId"]))
     known = {"name": given["name"], **({"id": given["id"]} if "id" in given else {})}
-    return answers.read_object(LookupTable, found, f"{resource.name}.{endpoint.name}", known)
+    return responses.read_object(LookupTable, found, f"{resource.name}.{endpoint.name}", known)
 
 
 async def _finished(calls: ProjectCalls, resource: Resource, upload_id: str) -> Any:
@@ -80,11 +80,11 @@ async def download(
     :raises APIError: when Mixpanel refuses.
     """
     prepared = await calls._prepared(resource, endpoint, given)
-    found = answers.results_of(await calls.send(prepared))
+    found = responses.results_of(await calls.send(prepared))
     if isinstance(found, dict):
         found = found.get("url") or found.get("download_url")
     if not isinstance(found, str) or not found:
-        raise ServerError("Mixpanel's answer has no address to download from", status_code=200)
+        raise ServerError("Mixpanel's response has no address to download from", status_code=200)
     return (await _transfer(calls, "GET", found)).decode("utf-8-sig", "replace")
 
 

@@ -240,7 +240,7 @@ class _Compiler:
         try:
             return _joined(value)
         except UnicodeDecodeError as error:
-            raise self._error("string holds half a surrogate pair", node) from error
+            raise self._error("string holds an unpaired surrogate", node) from error
 
     def _parameter(self, value: Any) -> str:
         name = f"{self._prefix}{len(self.parameters)}"

@@ -8,7 +8,14 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._server.app_calls import CREATED, NO_CONTENT, Answer, Call, Handler, numbers
+from mixpanel.emulator._server.app_calls import (
+    CREATED,
+    NO_CONTENT,
+    AppResponse,
+    Call,
+    Handler,
+    numbers,
+)
 from mixpanel.emulator._server.project import Project
 
 ACCOUNTS, IMPORTS, CONTEXT = "service-accounts", "warehouse-sources/imports", "business-context"
@@ -42,7 +49,7 @@ class Administration:
 
     # Organizations
 
-    def organization(self, call: Call, rest: list[str]) -> Answer:
+    def organization(self, call: Call, rest: list[str]) -> AppResponse:
         """Respond to a call below an organization.
 
         :raises RefusedRequest: 404: it has no such path.
@@ -54,11 +61,11 @@ class Administration:
                 return self._context(call, "organization", {"organization_id": ORGANIZATION})
         raise RefusedRequest(404, f"there is no endpoint {call.path}")
 
-    def _accounts(self, call: Call, rest: list[str]) -> Answer:
+    def _accounts(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         match call.method, rest:
             case "GET", []:
-                return Answer([_account(row) for row in saved.rows(ACCOUNTS)])
+                return AppResponse([_account(row) for row in saved.rows(ACCOUNTS)])
             case "POST", []:
                 return self._create_account(call)
             case "POST", ["add-to-project"]:
@@ -67,22 +74,22 @@ class Administration:
                     row = saved.get(ACCOUNTS, number)
                     added = [*row.get("projects", ()), *(call.body.get("projects") or ())]
                     saved.update(ACCOUNTS, number, {"projects": added})
-                return Answer({})
+                return AppResponse({})
             case "POST", ["remove-from-project"]:
                 for each in call.body.get("projects") or ():
                     for number in numbers(each.get("service_account_ids"), "service_account_ids"):
                         row = saved.get(ACCOUNTS, number)
                         left = [one for one in row.get("projects", ()) if one["id"] != each["id"]]
                         saved.update(ACCOUNTS, number, {"projects": left})
-                return Answer({})
+                return AppResponse({})
             case "GET", [number]:
-                return Answer(_account(saved.get(ACCOUNTS, number)), bare=True)
+                return AppResponse(_account(saved.get(ACCOUNTS, number)), bare=True)
             case "DELETE", [number]:
                 saved.remove(ACCOUNTS, number)
-                return Answer(None, NO_CONTENT)
+                return AppResponse(None, NO_CONTENT)
         raise HTTPException(405)
 
-    def _create_account(self, call: Call) -> Answer:
+    def _create_account(self, call: Call) -> AppResponse:
         call.require("username", "role")
         if call.body["role"] not in ROLES:
             raise RefusedRequest(400, f"role must be one of {', '.join(ROLES)}")
@@ -90,10 +97,10 @@ class Administration:
         fields = {"expires": None, "projects": [], **call.body, "created": now, "last_used": None}
         fields["creator"] = "Emulator"
         row = self._project.saved.add(ACCOUNTS, fields)
-        # Only this answer has the secret, which is not kept.
-        return Answer({**_account(row), "token": secrets.token_hex(16)}, CREATED)
+        # Only this response has the secret, which is not kept.
+        return AppResponse({**_account(row), "token": secrets.token_hex(16)}, CREATED)
 
-    def _accounts_of_project(self, call: Call, rest: list[str]) -> Answer:
+    def _accounts_of_project(self, call: Call, rest: list[str]) -> AppResponse:
         if rest or call.method != "GET":
             raise HTTPException(405)
         rows = []
@@ -103,11 +110,11 @@ class Administration:
                     role = {"role": each.get("role"), "target_type": "individual"}
                     email = f"{row['username']}@serviceaccount.example"
                     rows.append({**_account(row), **role, "email": email})
-        return Answer(rows)
+        return AppResponse(rows)
 
     # Business context
 
-    def _context_of_project(self, call: Call, rest: list[str]) -> Answer:
+    def _context_of_project(self, call: Call, rest: list[str]) -> AppResponse:
         known = {"project_id": call.project_id}
         if rest == ["chain"] and call.method == "GET":
             saved = self._project.saved
@@ -118,12 +125,12 @@ class Administration:
                     ("project_context", "project"),
                 )
             }
-            return Answer(texts)
+            return AppResponse(texts)
         if rest:
             raise HTTPException(405)
         return self._context(call, "project", known)
 
-    def _context(self, call: Call, level: str, known: Mapping[str, Any]) -> Answer:
+    def _context(self, call: Call, level: str, known: Mapping[str, Any]) -> AppResponse:
         saved = self._project.saved
         if call.method == "PUT":
             if not isinstance(call.body.get("content"), str):
@@ -132,11 +139,11 @@ class Administration:
         elif call.method != "GET":
             raise HTTPException(405)
         content = saved.definition(CONTEXT, level).get("content", "")
-        return Answer({"level": level, "content": content, **known})
+        return AppResponse({"level": level, "content": content, **known})
 
     # Requests of people
 
-    def privacy(self, kind: str, call: Call, rest: list[str]) -> Answer:
+    def privacy(self, kind: str, call: Call, rest: list[str]) -> AppResponse:
         """Respond to `/data-retrievals/v3.0/` and `/data-deletions/v3.0/`.
 
         :raises RefusedRequest: 401 without a valid project token.
@@ -148,15 +155,15 @@ class Administration:
             case "POST", []:
                 return self._requested(kind, call)
             case "GET", [number]:
-                return Answer(saved.get(kind, number))
+                return AppResponse(saved.get(kind, number))
             case "DELETE", [number] if kind == "data-deletions":
                 if saved.get(kind, number)["status"] not in CANCELLABLE:
                     raise HTTPException(405, "the deletion has begun already")
                 saved.update(kind, number, {"status": "REVOKED"})
-                return Answer(None, NO_CONTENT)
+                return AppResponse(None, NO_CONTENT)
         raise HTTPException(405)
 
-    def _requested(self, kind: str, call: Call) -> Answer:
+    def _requested(self, kind: str, call: Call) -> AppResponse:
         ids = call.body.get("distinct_ids")
         most = 2000 if kind == "data-retrievals" else 1999
         if not isinstance(ids, list) or not ids:
@@ -177,34 +184,34 @@ class Administration:
             link = f"{call.address}/storage/people/{key}.zip"
             fields |= {"status": "SUCCESS", "results": link, "destination_url": link}
         saved.update(kind, row["id"], fields)
-        return Answer({"task_id": str(row["id"])}, CREATED)
+        return AppResponse({"task_id": str(row["id"])}, CREATED)
 
     # Imports
 
-    def _imports(self, call: Call, rest: list[str]) -> Answer:
+    def _imports(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         match call.method, rest:
             case "GET", []:
-                return Answer([_import(row) for row in saved.rows(IMPORTS)])
+                return AppResponse([_import(row) for row in saved.rows(IMPORTS)])
             case "POST", [kind] if kind in REQUIRED:
                 return self._create_import(call, kind)
             case "GET", [number]:
-                return Answer(_import(saved.get(IMPORTS, number)))
+                return AppResponse(_import(saved.get(IMPORTS, number)))
             case "PATCH", [number]:
                 if not isinstance(call.body.get("paused"), bool):
                     raise RefusedRequest(400, "paused: required")
                 _check_interval(call.body)
-                return Answer(_import(saved.update(IMPORTS, number, call.body)))
+                return AppResponse(_import(saved.update(IMPORTS, number, call.body)))
             case "DELETE", [number]:
                 saved.remove(IMPORTS, number)
-                return Answer({})
+                return AppResponse({})
             case "PUT", [number, "manual-sync"]:
                 return self._run(number)
             case "GET", [number, "history"]:
-                return Answer(saved.get(IMPORTS, number).get("runs", [])[:RUNS])
+                return AppResponse(saved.get(IMPORTS, number).get("runs", [])[:RUNS])
         raise HTTPException(405)
 
-    def _create_import(self, call: Call, kind: str) -> Answer:
+    def _create_import(self, call: Call, kind: str) -> AppResponse:
         call.require("warehouse_source_id", "table_params", "sync_mode", *REQUIRED[kind])
         if call.body["sync_mode"] not in MODES:
             raise RefusedRequest(400, f"sync_mode must be one of {', '.join(MODES)}")
@@ -214,15 +221,15 @@ class Administration:
         fields = {"paused": False, "run_every": 0, **call.body, "is_deleted": False}
         fields |= {"created": self._project.timestamp(), "creator_id": 1, "last_dispatch": None}
         fields |= {"creator_name": "Emulator", "import_type": kind.replace("-", "_")}
-        return Answer(_import(self._project.saved.add(IMPORTS, fields)), CREATED)
+        return AppResponse(_import(self._project.saved.add(IMPORTS, fields)), CREATED)
 
-    def _run(self, number: str) -> Answer:
+    def _run(self, number: str) -> AppResponse:
         saved, now = self._project.saved, self._project.timestamp()
         row = saved.get(IMPORTS, number)
         run = {"status": "SUCCEEDED", "start_time": now, "end_time": now, "num_events_imported": 0}
         runs = [run, *row.get("runs", [])]
         saved.update(IMPORTS, number, {"runs": runs, "last_dispatch": now})
-        return Answer({"run_id": f"run-{number}-{len(runs)}"})
+        return AppResponse({"run_id": f"run-{number}-{len(runs)}"})
 
 
 def _check_interval(body: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.app_administration import ORGANIZATION, Administration
 from mixpanel.emulator._server.app_calls import (
     NO_CONTENT,
-    Answer,
+    AppResponse,
     Call,
     Handler,
     read_body,
@@ -76,15 +76,15 @@ class AppEndpoints:
         username = self._username(recorded, path)
         address = f"{request.url.scheme}://{request.url.netloc}"
         names = read_names(request.url.query)
-        answer = await run_in_threadpool(self._answer, recorded, path, username, names, address)
-        if answer.status == NO_CONTENT:
+        response = await run_in_threadpool(self._respond, recorded, path, username, names, address)
+        if response.status == NO_CONTENT:
             return Response(status_code=NO_CONTENT)
-        content = answer.results
-        if answer.bare and isinstance(content, str):
+        content = response.results
+        if response.bare and isinstance(content, str):
             return PlainTextResponse(content, media_type="text/csv")
-        if not answer.bare:
+        if not response.bare:
             content = {"status": "ok", "results": content}
-        return responses.Json(content, answer.status)
+        return responses.Json(content, response.status)
 
     def _username(self, recorded: RecordedRequest, path: str) -> str:
         header = recorded.headers.get("authorization", "")
@@ -99,18 +99,18 @@ class AppEndpoints:
             return credentials.username
         return self._project.require_account(recorded)
 
-    def _answer(
+    def _respond(
         self,
         recorded: RecordedRequest,
         path: str,
         username: str,
         names: tuple[str, ...],
         address: str,
-    ) -> Answer:
+    ) -> AppResponse:
         if path == "me":
-            return Answer(self._me(username))
+            return AppResponse(self._me(username))
         if path == "projects/metadata/index":
-            return Answer(self._index())
+            return AppResponse(self._index())
         method, query, body = recorded.method, recorded.query, read_body(recorded)
         if found := PRIVACY.fullmatch(path):
             call = Call(method, path, query, body, "", address=address)
@@ -124,14 +124,14 @@ class AppEndpoints:
         call = Call(method, found[3], query, body, found[2], names, address)
         return self._saved(found[1], call)
 
-    def _saved(self, scope: str, call: Call) -> Answer:
+    def _saved(self, scope: str, call: Call) -> AppResponse:
         """Respond to a call about what a project has saved."""
         if scope == "projects":
             self._project.saved.add_project(call.project_id)
         else:
             call = call._replace(project_id=self._project.saved.projects[-1])
         if call.path == "workspaces/public":
-            return Answer([_workspace(call.project_id)])
+            return AppResponse([_workspace(call.project_id)])
         for prefix in self._prefixes:
             if call.path == prefix or call.path.startswith(f"{prefix}/"):
                 rest = _parts(call.path[len(prefix) :])

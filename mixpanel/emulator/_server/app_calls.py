@@ -16,7 +16,7 @@ NO_CONTENT = 204
 MAX_BODY = 2**27
 
 
-class Answer(NamedTuple):
+class AppResponse(NamedTuple):
     """The results of a call, its status, and whether they come without an envelope."""
 
     results: Any
@@ -45,7 +45,7 @@ class Call(NamedTuple):
             raise RefusedRequest(400, f"{', '.join(missing)}: required")
 
 
-Handler = Callable[[Call, list[str]], Answer]
+Handler = Callable[[Call, list[str]], AppResponse]
 
 
 def read_body(recorded: RecordedRequest) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._server.app_calls import (
     CREATED,
     NO_CONTENT,
-    Answer,
+    AppResponse,
     Call,
     chosen_ids,
     numbers,
@@ -87,7 +87,7 @@ class Collections:
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._aspects: dict[tuple[str, str], Callable[[str, Call, Row], Answer]] = {
+        self._aspects: dict[tuple[str, str], Callable[[str, Call, Row], AppResponse]] = {
             ("POST", "duplicate"): self._duplicate,
             ("POST", "archive"): self._archive,
             ("DELETE", "archive"): self._restore,
@@ -102,10 +102,10 @@ class Collections:
             ("GET", "history"): self._history,
             ("GET", "linked-dashboard-ids"): self._boards_of,
             ("GET", "erf"): self._exchange,
-            ("GET", "blueprint-config"): lambda *_: Answer({"variables": {}}),
+            ("GET", "blueprint-config"): lambda *_: AppResponse({"variables": {}}),
         }
 
-    def respond(self, name: str, call: Call, rest: list[str]) -> Answer:
+    def respond(self, name: str, call: Call, rest: list[str]) -> AppResponse:
         """Respond to a call of the collection `name`; `rest` are the parts of its path."""
         rules = COLLECTIONS[name]
         match call.method, rest:
@@ -168,7 +168,7 @@ class Collections:
 
     # Several objects
 
-    def _list(self, name: str, call: Call) -> Answer:
+    def _list(self, name: str, call: Call) -> AppResponse:
         rules, query = COLLECTIONS[name], call.query
         rows = [self.shown(name, row, call) for row in self.rows(name)]
         if (wanted := chosen_ids(query)) is not None:
@@ -176,7 +176,7 @@ class Collections:
         if name == "bookmarks":
             if kind := query.get("type"):
                 rows = [row for row in rows if row["type"] == kind]
-            return Answer({"results": rows} if query.get("v") == "2" else rows)
+            return AppResponse({"results": rows} if query.get("v") == "2" else rows)
         if name == "annotations":
             low, high = query.get("fromDate", ""), query.get("toDate", "9999")
             rows = [row for row in rows if low <= row["date"][:10] <= high]
@@ -185,10 +185,10 @@ class Collections:
         if name == "alerts/custom" and (number := query.get("bookmark_id")):
             rows = [row for row in rows if str(row.get("bookmark_id")) == number]
         if rules.by_id:
-            return Answer({str(row["id"]): row for row in rows})
-        return Answer(rows, bare=rules.bare)
+            return AppResponse({str(row["id"]): row for row in rows})
+        return AppResponse(rows, bare=rules.bare)
 
-    def _create(self, name: str, call: Call) -> Answer:
+    def _create(self, name: str, call: Call) -> AppResponse:
         rules = COLLECTIONS[name]
         call = _in_snake_case(call) if rules.lists_changes else call
         call.require(*rules.required)
@@ -200,8 +200,8 @@ class Collections:
             return self._list(name, call)
         made = self.shown(name, row, call)
         if rules.by_id:
-            return Answer({str(row["id"]): made})
-        return Answer(made, rules.created, bare=rules.bare)
+            return AppResponse({str(row["id"]): made})
+        return AppResponse(made, rules.created, bare=rules.bare)
 
     def _with_defaults(self, name: str, call: Call) -> Row:
         """Return the fields of a new object, with those that the server adds."""
@@ -237,7 +237,7 @@ class Collections:
         known = {row["id"]: row for row in self.rows("annotations/tags")}
         return [known[each] for each in wanted or () if each in known]
 
-    def _delete_several(self, name: str, call: Call, *, bulk: bool) -> Answer:
+    def _delete_several(self, name: str, call: Call, *, bulk: bool) -> AppResponse:
         rules = COLLECTIONS[name]
         if not bulk and not rules.by_id and not rules.lists_changes:
             raise HTTPException(405)
@@ -246,17 +246,17 @@ class Collections:
             self._delete(name, each["id"] if isinstance(each, Mapping) else each)
         if rules.lists_changes:
             return self._list(name, call)
-        return Answer(None, NO_CONTENT)
+        return AppResponse(None, NO_CONTENT)
 
-    def _delete_named(self, name: str, call: Call) -> Answer:
+    def _delete_named(self, name: str, call: Call) -> AppResponse:
         call.require("name")
         for row in self.rows(name):
             if row["name"] == call.body["name"]:
                 self._delete(name, row["id"])
-                return Answer({})
+                return AppResponse({})
         raise RefusedRequest(404, "there is none of this name")
 
-    def _change_several(self, name: str, call: Call, *, bulk: bool) -> Answer:
+    def _change_several(self, name: str, call: Call, *, bulk: bool) -> AppResponse:
         rules = COLLECTIONS[name]
         if not bulk and not rules.by_id and not rules.lists_changes:
             raise HTTPException(405)
@@ -267,11 +267,11 @@ class Collections:
         if rules.lists_changes:
             return self._list(name, call)
         several = [self.shown(name, row, call) for row in changed]
-        return Answer({str(row["id"]): row for row in several} if rules.by_id else several)
+        return AppResponse({str(row["id"]): row for row in several} if rules.by_id else several)
 
     # One object
 
-    def _object(self, name: str, call: Call, number: str) -> Answer:
+    def _object(self, name: str, call: Call, number: str) -> AppResponse:
         rules = COLLECTIONS[name]
         match call.method:
             case "GET":
@@ -280,10 +280,10 @@ class Collections:
                 row = self.shown(name, self._change(name, number, call.body), call)
             case "DELETE":
                 self._delete(name, number)
-                return Answer({"id": int(number) if number.isdecimal() else number})
+                return AppResponse({"id": int(number) if number.isdecimal() else number})
             case _:
                 raise HTTPException(405)
-        return Answer({str(row["id"]): row} if rules.by_id else row)
+        return AppResponse({str(row["id"]): row} if rules.by_id else row)
 
     def _change(self, name: str, number: str, fields: Mapping[str, Any]) -> Row:
         saved, now = self._project.saved, self._project.timestamp()
@@ -336,16 +336,20 @@ class Collections:
 
     # What belongs to one object
 
-    def _aspect(self, name: str, call: Call, number: str, aspect: str, more: list[str]) -> Answer:
+    def _aspect(
+        self, name: str, call: Call, number: str, aspect: str, more: list[str]
+    ) -> AppResponse:
         row = self.row(name, number)
         if aspect in ("text-cards", "report-links") and len(more) == 1 and call.method == "PATCH":
-            return Answer({"id": int(more[0]) if more[0].isdecimal() else more[0], **call.body})
+            return AppResponse(
+                {"id": int(more[0]) if more[0].isdecimal() else more[0], **call.body}
+            )
         found = self._aspects.get((call.method, aspect))
         if found is None or more:
             raise HTTPException(405)
         return found(name, call, row)
 
-    def _duplicate(self, name: str, call: Call, row: Row) -> Answer:
+    def _duplicate(self, name: str, call: Call, row: Row) -> AppResponse:
         title = call.body.get("name") or f"{row.get('name')} copy"
         copy = {key: value for key, value in row.items() if key not in ("id", "hash_salt")}
         if name == "feature-flags":
@@ -353,16 +357,20 @@ class Collections:
         if "key" in copy:
             copy["key"] = f"{copy['key']}-copy"
         row = self._project.saved.add(name, {**copy, **call.body, "name": title})
-        return Answer(self.shown(name, row, call), CREATED)
+        return AppResponse(self.shown(name, row, call), CREATED)
 
-    def _archive(self, name: str, call: Call, row: Row) -> Answer:
-        return Answer(self.shown(name, self._change(name, row["id"], {"status": "archived"}), call))
+    def _archive(self, name: str, call: Call, row: Row) -> AppResponse:
+        return AppResponse(
+            self.shown(name, self._change(name, row["id"], {"status": "archived"}), call)
+        )
 
-    def _restore(self, name: str, call: Call, row: Row) -> Answer:
+    def _restore(self, name: str, call: Call, row: Row) -> AppResponse:
         status = "disabled" if name == "feature-flags" else "draft"
-        return Answer(self.shown(name, self._change(name, row["id"], {"status": status}), call))
+        return AppResponse(
+            self.shown(name, self._change(name, row["id"], {"status": status}), call)
+        )
 
-    def _decide(self, name: str, call: Call, row: Row) -> Answer:
+    def _decide(self, name: str, call: Call, row: Row) -> AppResponse:
         aspect = call.path.rpartition("/")[2]
         now = self._project.timestamp()
         dates = {"launch": {"start_date": now}, "force_conclude": {"end_date": now}}
@@ -370,35 +378,39 @@ class Collections:
         if aspect == "decide":
             status = "success" if call.body.get("success") else "fail"
         changes = {**dates.get(aspect, {}), **call.body, "status": status}
-        return Answer(self.shown(name, self._change(name, row["id"], changes), call))
+        return AppResponse(self.shown(name, self._change(name, row["id"], changes), call))
 
-    def _mark(self, name: str, call: Call, row: Row) -> Answer:
+    def _mark(self, name: str, call: Call, row: Row) -> AppResponse:
         is_marked = call.method == "POST"
         changes: Row = {"is_favorited": is_marked}
         if call.path.endswith("pin"):
             changes = {"pinned_date": self._project.timestamp() if is_marked else None}
-        return Answer(self.shown(name, self._change(name, row["id"], changes), call))
+        return AppResponse(self.shown(name, self._change(name, row["id"], changes), call))
 
-    def _test_users(self, name: str, call: Call, row: Row) -> Answer:
+    def _test_users(self, name: str, call: Call, row: Row) -> AppResponse:
         users = call.body.get("users")
         if not isinstance(users, Mapping):
             raise RefusedRequest(400, "users must be an object")
         ruleset = {**(row.get("ruleset") or {}), "test": {"users": dict(users)}}
-        return Answer(self.shown(name, self._change(name, row["id"], {"ruleset": ruleset}), call))
+        return AppResponse(
+            self.shown(name, self._change(name, row["id"], {"ruleset": ruleset}), call)
+        )
 
-    def _history(self, name: str, _: Call, row: Row) -> Answer:
+    def _history(self, name: str, _: Call, row: Row) -> AppResponse:
         changes = self._project.saved.changes(name, row["id"])
         if name == "feature-flags":
             events = [[each["time"], each["fields"]] for each in changes]
-            return Answer({"events": events, "count": len(events)})
+            return AppResponse({"events": events, "count": len(events)})
         pages = {"next_cursor": None, "previous_cursor": None, "page_size": 100}
-        return Answer({"results": [] if name == "alerts/custom" else changes, "pagination": pages})
+        return AppResponse(
+            {"results": [] if name == "alerts/custom" else changes, "pagination": pages}
+        )
 
-    def _boards_of(self, _: str, __: Call, row: Row) -> Answer:
-        return Answer(boards_with(self._project, row["id"]))
+    def _boards_of(self, _: str, __: Call, row: Row) -> AppResponse:
+        return AppResponse(boards_with(self._project, row["id"]))
 
-    def _exchange(self, name: str, call: Call, row: Row) -> Answer:
-        return Answer({"version": 1, "object": self.shown(name, row, call)})
+    def _exchange(self, name: str, call: Call, row: Row) -> AppResponse:
+        return AppResponse({"version": 1, "object": self.shown(name, row, call)})
 
 
 def _in_snake_case(call: Call) -> Call:

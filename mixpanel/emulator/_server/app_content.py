@@ -6,7 +6,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._server.app_calls import CREATED, Answer, Call, Handler, numbers
+from mixpanel.emulator._server.app_calls import CREATED, AppResponse, Call, Handler, numbers
 from mixpanel.emulator._server.app_collections import Collections, boards_with
 from mixpanel.emulator._server.project import Project
 
@@ -47,26 +47,26 @@ class Content:
             "replays/sign/bulk": self._replays,
         }
 
-    def _report_links(self, call: Call, rest: list[str]) -> Answer:
+    def _report_links(self, call: Call, rest: list[str]) -> AppResponse:
         """Addresses of reports that are not saved: create, read."""
         saved = self._project.saved
         match call.method, rest:
             case "POST", []:
                 if not isinstance(call.body.get("slug"), str):
                     raise RefusedRequest(400, "slug is required")
-                return Answer(saved.add("bookmark-urls", call.body), CREATED)
+                return AppResponse(saved.add("bookmark-urls", call.body), CREATED)
             case "GET", [slug]:
                 for row in saved.rows("bookmark-urls"):
                     if row["slug"] == slug:
-                        return Answer(row)
+                        return AppResponse(row)
                 raise RefusedRequest(404, f"there is no report {slug!r}")
         raise HTTPException(405)
 
-    def _templates(self, call: Call, _: list[str]) -> Answer:
+    def _templates(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "GET")
-        return Answer({"templates": TEMPLATES})
+        return AppResponse({"templates": TEMPLATES})
 
-    def _blueprints(self, call: Call, rest: list[str]) -> Answer:
+    def _blueprints(self, call: Call, rest: list[str]) -> AppResponse:
         match call.method, rest:
             case "POST", []:
                 call.require("template_type")
@@ -75,75 +75,77 @@ class Content:
                 return self._new_board(call, str(call.body["template_type"]))
             case "PUT", ["cohorts"]:
                 call.require("cohorts")
-                return Answer({})
+                return AppResponse({})
             case "POST", ["finish"]:
                 call.require("dashboard_id")
                 row = self._collections.row("dashboards", str(call.body["dashboard_id"]))
-                return Answer(self._collections.shown("dashboards", row, call))
+                return AppResponse(self._collections.shown("dashboards", row, call))
         raise HTTPException(405)
 
-    def _rca(self, call: Call, _: list[str]) -> Answer:
+    def _rca(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "POST")
         call.require("rca_source_id", "rca_source_data")
         return self._new_board(call, "Root cause analysis")
 
-    def _new_board(self, call: Call, title: str) -> Answer:
+    def _new_board(self, call: Call, title: str) -> AppResponse:
         now = self._project.timestamp()
         fields = {"title": title, "created": now, "modified": now, "contents": {}}
         row = self._project.saved.add("dashboards", fields)
-        return Answer(self._collections.shown("dashboards", row, call))
+        return AppResponse(self._collections.shown("dashboards", row, call))
 
-    def _boards_of_report(self, call: Call, rest: list[str]) -> Answer:
+    def _boards_of_report(self, call: Call, rest: list[str]) -> AppResponse:
         match call.method, rest:
             case "GET", [number, "dashboard-ids"]:
                 self._project.saved.get("bookmarks", number)
-                return Answer(boards_with(self._project, int(number)))
+                return AppResponse(boards_with(self._project, int(number)))
         raise HTTPException(405)
 
-    def _test_webhook(self, call: Call, _: list[str]) -> Answer:
+    def _test_webhook(self, call: Call, _: list[str]) -> AppResponse:
         """Do as if the address had answered: the emulator calls no other server."""
         _only(call, "POST")
         call.require("url")
-        return Answer({"success": True, "status_code": 200, "message": "not sent by the emulator"})
+        return AppResponse(
+            {"success": True, "status_code": 200, "message": "not sent by the emulator"}
+        )
 
-    def _alert_count(self, call: Call, _: list[str]) -> Answer:
+    def _alert_count(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "GET")
         count = len(self._project.saved.rows("alerts/custom"))
         below = {"alert_limit": ALERT_LIMIT, "is_below_limit": count < ALERT_LIMIT}
-        return Answer({"anomaly_alerts_count": count, **below})
+        return AppResponse({"anomaly_alerts_count": count, **below})
 
-    def _test_alert(self, call: Call, _: list[str]) -> Answer:
+    def _test_alert(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "POST")
         call.require("bookmark_id", "name")
-        return Answer({"status": "sent", "bookmark_id": call.body["bookmark_id"]})
+        return AppResponse({"status": "sent", "bookmark_id": call.body["bookmark_id"]})
 
-    def _screenshot(self, call: Call, _: list[str]) -> Answer:
+    def _screenshot(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "GET")
         key = call.query.get("gcs_key")
         if not key:
             raise RefusedRequest(400, "gcs_key: required")
-        return Answer({"signed_url": f"{call.address}/storage/screenshots/{key}"})
+        return AppResponse({"signed_url": f"{call.address}/storage/screenshots/{key}"})
 
-    def _validate_alerts(self, call: Call, _: list[str]) -> Answer:
+    def _validate_alerts(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "POST")
         call.require("bookmark_type", "bookmark_params")
         found = []
         for number in numbers(call.body.get("alert_ids"), "alert_ids"):
             row = self._project.saved.get("alerts/custom", number)
             found.append({"alert_id": row["id"], "alert_name": row["name"], "valid": True})
-        return Answer({"alert_validations": found, "invalid_count": 0})
+        return AppResponse({"alert_validations": found, "invalid_count": 0})
 
-    def _flag_limits(self, call: Call, _: list[str]) -> Answer:
+    def _flag_limits(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "GET")
         used = len(self._project.saved.rows("feature-flags"))
-        return Answer({**FLAG_LIMITS, "current_usage": used})
+        return AppResponse({**FLAG_LIMITS, "current_usage": used})
 
-    def _experiments(self, call: Call, _: list[str]) -> Answer:
+    def _experiments(self, call: Call, _: list[str]) -> AppResponse:
         _only(call, "GET")
         rows = self._project.saved.rows("experiments")
-        return Answer([self._collections.shown("experiments", row, call) for row in rows])
+        return AppResponse([self._collections.shown("experiments", row, call) for row in rows])
 
-    def _replays(self, call: Call, _: list[str]) -> Answer:
+    def _replays(self, call: Call, _: list[str]) -> AppResponse:
         """Refuse: the emulator records no sessions."""
         _only(call, "POST")
         raise RefusedRequest(403, "SESSION_RECORDING_SENSITIVE_DATA: permission required")

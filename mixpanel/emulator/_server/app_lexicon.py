@@ -7,7 +7,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._server.app_calls import Answer, Call, Handler, numbers, read_json
+from mixpanel.emulator._server.app_calls import AppResponse, Call, Handler, numbers, read_json
 from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._storage.event_reports import EventReports
 
@@ -34,7 +34,9 @@ class Lexicon:
             "data-definitions/audit": self._audit,
             "data-definitions/audit-events-only": self._audit,
             "data-definitions/data-volume-anomalies": self._anomalies,
-            "data-definitions/events/drop-filters/limits": lambda *_: Answer({"filterLimit": 100}),
+            "data-definitions/events/drop-filters/limits": lambda *_: AppResponse(
+                {"filterLimit": 100}
+            ),
             DELETIONS: self._deletions,
             "custom_events": self._custom_events,
             "custom_properties/validate": self._validate,
@@ -42,7 +44,7 @@ class Lexicon:
 
     # Schemas
 
-    def _schemas(self, call: Call, rest: list[str]) -> Answer:
+    def _schemas(self, call: Call, rest: list[str]) -> AppResponse:
         """Schemas: list, create, replace, delete; of one type, or one entry."""
         saved = self._project.saved
         kind, name = rest[0] if rest else None, "/".join(rest[1:]) or call.query.get("entity_name")
@@ -50,26 +52,26 @@ class Lexicon:
             case "GET":
                 found = saved.schemas(kind, name)
                 if name is None:
-                    return Answer(found)
+                    return AppResponse(found)
                 if not found:
                     raise RefusedRequest(404, f"there is no schema of {kind} {name!r}")
-                return Answer(found[0]["schemaJson"])
+                return AppResponse(found[0]["schemaJson"])
             case "POST" | "PATCH" if kind is None:
                 return self._store_schemas(call)
             case "POST" | "PUT" if kind and name:
                 saved.set_schema(kind, name, call.body)
-                return Answer({"entityType": kind, "name": name, "schemaJson": call.body})
+                return AppResponse({"entityType": kind, "name": name, "schemaJson": call.body})
             case "PATCH" if kind and name:
                 known = saved.schemas(kind, name)
                 merged = _merged(known[0]["schemaJson"] if known else {}, call.body)
                 saved.set_schema(kind, name, merged)
-                return Answer({"entityType": kind, "name": name, "schemaJson": merged})
+                return AppResponse({"entityType": kind, "name": name, "schemaJson": merged})
             case "DELETE":
                 deleted = saved.delete_schemas(kind, name)
-                return Answer({"deleteCount": deleted, "delete_count": deleted})
+                return AppResponse({"deleteCount": deleted, "delete_count": deleted})
         raise HTTPException(405)
 
-    def _store_schemas(self, call: Call) -> Answer:
+    def _store_schemas(self, call: Call) -> AppResponse:
         entries = call.body.get("entries")
         if not isinstance(entries, list):
             raise RefusedRequest(400, "entries must be a list")
@@ -87,10 +89,10 @@ class Lexicon:
                 {"entityType": each["entityType"], "name": each["name"], "status": "ok"}
                 for each in entries
             ]
-            return Answer(done)
-        return Answer({"added": len(entries), "deleted": deleted})
+            return AppResponse(done)
+        return AppResponse({"added": len(entries), "deleted": deleted})
 
-    def _enforcement(self, call: Call, rest: list[str]) -> Answer:
+    def _enforcement(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         now = saved.rows(SETTINGS)
         if rest or call.method not in ("GET", "POST", "PATCH", "PUT", "DELETE"):
@@ -99,7 +101,7 @@ class Lexicon:
             call.require("ruleEvent")
         if not now and call.method != "POST":
             if call.method == "GET":
-                return Answer({})
+                return AppResponse({})
             raise RefusedRequest(404, "schemas are not enforced")
         match call.method:
             case "POST":
@@ -108,12 +110,12 @@ class Lexicon:
                 row = now[0]
             case "DELETE":
                 saved.remove(SETTINGS, now[0]["id"])
-                return Answer({})
+                return AppResponse({})
             case _:
                 row = saved.update(SETTINGS, now[0]["id"], call.body)
-        return Answer(row)
+        return AppResponse(row)
 
-    def _audit(self, call: Call, _: list[str]) -> Answer:
+    def _audit(self, call: Call, _: list[str]) -> AppResponse:
         """Events that have no schema, once there are schemas."""
         if call.method != "GET":
             raise HTTPException(405)
@@ -130,21 +132,21 @@ class Lexicon:
             if name not in known
         ]
         moment = datetime.fromtimestamp(self._project.now(), UTC).isoformat()
-        return Answer([violations, {"computed_at": moment}])
+        return AppResponse([violations, {"computed_at": moment}])
 
     def _count(self, name: str) -> int:
         return len(self._project.warehouse.events(name))
 
-    def _anomalies(self, call: Call, rest: list[str]) -> Answer:
+    def _anomalies(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         match call.method, rest:
             case "GET", []:
                 rows = saved.rows("anomalies")
                 if status := call.query.get("status"):
                     rows = [row for row in rows if row.get("status") == status]
-                return Answer({"anomalies": rows})
+                return AppResponse({"anomalies": rows})
             case "PATCH", []:
-                return Answer(saved.update("anomalies", call.body.get("id", ""), call.body))
+                return AppResponse(saved.update("anomalies", call.body.get("id", ""), call.body))
             case "PATCH", ["bulk"]:
                 several = call.body.get("anomalies") or []
                 for each in several:
@@ -152,17 +154,17 @@ class Lexicon:
                         raise RefusedRequest(400, "anomalies must be objects")
                     changes = {**each, "status": call.body.get("status")}
                     saved.update("anomalies", each.get("id", ""), changes)
-                return Answer({"updated": len(several)})
+                return AppResponse({"updated": len(several)})
         raise HTTPException(405)
 
     # Events and properties
 
-    def _events(self, call: Call, rest: list[str]) -> Answer:
+    def _events(self, call: Call, rest: list[str]) -> AppResponse:
         if not rest and (call.query.get("custom_event") == "true" or "customEventId" in call.body):
             return self._custom_definition(call)
         return self._definitions("events", call, rest)
 
-    def _properties(self, call: Call, rest: list[str]) -> Answer:
+    def _properties(self, call: Call, rest: list[str]) -> AppResponse:
         rows = call.body.get("properties") or [call.body]
         for row in rows if isinstance(rows, list) else ():
             resource = row.get("resourceType", call.query.get("resourceType"))
@@ -170,18 +172,18 @@ class Lexicon:
                 raise RefusedRequest(400, f"resourceType must be Event or User, not {resource!r}")
         return self._definitions("properties", call, rest)
 
-    def _definitions(self, kind: str, call: Call, rest: list[str]) -> Answer:
+    def _definitions(self, kind: str, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         if rest == ["tracking-metadata"]:
             name = call.query.get("event_name", "")
-            return Answer({"event_name": name, "count": self._count(name)})
+            return AppResponse({"event_name": name, "count": self._count(name)})
         if len(rest) > 1 and rest[-1] == "history":
-            return Answer(saved.changes(kind, "/".join(rest[:-1])))
+            return AppResponse(saved.changes(kind, "/".join(rest[:-1])))
         if rest:
             raise RefusedRequest(404, f"there is no endpoint {call.path}")
         match call.method:
             case "GET":
-                return Answer(self._listed(kind, call))
+                return AppResponse(self._listed(kind, call))
             case "PATCH":
                 rows = call.body.get(kind) or [call.body]
                 for row in rows:
@@ -192,11 +194,11 @@ class Lexicon:
                     saved.log_change(kind, row["name"], self._project.timestamp(), fields)
                 by_name = {row["name"]: row for row in self._rows(kind)}
                 changed = [by_name[row["name"]] for row in rows]
-                return Answer(changed if kind in call.body else changed[0])
+                return AppResponse(changed if kind in call.body else changed[0])
             case "DELETE":
                 call.require("name")
                 saved.undefine(kind, str(call.body["name"]))
-                return Answer({})
+                return AppResponse({})
         raise HTTPException(405)
 
     def _listed(self, kind: str, call: Call) -> list[dict[str, Any]]:
@@ -224,43 +226,43 @@ class Lexicon:
             rows.append({"id": number, **fields, "name": name})
         return rows
 
-    def _export(self, call: Call, _: list[str]) -> Answer:
+    def _export(self, call: Call, _: list[str]) -> AppResponse:
         if call.method != "GET":
             raise HTTPException(405)
         wanted = read_json(call.query.get("export_type", "[]"), "export_type")
-        return Answer({"export_type": wanted, "status": "the emulator sends no mail"})
+        return AppResponse({"export_type": wanted, "status": "the emulator sends no mail"})
 
     # Custom events and properties
 
-    def _custom_events(self, call: Call, rest: list[str]) -> Answer:
+    def _custom_events(self, call: Call, rest: list[str]) -> AppResponse:
         if rest or call.method != "POST":
             raise HTTPException(405)
         call.require("name")
         fields = {**call.body}
         fields["alternatives"] = read_json(fields.get("alternatives") or [], "alternatives")
-        return Answer({"custom_event": self._project.saved.add("custom_events", fields)})
+        return AppResponse({"custom_event": self._project.saved.add("custom_events", fields)})
 
-    def _custom_definition(self, call: Call) -> Answer:
+    def _custom_definition(self, call: Call) -> AppResponse:
         """Custom events as rows of the lexicon: list, change, delete."""
         saved = self._project.saved
         if call.method == "GET":
-            return Answer([_custom(row) for row in saved.rows("custom_events")])
+            return AppResponse([_custom(row) for row in saved.rows("custom_events")])
         number = call.body.get("customEventId", "")
         if call.method == "DELETE":
             saved.remove("custom_events", number)
-            return Answer({})
+            return AppResponse({})
         fields = {key: value for key, value in call.body.items() if key != "customEventId"}
-        return Answer(_custom(saved.update("custom_events", number, fields)))
+        return AppResponse(_custom(saved.update("custom_events", number, fields)))
 
-    def _validate(self, call: Call, _: list[str]) -> Answer:
+    def _validate(self, call: Call, _: list[str]) -> AppResponse:
         if call.method != "POST":
             raise HTTPException(405)
         call.require("name", "resourceType")
-        return Answer({"valid": True})
+        return AppResponse({"valid": True})
 
     # Deletion of events
 
-    def _deletions(self, call: Call, rest: list[str]) -> Answer:
+    def _deletions(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         match call.method, rest:
             case "GET", []:
@@ -272,7 +274,7 @@ class Lexicon:
                 saved.add(DELETIONS, {**row, "requestingUser": {"id": 1}})
             case "POST", ["preview-filters"]:
                 self._check_range(call)
-                return Answer(
+                return AppResponse(
                     [{"eventName": call.body["eventName"], "count": self._matching(call)}]
                 )
             case "DELETE", []:
@@ -281,7 +283,7 @@ class Lexicon:
                     saved.update(DELETIONS, number, {"status": "Cancelled"})
             case _:
                 raise HTTPException(405)
-        return Answer(saved.rows(DELETIONS))
+        return AppResponse(saved.rows(DELETIONS))
 
     def _check_range(self, call: Call) -> None:
         call.require("eventName", "fromDate", "toDate")

@@ -15,11 +15,11 @@ from starlette.routing import Route
 
 from mixpanel.emulator._rules import lookup_tables
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._server.app_calls import Answer, Call, Handler, numbers
+from mixpanel.emulator._server.app_calls import AppResponse, Call, Handler, numbers
 from mixpanel.emulator._server.project import Project
 
 TABLES = "data-definitions/lookup-tables"
-ASYNC_FROM = 5_000_000  # bytes; larger files are read after the answer, as at Mixpanel
+ASYNC_FROM = 5_000_000  # bytes; larger files are read after the response, as at Mixpanel
 
 
 class Tables:
@@ -36,7 +36,7 @@ class Tables:
         """Return the routes of the storage, which needs no credentials."""
         return [Route("/storage/{kind}/{key:path}", self._storage, methods=["GET", "PUT"])]
 
-    def _respond(self, call: Call, rest: list[str]) -> Answer:
+    def _respond(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         if call.method == "GET":
             return self._read(call, rest)
@@ -48,43 +48,43 @@ class Tables:
                 row = self._row(str(call.body["data-group-id"]))
                 name = str(call.body["name"])
                 self._project.warehouse.create_lookup_table(row["token"], name)
-                return Answer(saved.update(TABLES, row["id"], {"name": name}))
+                return AppResponse(saved.update(TABLES, row["id"], {"name": name}))
             case "DELETE", []:
                 for each in numbers(call.body.get("data-group-ids"), "data-group-ids"):
                     row = self._row(str(each))
                     saved.remove(TABLES, row["id"])
                     self._project.warehouse.drop_lookup_table(row["token"])
-                return Answer(None, 204)
+                return AppResponse(None, 204)
         raise HTTPException(405)
 
-    def _read(self, call: Call, rest: list[str]) -> Answer:
+    def _read(self, call: Call, rest: list[str]) -> AppResponse:
         saved = self._project.saved
         match rest:
             case []:
                 wanted = call.query.get("data-group-id")
                 rows = [row for row in saved.rows(TABLES) if wanted in (None, str(row["id"]))]
-                return Answer(rows)
+                return AppResponse(rows)
             case ["upload-url"]:
                 key = uuid.uuid4().hex
                 url = f"{call.address}/storage/lookup/{key}"
-                return Answer({"url": url, "path": f"lookup/{key}", "key": key})
+                return AppResponse({"url": url, "path": f"lookup/{key}", "key": key})
             case ["upload-status"]:
                 result = saved.uploads.get(f"status/{call.query.get('upload-id', '')}")
                 if result is None:
-                    return Answer({"uploadStatus": "NOT_FOUND"})
-                return Answer({"uploadStatus": "SUCCESS", "result": json.loads(result)})
+                    return AppResponse({"uploadStatus": "NOT_FOUND"})
+                return AppResponse({"uploadStatus": "SUCCESS", "result": json.loads(result)})
             case ["download-url"]:
                 row = self._row(call.query.get("data-group-id", ""))
-                return Answer({"url": f"{call.address}/storage/tables/{row['token']}"})
+                return AppResponse({"url": f"{call.address}/storage/tables/{row['token']}"})
             case ["download"]:
                 row = self._row(call.query.get("data-group-id", ""))
-                return Answer(self._csv(row["token"]).decode("utf-8-sig"), bare=True)
+                return AppResponse(self._csv(row["token"]).decode("utf-8-sig"), bare=True)
         raise HTTPException(405)
 
     def _row(self, number: str) -> dict[str, Any]:
         return self._project.saved.get(TABLES, number)
 
-    def _register(self, call: Call) -> Answer:
+    def _register(self, call: Call) -> AppResponse:
         """Make a table of what was uploaded, or replace one."""
         call.require("name", "key")
         saved, warehouse = self._project.saved, self._project.warehouse
@@ -112,8 +112,8 @@ class Tables:
         if len(content) >= ASYNC_FROM:
             upload = uuid.uuid4().hex
             saved.uploads[f"status/{upload}"] = json.dumps(row).encode()
-            return Answer({"uploadId": upload})
-        return Answer(row)
+            return AppResponse({"uploadId": upload})
+        return AppResponse(row)
 
     async def _storage(self, request: Request) -> Response:
         """Store what was uploaded, or return what may be downloaded."""

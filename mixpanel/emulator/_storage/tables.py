@@ -2,7 +2,7 @@
 
 In `events`, `time` is in milliseconds. `sent_fields` holds the token and the time as they were
 sent, `properties` everything without a column of its own. `raw` is set only for properties that
-JSON parsers reject (such as half a surrogate pair): it holds their original text.
+JSON parsers reject (such as an unpaired surrogate): it holds their original text.
 """
 
 from mixpanel.emulator._rules.events import MILLISECONDS_FROM

@@ -155,6 +155,7 @@ class FlagCompiler:
                 assignments,
                 prepare=self.engine.prepare,
                 casefolded_names=self.engine.casefolded_names,
+                bounds_small_flags=self.engine.bounds_small_flags,
             ),
             diagnostics=(*_undecidable(flag, rollouts), *_unusable_parts(flag, ignored)),
             size=size,

@@ -95,6 +95,6 @@ def charge_items(value: Any) -> None:
             charge_items(item)
 
 
-def is_counting() -> bool:
-    """Return True if there is a current budget."""
-    return _current.budget is not None
+def current_budget() -> Budget | None:
+    """Return the budget of the check that this thread makes; None if nothing is counted."""
+    return _current.budget

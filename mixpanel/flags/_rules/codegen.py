@@ -33,7 +33,7 @@ from mixpanel.flags._rules.budget import (
     Budget,
     TooManyStepsError,
     charge,
-    is_counting,
+    current_budget,
 )
 from mixpanel.flags._rules.casefolding import fold, get_casefolded
 from mixpanel.flags._rules.js_conversions import is_number
@@ -201,7 +201,7 @@ def _slow_path(name: str, key: str, constant: Any) -> Callable[[Any, Any], Any]:
                 return if_missing
         # A list or dict is walked through. Flags of few operations run without a budget for the
         # whole check, so each comparison gets its share of one here.
-        if isinstance(value, list | tuple | dict) and not is_counting():
+        if isinstance(value, list | tuple | dict) and current_budget() is None:
             return Budget(MAX_STEPS // UNCOUNTED_OPERATIONS).run(compare, value)
         return compare(value)
 
@@ -331,12 +331,14 @@ def compile_flag(
     *,
     prepare: Callable[[Properties], Properties],
     casefolded_names: set[Any] | frozenset[Any],
+    bounds_small_flags: bool = False,
 ) -> Decide:
     """Return the function that decides a flag for a context; it never raises.
 
     `assignments[value]` has the variant of the user with that assignment value, for each branch.
     `prepare` makes properties ready for rules that are not plain; properties whose names are all in
-    `casefolded_names` are ready as they are.
+    `casefolded_names` are ready as they are. With `bounds_small_flags` the rule engine limits the
+    work of a flag of few operations itself.
 
     For example, a flag assigned by distinct_id, without test users, whose one rollout has the rule
 
@@ -416,7 +418,9 @@ def compile_flag(
     source = _flag_source(branches, names, has_test_users=bool(test_users))
     decide: Decide = _factory(source, tuple(names))(**names)
     # A few plain comparisons take bounded time; everything else gets a budget for each check.
-    if all(branch.test is None or is_plain(branch.test) for branch in branches):
+    if bounds_small_flags or all(
+        branch.test is None or is_plain(branch.test) for branch in branches
+    ):
         return decide
     return _with_budget(decide)
 

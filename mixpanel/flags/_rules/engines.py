@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mixpanel.exceptions import ConfigurationError
-from mixpanel.flags._rules.budget import charge_items
+from mixpanel.flags._rules.budget import Budget, charge_items, current_budget
 from mixpanel.flags._rules.casefolding import casefolded_names, fold, fold_key, fold_names
 from mixpanel.flags._rules.comparisons import datetime_compare, semver_compare
 from mixpanel.flags._rules.compiler import compile_rule
@@ -25,6 +25,7 @@ Properties = dict[Any, Any]
 Predicate = Callable[[Properties], bool]
 
 JSON_LOGIC_MIN_VERSION: Final = (0, 7)  # as the official package requires it
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 MAX_FORMAT_LENGTH: Final = 1024  # characters of a text on the left of `%`
 _WIDE_FORMAT: Final = re.compile(r"[0-9]{4}|\*")
 
@@ -37,13 +38,15 @@ class RuleEngineError(ConfigurationError):
 class Engine:
     """One implementation of rules: how to compile one, and how to prepare properties for it.
 
-    Properties whose names are all in `casefolded_names` need no preparing.
+    Properties whose names are all in `casefolded_names` need no preparing. An engine that
+    `bounds_small_flags` limits the work of flags of few operations itself.
     """
 
     name: RuleEngine
     compile: Callable[[Any], Predicate]
     prepare: Callable[[Properties], Properties]
     casefolded_names: set[Any] | frozenset[Any] = frozenset()
+    bounds_small_flags: bool = False
 
 
 def engine(name: RuleEngine = "default") -> Engine:
@@ -55,8 +58,12 @@ def engine(name: RuleEngine = "default") -> Engine:
     if name == "default":
         return Engine("default", _compile_default, fold_names, casefolded_names)
     if name == "json-logic":
-        run = _load_json_logic().jsonLogic
-        return Engine("json-logic", partial(_compile_json_logic, run=run), fold_like_mixpanel_5)
+        compile_ = partial(
+            _compile_json_logic,
+            run=_load_json_logic().jsonLogic,
+            run_counted=_load_json_logic(count_reads=True).jsonLogic,
+        )
+        return Engine("json-logic", compile_, _prepare_json_logic, bounds_small_flags=True)
     raise RuleEngineError(f'unknown rule engine {name!r}: use "default" or "json-logic"')
 
 
@@ -107,13 +114,52 @@ def _compile_default(rule: Any) -> Predicate:
         raise RuleError("operations are nested too deep") from None
 
 
-def _compile_json_logic(rule: Any, *, run: Callable[[Any, Any], Any]) -> Predicate:
+class _WithBudget(dict[Any, Any]):
+    """Prepared properties of a check whose reads are counted: all its rules share one budget."""
+
+    __slots__ = ("budget",)
+
+    def __init__(self, properties: Properties, budget: Budget) -> None:
+        super().__init__(properties)
+        self.budget = budget
+
+
+def _prepare_json_logic(properties: Properties) -> Properties:
+    """Casefold properties as mixpanel 5.x does; with lists or dicts among them, attach a budget.
+
+    The package has no operator that iterates: its work is proportional to what a rule reads. The
+    few reads of a small flag need no counting as long as every value is a scalar.
+    """
+    budget = current_budget()
+    if budget is None and _SCALARS.issuperset(map(type, properties.values())):
+        return {
+            key.casefold() if type(key) is str else fold_key(key): (
+                value.casefold() if type(value) is str else value
+            )
+            for key, value in properties.items()
+        }
+    return _WithBudget(fold_like_mixpanel_5(properties), budget or Budget())
+
+
+def _compile_json_logic(
+    rule: Any, *, run: Callable[[Any, Any], Any], run_counted: Callable[[Any, Any], Any]
+) -> Predicate:
     folded = fold_rule(rule)
-    return lambda properties: bool(run(folded, properties))
+
+    def test(properties: Properties) -> bool:
+        if type(properties) is dict:
+            return bool(run(folded, properties))
+        budget = cast("_WithBudget", properties).budget
+        return bool(budget.run(run_counted, folded, properties))
+
+    return test
 
 
-def _load_json_logic() -> ModuleType:
-    """Load a private copy of json_logic, whose table of operators is global to the module."""
+def _load_json_logic(*, count_reads: bool = False) -> ModuleType:
+    """Load a private copy of json_logic, whose table of operators is global to the module.
+
+    With `count_reads`, the values that a rule reads are charged to the current budget.
+    """
     from importlib import metadata, util
 
     try:
@@ -148,15 +194,13 @@ def _load_json_logic() -> ModuleType:
         "datetime_compare": datetime_compare,
         "%": _limited_remainder(operations["%"]),
     }
-    names["get_var"] = _counted_reads(names["get_var"])
+    if count_reads:
+        names["get_var"] = _counted_reads(names["get_var"])
     return module
 
 
 def _counted_reads(get_var: Callable[..., Any]) -> Callable[..., Any]:
-    """Charge for the values that a rule reads.
-
-    The package has no operator that iterates, so its work is proportional to what it reads.
-    """
+    """Charge for the values that a rule reads."""
 
     def counted(data: Any, *names: Any) -> Any:
         found = get_var(data, *names)

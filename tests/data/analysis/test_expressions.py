@@ -224,7 +224,7 @@ def test_each_construct_has_the_documented_value(table, text, expected):
         ("lambda: 1", "Lambda", 1),
         ("1j", "not part", 1),
         ('datetime("soon")', "not an ISO 8601", 10),
-        ('"\\ud800"', "half a surrogate", 1),
+        ('"\\ud800"', "an unpaired surrogate", 1),
         ("1" * 400, "too large", 1),
         ("1" * 5000, "cannot read", None),
         ("(" * 500, "cannot read", None),

@@ -195,7 +195,7 @@ async def test_a_large_lookup_table_is_waited_for(ws):
 
 
 async def test_a_service_account_has_its_secret_once(emu, ws):
-    """In the answer to its creation, and not in its repr."""
+    """In the response to its creation, and not in its repr."""
     made = await ws.project.service_accounts.create(
         username="robot", role="analyst", expires=datetime(2027, 1, 1, tzinfo=UTC)
     )

@@ -1,4 +1,4 @@
-"""Read the answers of the app API, whichever of the known envelopes they come in. Pure."""
+"""Read the responses of the app API, whichever of the known envelopes they come in. Pure."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Model = TypeVar("Model", bound=ProjectObject)
 ENVELOPE = frozenset({"status", "results", "pagination", "code", "count", "page", "error"})
 
 
-def check_error(answer: Any, sent: RequestInfo) -> None:
+def check_error(response: Any, sent: RequestInfo) -> None:
     """Refuse an error that came with a successful status.
 
     :raises QueryError: with Mixpanel's reason.
     """
-    if not isinstance(answer, dict):
+    if not isinstance(response, dict):
         return
-    reason = answer.get("error")
-    if answer.get("status") != "error" and not (reason and answer.keys() <= ENVELOPE):
+    reason = response.get("error")
+    if response.get("status") != "error" and not (reason and response.keys() <= ENVELOPE):
         return
-    if answer.get("results") is not None and answer.get("status") != "error":
+    if response.get("results") is not None and response.get("status") != "error":
         return
     if isinstance(reason, dict):
         reason = reason.get("message") or reason.get("error") or ""
@@ -45,9 +45,9 @@ def check_error(answer: Any, sent: RequestInfo) -> None:
     raise QueryError(sent.text("HTTP 200", text), **{**sent.error_fields(), "status_code": 200})
 
 
-def results_of(answer: Any, inside: Sequence[str] = ()) -> Any:
-    """Return what an answer is about, without its envelope, at these keys of it."""
-    found = answer
+def results_of(response: Any, inside: Sequence[str] = ()) -> Any:
+    """Return what a response is about, without its envelope, at these keys of it."""
+    found = response
     if isinstance(found, dict) and "results" in found and found.keys() <= ENVELOPE:
         found = found["results"]
     for name in inside:
@@ -56,15 +56,15 @@ def results_of(answer: Any, inside: Sequence[str] = ()) -> Any:
     return found
 
 
-def next_cursor(answer: Any) -> str | None:
+def next_cursor(response: Any) -> str | None:
     """Return where the next page of a list begins; None on the last."""
     for _ in range(2):
-        if not isinstance(answer, dict):
+        if not isinstance(response, dict):
             return None
-        pagination = answer.get("pagination")
+        pagination = response.get("pagination")
         if isinstance(pagination, dict) and pagination.get("next_cursor"):
             return str(pagination["next_cursor"])
-        answer = answer.get("results")
+        response = response.get("results")
     return None
 
 
@@ -90,7 +90,7 @@ def rows_of(found: Any, what: str) -> list[dict[str, Any]]:
 def read_list(model: type[Model], found: Any, what: str) -> Items[Model]:
     """Return a list of objects.
 
-    :raises ServerError: for an answer of another shape.
+    :raises ServerError: for a response of another shape.
     """
     return Items(model.read(each) for each in rows_of(found, what))
 
@@ -98,9 +98,9 @@ def read_list(model: type[Model], found: Any, what: str) -> Items[Model]:
 def read_object(
     model: type[Model], found: Any, what: str, known: Mapping[str, Any] | None = None
 ) -> Model:
-    """Return one object; `known` are fields that an answer may lack, such as its id.
+    """Return one object; `known` are fields that a response may lack, such as its id.
 
-    :raises ServerError: for an answer of another shape.
+    :raises ServerError: for a response of another shape.
     """
     if isinstance(found, list) and len(found) == 1:
         found = found[0]
@@ -121,7 +121,7 @@ def _id(key: str) -> int | str:
 
 
 def _unexpected(what: str) -> ServerError:
-    return ServerError(f"Mixpanel's answer to {what} has no known shape", status_code=200)
+    return ServerError(f"Mixpanel's response to {what} has no known shape", status_code=200)
 
 
 def explained(

@@ -1,4 +1,4 @@
-"""`ws.project` and answers of every shape: envelopes, odd fields, and each kind of error."""
+"""`ws.project` and responses of every shape: envelopes, odd fields, and each kind of error."""
 
 import json
 
@@ -52,10 +52,10 @@ LISTS = [
 ]
 
 
-@pytest.mark.parametrize("answer", LISTS, ids=lambda each: json.dumps(each)[:50])
-async def test_a_list_is_read_from_every_envelope(fake, ws, answer):
+@pytest.mark.parametrize("response", LISTS, ids=lambda each: json.dumps(each)[:50])
+async def test_a_list_is_read_from_every_envelope(fake, ws, response):
     """A list, a second envelope, a mapping by id, or no envelope at all."""
-    fake[BOARDS] = answer
+    fake[BOARDS] = response
     assert [(7, "Weekly")] == [(each.id, each.title) for each in await ws.project.dashboards.list()]
 
 
@@ -68,10 +68,10 @@ OBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("answer", OBJECTS, ids=lambda each: json.dumps(each)[:50])
-async def test_an_object_is_read_from_every_envelope(fake, ws, answer):
-    """Its id is known from the call, if the answer has none."""
-    fake[f"{BOARDS}/7"] = answer
+@pytest.mark.parametrize("response", OBJECTS, ids=lambda each: json.dumps(each)[:50])
+async def test_an_object_is_read_from_every_envelope(fake, ws, response):
+    """Its id is known from the call, if the response has none."""
+    fake[f"{BOARDS}/7"] = response
     board = await ws.project.dashboards.get(7)
     assert (7, "Weekly") == (board.id, board.title)
 
@@ -136,8 +136,8 @@ async def test_views_are_read_elsewhere_if_they_are_refused(fake, ws):
 async def test_requests_of_people_are_read_in_both_shapes(fake, ws):
     """The id is `task_id`, or `tracking_id` in a list; the address has three names."""
     path = "/api/app/data-retrievals/v3.0"
-    for answer in ({"task_id": "176"}, [{"tracking_id": "176", "status": "PENDING"}]):
-        fake[f"{path}/"] = (201, {"status": "ok", "results": answer})
+    for response in ({"task_id": "176"}, [{"tracking_id": "176", "status": "PENDING"}]):
+        fake[f"{path}/"] = (201, {"status": "ok", "results": response})
         assert "176" == (await ws.project.retrievals.create("u-1", token="T")).id
     for name in ("results", "result", "destination_url"):
         found = {"status": "SUCCESS", name: "https://example.org/x.zip", "distinct_ids": ["u-1"]}
@@ -240,7 +240,7 @@ WRONG = [
     (lambda p: p.dashboards.update(7, time_filter={"a": object()}), "must be JSON"),
     (lambda p: p.dashboards.update(7, extra=5), "extra must be a dict"),
     (lambda p: p.reports.list(type="chart"), "type='chart' is unknown: choose insights"),
-    (lambda p: p.annotations.list(from_date="yesterday"), "must be a day, as 2026-01-31"),
+    (lambda p: p.annotations.list(from_date="tomorrow"), "must be a day, as 2026-01-31, today"),
     (lambda p: p.annotations.list(from_date="2026-02-30"), "does not exist"),
     (lambda p: p.alerts.update(5, bookmark_id="x"), "must be a whole number"),
     (lambda p: p.reports.bulk_delete([], confirm=True), "must not be empty"),

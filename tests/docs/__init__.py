@@ -1,0 +1,1 @@
+"""The documentation: its pages, its site, and the tests of both."""
