@@ -15,6 +15,7 @@ from mixpanel._version import __version__
 
 if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel import credentials, flags
+    from mixpanel._delivery.health import Health
     from mixpanel._delivery.stats import FlushResult, Stats
     from mixpanel._records.context import context, update_context
     from mixpanel._records.json_encoding import DatetimeSerializer, json_dumps
@@ -42,6 +43,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
         RejectedRecord,
         RequestTimeoutError,
         ServerError,
+        SpoolError,
         SyncInAsyncError,
         TransportError,
         ValidationError,
@@ -66,6 +68,7 @@ __all__ = [
     "DatetimeSerializer",
     "DeliveryError",
     "FlushResult",
+    "Health",
     "ImportInterrupted",
     "ImportResult",
     "Limits",
@@ -85,6 +88,7 @@ __all__ = [
     "RetryPolicy",
     "ServerError",
     "ServiceAccountCredentials",
+    "SpoolError",
     "Stats",
     "SyncInAsyncError",
     "TransportError",

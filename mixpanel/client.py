@@ -20,6 +20,7 @@ from mixpanel._delivery.awaitables import (
     yield_to_loop,
 )
 from mixpanel._delivery.custom_consumer import CustomConsumer, ReplacedSend
+from mixpanel._delivery.health import Health
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
@@ -110,6 +111,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     """The shared part of both clients: composing messages, and holding the consumer."""
 
     _is_sync = False
+    _copied_deeply = frozenset({"consumer"})
 
     def __init__(
         self,
@@ -181,6 +183,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             **own_options,
         )
 
+        if isinstance(self._delivery, Sender) and type(self).flush not in _OWN_FLUSH:
+            hooks = self._delivery.flush_hooks
+            (hooks.add if self._owns_consumer else hooks.add_of_guest)(self.flush)
+
         self._local_flags: LocalFeatureFlagsProvider | None = None
         self._remote_flags: RemoteFeatureFlagsProvider | None = None
         if local_flags_config is not None or remote_flags_config is not None:
@@ -198,9 +204,8 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     def _rebuild(self, settings: dict[str, Any]) -> None:
         _Client.__init__(self, **settings)
 
-    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        settings, added = super().__getstate__()
-        return {**settings, "super_properties": self._composer.super_properties}, added
+    def _current_settings(self) -> dict[str, Any]:
+        return {**super()._current_settings(), "super_properties": self._composer.super_properties}
 
     def _add_flags(
         self,
@@ -259,8 +264,13 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         """Accept a message without waiting, whatever the consumer."""
         if self._discards(1):
             return
-        if isinstance(self._delivery, Sender) and self._consumer.send == self._own_send:
-            sync_delivery.enqueue(self._delivery, record)
+        delivery = self._delivery
+        if (
+            isinstance(delivery, Sender)
+            and self._consumer.send == self._own_send
+            and (delivery.buffered or not self._consumer.replaces("_write_request"))
+        ):
+            sync_delivery.enqueue(delivery, record)
         else:
             self._custom.deliver_in_background(record)
 
@@ -281,6 +291,10 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
 
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything accepted so far."""
+        raise NotImplementedError
+
     def _now(self) -> float:
         return time.time()
 
@@ -295,6 +309,24 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
         return self._stats.snapshot()
+
+    def health(self) -> Health:
+        """Return what is pending and since when, what each queue is doing, and the spool."""
+        if isinstance(self._delivery, CustomConsumer):
+            return Health(ok=True, pending=self._stats.pending)
+        return self._delivery.buffer.health()
+
+    def _durable_sender(self, what: str) -> Sender[IngestionApi] | None:
+        """Return the sender to commit; None if messages are delivered before a call returns.
+
+        :raises ConfigurationError: if messages are only in memory.
+        """
+        if isinstance(self._delivery, CustomConsumer) or self._consumer.send != self._own_send:
+            raise ConfigurationError(
+                f"{what} needs one of the consumers of mixpanel with spool=FOLDER, not a "
+                f"{type(self._consumer).__name__}"
+            )
+        return self._delivery if self._delivery.check_durable(what) else None
 
     def _discards(self, count: int) -> bool:
         """Return True, and count the messages, if the client is disabled.
@@ -313,6 +345,15 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
 
 
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
+
+
+async def _deliver_and_commit(
+    delivery: Coroutine[Any, Any, None], sender: Sender[Any] | None
+) -> None:
+    """Wait until messages are accepted, and then until they are on disk."""
+    await delivery
+    if sender is not None:
+        await sender.commit()
 
 
 async def _send_rest(sender: Sender[Any], records: list[Record]) -> None:
@@ -353,6 +394,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return self._custom.deliver(records)
         sender: Any = self._delivery
         if not sender.buffered:
+            if self._consumer.replaces("_write_request"):
+                return self._custom.deliver(records)
             delivery: Coroutine[Any, Any, None] = sender.deliver(records)
             return delivery
         if len(records) > 1:
@@ -382,6 +425,23 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return super()._deliver_all(records)
         except QueueFullError as error:
             return raise_after_yield(error)
+
+    def _deliver_durably(self, records: list[Record]) -> Coroutine[Any, Any, None]:
+        sender = self._durable_sender("durable=True")
+        return _deliver_and_commit(self._deliver(records), sender)
+
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        From then on a message outlives this process; see `docs/spool.md`. With a consumer that
+        sends at once there is nothing to wait for.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        sender = self._durable_sender("commit()")
+        if sender is not None:
+            await sender.commit(timeout)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result.
@@ -486,6 +546,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     async def __aenter__(self) -> Self:
         if isinstance(self._delivery, Sender):
             await self._delivery.connections.warm()
+            self._delivery.start()
         if self._local_flags is not None:
             await self._local_flags.astart_polling_for_definitions()
         return self
@@ -524,6 +585,9 @@ class Mixpanel(_Client[None]):
             return
         sender: Any = self._delivery
         if not sender.buffered:
+            if self._consumer.replaces("_write_request"):
+                self._custom.deliver_sync(records)
+                return
             background_loop.refuse_in_async(
                 "Mixpanel",
                 "use AsyncMixpanel and await it, or give Mixpanel an AsyncBufferedConsumer()",
@@ -537,6 +601,27 @@ class Mixpanel(_Client[None]):
             except QueueFullError as error:
                 error.accepted = at
                 raise
+
+    def _deliver_durably(self, records: list[Record]) -> None:
+        sender = self._durable_sender("durable=True")
+        background_loop.refuse_in_async("Mixpanel", "use AsyncMixpanel and await it")
+        self._deliver(records)
+        if sender is not None:
+            sender.commit_blocking()
+
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        From then on a message outlives this process; see `docs/spool.md`. With a consumer that
+        sends at once there is nothing to wait for.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        background_loop.refuse_in_async("Mixpanel.commit")
+        sender = self._durable_sender("commit()")
+        if sender is not None:
+            sender.commit_blocking(timeout)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result."""
@@ -577,6 +662,8 @@ class Mixpanel(_Client[None]):
     def replace_lookup_table(self) -> Any: ...
 
     def __enter__(self) -> Self:
+        if isinstance(self._delivery, Sender):
+            self._delivery.start()
         if self._local_flags is not None:
             self._local_flags.start_polling_for_definitions()
         return self
@@ -594,3 +681,6 @@ class Mixpanel(_Client[None]):
         """Flush and close without blocking the event loop, also when the task is cancelled."""
         with anyio.CancelScope(shield=True):
             await event_loop.in_worker_thread(self.close)
+
+
+_OWN_FLUSH = (AsyncMixpanel.flush, Mixpanel.flush)

@@ -10,19 +10,22 @@
 Any other object with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
 works as a consumer too.
 
-Subclasses may replace `send` and `flush`, and of `BufferedConsumer` also `_flush_endpoint`, as with
-the official consumers: each message and each flush then goes through them.
+Subclasses may replace `send` and `flush`, of `Consumer` also `_write_request` and of
+`BufferedConsumer` also `_flush_endpoint`, as with the official consumers: each message and each
+flush then goes through them, at exit too.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import raise_after_yield
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool_settings import Durability, SpoolSettings, spool_settings
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
 from mixpanel._http.ingestion import (
     IngestionApi,
@@ -35,6 +38,7 @@ from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.credentials import ProjectToken, ServiceAccountCredentials, authority_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -55,10 +59,12 @@ from mixpanel.settings import (
 )
 
 if TYPE_CHECKING:
+    import os
     import ssl
 
     import httpx
 
+    from mixpanel._delivery.health import Health
     from mixpanel.credentials import Authority
 
 __all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
@@ -82,6 +88,10 @@ class ConsumerOptions(TypedDict, total=False):
       exceptions they raise are logged. Messages given up after retries ("expired", "ambiguous") are
       passed to both. To keep each dead letter once, take all of `on_drop`, and of `on_error` only
       those with a `RejectedError` or `PayloadTooLargeError`.
+    - `spool`: a folder on a local disk in which a buffered consumer keeps messages until they are
+      delivered, so that they outlive the process; `MP_SPOOL` if it is None, and False for none.
+    - `durability`: what committed messages outlive: "process" (default: a killed process) or
+      "power" (a power failure too; each commit waits for the disk).
     - `http_client`: your own `httpx.AsyncClient`, which is never closed here.
     - `proxy`, `ssl_context`: for the HTTP client that the consumer makes.
     """
@@ -95,6 +105,8 @@ class ConsumerOptions(TypedDict, total=False):
     repeat_ambiguous: bool
     on_error: OnError | None
     on_drop: OnDrop | None
+    spool: str | os.PathLike[str] | Literal[False] | None
+    durability: Durability
     http_client: httpx.AsyncClient | None
     proxy: str | None
     ssl_context: ssl.SSLContext | None
@@ -150,14 +162,24 @@ class AnyConsumer(Rebuilt):
             groups_url=groups_url,
         )
         stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
+        api = IngestionApi(
+            endpoints,
+            credentials,
+            geolocate=options.get("geolocate", False),
+        )
+        retry = options.get("retry")
+        spool = spool_settings(
+            options.get("spool"), options.get("durability"), when_full, buffered=self._buffered
+        )
+        if spool is None:
+            buffer = Buffer(limits, stats, when_full=when_full)
+        else:
+            buffer = self._spooled_buffer(spool, limits, stats, api, options)
+            retry = retry or spool.retry(self._default_retry(retry_limit, retry_backoff_factor))
         self._sender = Sender(
-            Buffer(limits, stats, when_full=when_full),
-            IngestionApi(
-                endpoints,
-                credentials,
-                geolocate=options.get("geolocate", False),
-            ),
-            options.get("retry") or self._default_retry(retry_limit, retry_backoff_factor),
+            buffer,
+            api,
+            retry or self._default_retry(retry_limit, retry_backoff_factor),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -177,8 +199,35 @@ class AnyConsumer(Rebuilt):
             credentials=credentials,
             **options,
         )
-        if isinstance(self, Consumer) and self.replaces("flush", "_flush_endpoint"):
-            self._sender.flush_hook = self._flush_through_hooks
+        if self.replaces("flush", "_flush_endpoint"):
+            self._sender.flush_hooks.add(self.flush)
+            if isinstance(self, Consumer):
+                self._sender.flush_endpoint = self._flush_endpoint
+
+    @staticmethod
+    def _spooled_buffer(
+        spool: SpoolSettings,
+        limits: Limits,
+        stats: DeliveryStats,
+        api: IngestionApi,
+        options: ConsumerOptions,
+    ) -> Buffer:
+        urls = [api.endpoints.url(endpoint) for endpoint in ENDPOINTS]
+        credentials = api.credentials
+        account = [] if credentials is None else [credentials.username, credentials.project_id]
+        description = {"origin": api.endpoints.origin, "geolocate": str(api.geolocate).lower()}
+        if credentials is not None:
+            description["project_id"] = credentials.project_id
+        return spool.buffer(
+            limits,
+            stats,
+            service="mixpanel",
+            identity=(*urls, str(api.geolocate), *account),
+            description=description,
+            has_credentials=credentials is not None,
+            repeat_ambiguous=options.get("repeat_ambiguous", False),
+            when_full=options.get("when_full", "drop_newest"),
+        )
 
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
@@ -194,12 +243,23 @@ class AnyConsumer(Rebuilt):
         methods = [getattr(self, name) for name in names if hasattr(self, name)]
         return any(getattr(each, "__func__", None) not in _OWN_METHODS for each in methods)
 
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything kept so far."""
+        raise NotImplementedError
+
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
         return self._sender.stats.snapshot()
 
+    def health(self) -> Health:
+        """Return what is pending and since when, what each queue is doing, and the spool."""
+        return self._sender.buffer.health()
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
+        # A debugger may show it before `__init__` has returned.
+        sender = getattr(self, "_sender", None)
+        origin = None if sender is None else sender.api.endpoints.origin
+        return f"<{type(self).__name__} to {origin}>"
 
 
 @hide_arguments
@@ -214,9 +274,7 @@ def records_from_json(
     :raises MixpanelException: for an unknown endpoint.
     :raises ValidationError: for a message that is not a JSON object or an array of them.
     """
-    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
-        known = ", ".join(ENDPOINTS)
-        raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
+    known_endpoint(endpoint)
     auth = authority_of(authority, "")
     if not isinstance(json_message, (str, bytes)):
         raise ValidationError(
@@ -233,6 +291,17 @@ def records_from_json(
     if not items or not all(isinstance(item, dict) for item in items):
         raise ValidationError(["json_message must be a JSON object, or an array of objects"])
     return [_record(endpoint, item, dumps(item)[0], auth) for item in items]
+
+
+def known_endpoint(endpoint: Any) -> str:
+    """Return the name of an endpoint.
+
+    :raises MixpanelException: for an unknown one.
+    """
+    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
+        known = ", ".join(ENDPOINTS)
+        raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
+    return endpoint
 
 
 def _record(endpoint: str, message: dict[str, Any], body: bytes, auth: Authority) -> Record:
@@ -354,6 +423,14 @@ class AsyncBufferedConsumer(AnyConsumer):
         """Send everything accepted so far and return the result."""
         return await self._sender.flush(timeout)
 
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        await self._sender.commit(timeout)
+
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; what is not delivered by then counts as dropped.
 
@@ -382,7 +459,51 @@ class Consumer(AnyConsumer):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        self.deliver(records_from_json(endpoint, json_message, authority))
+        if self.replaces("_write_request"):
+            self._call_write_request(endpoint, json_message, authority)
+        else:
+            self.deliver(records_from_json(endpoint, json_message, authority))
+
+    @hide_arguments
+    def _call_write_request(
+        self, endpoint: str, json_message: str | bytes, authority: list[Any]
+    ) -> None:
+        url = self._sender.api.endpoints.url(known_endpoint(endpoint))
+        arguments = (url, json_message, *authority, endpoint)
+        authority.clear()
+        try:
+            inspect.signature(self._write_request).bind(*arguments)
+        except TypeError:
+            arguments = arguments[:-1]  # as before 5.0
+        self._write_request(*arguments)
+
+    def _write_request(
+        self,
+        request_url: str,
+        json_message: str | bytes,
+        api_key: Any = None,
+        api_secret: str | None = None,
+        endpoint: str | None = None,
+    ) -> bool:
+        """Send a message, or an array of them, and return True.
+
+        Subclasses may replace it, as with the official `Consumer`: then `send` calls it for each
+        message. `BufferedConsumer` does not.
+
+        :raises DeliveryError: when it was not delivered.
+        :raises ConfigurationError: for a URL that is not one of this consumer's.
+        """
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        urls = {self._sender.api.endpoints.url(name): name for name in ENDPOINTS}
+        own_url = None if endpoint is None else self._sender.api.endpoints.url(endpoint)
+        if request_url not in urls or (own_url is not None and own_url != request_url):
+            raise ConfigurationError(
+                f"{type(self).__name__} does not send to this URL: pass events_url=, people_url=, "
+                "groups_url= or import_url= to its constructor instead"
+            )
+        self.deliver(records_from_json(endpoint or urls[request_url], json_message, authority))
+        return True
 
     def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, in as few requests as they fit in.
@@ -419,12 +540,6 @@ class Consumer(AnyConsumer):
         `flush` go through it.
         """
         return sync_delivery.flush(self._sender, FLUSH_TIMEOUT, endpoint)
-
-    def _flush_through_hooks(self, endpoint: str | None) -> None:
-        if endpoint is None:
-            self.flush()
-        else:
-            self._flush_endpoint(endpoint)
 
 
 @hide_init_arguments
@@ -476,6 +591,11 @@ class BufferedConsumer(Consumer):
             credentials,
             **options,
         )
+        if self.replaces("_write_request"):
+            logger.warning(
+                "%s: a buffered consumer does not call _write_request: replace send instead",
+                type(self).__name__,
+            )
 
     def accept(self, record: Record) -> None:
         """Accept a record, and send the batch that it fills.
@@ -498,6 +618,15 @@ class BufferedConsumer(Consumer):
         for record in records_from_json(endpoint, json_message, authority):
             self.accept(record)
 
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        self._refuse_in_async()
+        self._sender.commit_blocking(timeout)
+
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return the result."""
         if not self.replaces("_flush_endpoint"):
@@ -512,7 +641,7 @@ class BufferedConsumer(Consumer):
 _OWN_METHODS = frozenset(
     getattr(kind, name)
     for kind in (AsyncConsumer, AsyncBufferedConsumer, Consumer, BufferedConsumer)
-    for name in ("send", "accept", "deliver", "flush", "_flush_endpoint")
+    for name in ("send", "accept", "deliver", "flush", "_flush_endpoint", "_write_request")
     if hasattr(kind, name)
 )
 

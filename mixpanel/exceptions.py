@@ -15,6 +15,7 @@ MixpanelException
     ├── PayloadTooLargeError             413, for a single record
     ├── RejectedError                    the server rejected the record
     ├── AmbiguousDeliveryError           it may have been processed, and is not safe to repeat
+    ├── SpoolError                       the file that keeps messages cannot be written
     ├── ServerError                      any other response that is not a success
     └── ImportInterrupted                a bulk import that could not continue (in `bulk`)
 
@@ -42,6 +43,7 @@ __all__ = [
     "RejectedRecord",
     "RequestTimeoutError",
     "ServerError",
+    "SpoolError",
     "SyncInAsyncError",
     "TransportError",
     "ValidationError",
@@ -165,3 +167,7 @@ class AmbiguousDeliveryError(DeliveryError):
 
 class ServerError(DeliveryError):
     """The server responded with an error."""
+
+
+class SpoolError(DeliveryError):
+    """The spool could not be written, or is damaged; messages are kept in memory meanwhile."""

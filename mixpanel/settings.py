@@ -340,6 +340,11 @@ class Limits:
     :param max_response_bytes: bytes that are read of a response.
     :param concurrency: requests with events that may run at once; those with profile updates
         always run one at a time, so that their order holds.
+    :param max_spool_bytes: bytes of messages that this process may have in its spool, beside those
+        that it found there; `max_queue_size` and `max_queue_bytes` then limit only what is not on
+        disk yet.
+    :param min_free_bytes: bytes of the disk that stay free; with less, the spool is not written.
+    :param max_dead_letter_bytes: bytes of dead letters; the oldest are deleted first.
     """
 
     max_batch_size: int = 2000
@@ -350,6 +355,9 @@ class Limits:
     request_timeout: float = 10.0
     max_response_bytes: int = 256 * 1024
     concurrency: int = 4
+    max_spool_bytes: int = 256 * 1024 * 1024
+    min_free_bytes: int = 64 * 1024 * 1024
+    max_dead_letter_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ ADDED_PROPERTIES = frozenset(
     {"token", "time", "$insert_id", "mp_lib", "$lib_version", "distinct_id", "ip", "userId"}
 )
 MAX_LISTED = 20
+POLL_INTERVAL = 0.005  # seconds
 
 Message = dict[str, Any]
 
@@ -133,6 +135,61 @@ class MemoryConsumer:
         if distinct_id is not None:
             properties["distinct_id"] = str(distinct_id)
         return _matching(event, properties, times, self.messages("events", "imports"))
+
+    def wait_for(
+        self, event: str, *, timeout: float = 5.0, distinct_id: Any = None, **properties: Any
+    ) -> Message:
+        """Wait until an event was tracked with these properties among others, and return it.
+
+        For events that a thread or a background task tracks. An event that was tracked already is
+        found, too. Blocks the thread: in async code, use `wait_for_async`.
+
+        :raises TimeoutError: showing what was tracked, and how the nearest event differs.
+        """
+        end = time.monotonic() + timeout
+        while (found := self._look(event, end, timeout, distinct_id, properties)) is None:
+            time.sleep(POLL_INTERVAL)
+        return found
+
+    async def wait_for_async(
+        self, event: str, *, timeout: float = 5.0, distinct_id: Any = None, **properties: Any
+    ) -> Message:
+        """Wait like `wait_for`, without blocking the event loop (asyncio or trio).
+
+        :raises TimeoutError: it was not tracked in time.
+        """
+        import anyio
+
+        end = time.monotonic() + timeout
+        while (  # noqa: ASYNC110 - other threads track, too
+            found := self._look(event, end, timeout, distinct_id, properties)
+        ) is None:
+            await anyio.sleep(POLL_INTERVAL)
+        return found
+
+    def _look(
+        self,
+        event: str,
+        end: float,
+        timeout: float,
+        distinct_id: Any,
+        properties: Mapping[str, Any],
+    ) -> Message | None:
+        """Return the event if it was tracked, None if it may still come."""
+        is_over = time.monotonic() >= end
+        wanted = dict(properties)
+        if distinct_id is not None:
+            wanted["distinct_id"] = str(distinct_id)
+        expected = {name: _as_json_value(value) for name, value in wanted.items()}
+        tracked = self.messages("events", "imports")
+        same_name = [each for each in tracked if each.get("event") == event]
+        for message in same_name:
+            if not _differences(message, expected):
+                return message
+        if is_over:
+            text = _failure_text(event, expected, None, 0, same_name, tracked)
+            raise TimeoutError(f"within {timeout:g} s, {text}")
+        return None
 
 
 class Captured(MemoryConsumer):

@@ -14,15 +14,15 @@ PROJECT = FOLDER.parent
 HOOKS = PROJECT / ".pre-commit-config.yaml"
 PEERS = (
     "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
-    "headless", "utils",
+    "headless", "utils", "duckdb", "dbt",
 )  # fmt: skip
-RUN_US = ("runtimes", "uwsgi")  # peers that run this package
+RUN_US = ("runtimes", "uwsgi", "lake")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
     "tests": "pyproject.toml --all-extras --group tests",
     "types": "pyproject.toml --all-extras --group types",
-    "lowest": "pyproject.toml --all-extras --group tests --resolution lowest-direct",
+    "lowest": "pyproject.toml --extra all --group tests --resolution lowest-direct",
     "demo": "pyproject.toml --extra cli --extra emulator",
     "lint": "--group lint",
     "audit": "--group audit",
@@ -33,6 +33,7 @@ LOCKS = {
     "lock": "--group lock",
     **{f"peers/{peer}": f"--group peer-{peer}" for peer in PEERS},
     **{f"peers/{peer}": f"pyproject.toml --group peer-{peer}" for peer in RUN_US},
+    "peers/dbt": "--group peer-dbt --no-strip-extras",  # pip wants that of mashumaro pinned, too
 }
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ;]+)", re.MULTILINE)
 HOOK_PIN = re.compile(r"\b([a-z0-9-]+)((?:\[[a-z,]+\])?)==[0-9a-z.]+")

@@ -57,8 +57,9 @@ BACKENDS = [
 
 # Only tests with one of these fixtures open sockets, and a garbage collection takes time.
 SOCKETS = {"emu", "anyio_backend"}
-# trio and asgiref keep idle worker threads of their own.
-POOLS = ("Trio thread", "ThreadPoolExecutor")
+# trio, anyio and asgiref keep idle worker threads of their own, and asyncio one for each process
+# that runs, which a fixture may keep for its next test.
+POOLS = ("Trio thread", "ThreadPoolExecutor", "AnyIO worker thread", "asyncio-waitpid")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -35,6 +35,7 @@ from itertools import islice, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
+from mixpanel._delivery.health import Health, QueueHealth, error_text
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
 from mixpanel._runtime import native_threads
 from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullError
@@ -42,6 +43,7 @@ from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullEr
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from mixpanel._delivery.health import QueueState, SpoolHealth
     from mixpanel._records.record import Record
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import Limits, WhenFull
@@ -52,6 +54,7 @@ Fate = Literal["delivered", "rejected", "dropped"]
 OnOutcome = Callable[["Sequence[Record]", Fate, str], object]
 
 
+B = TypeVar("B", bound="Buffer")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -123,12 +126,12 @@ _sequence = attrgetter("sequence")
 
 
 def _locked(
-    method: Callable[Concatenate[Buffer, P], R],
-) -> Callable[Concatenate[Buffer, P], R]:
+    method: Callable[Concatenate[B, P], R],
+) -> Callable[Concatenate[B, P], R]:
     """Run a method under the lock, then put what was deferred meanwhile; recount after an error."""
 
     @functools.wraps(method)
-    def locked(self: Buffer, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: B, *args: P.args, **kwargs: P.kwargs) -> R:
         stats = self.stats
         try:
             with self.lock:
@@ -146,7 +149,7 @@ def _locked(
                 self._put_deferred()
         return result
 
-    return cast("Callable[Concatenate[Buffer, P], R]", locked)
+    return cast("Callable[Concatenate[B, P], R]", locked)
 
 
 class Buffer:
@@ -176,6 +179,7 @@ class Buffer:
         }
         self.stats = stats
         self._on_outcome = on_outcome
+        stats.health = self.health
         self.when_full = when_full
         self.clock = clock
         self.watchers: set[Callable[[], None]] = set()
@@ -198,6 +202,14 @@ class Buffer:
             endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.max_batch_bytes)
             for endpoint, max_in_flight in self._max_in_flight.items()
         }
+
+    is_durable: bool = False  # True in a buffer whose messages outlive the process
+
+    def attach(self, on_ready: Callable[[], object], in_caller: Callable[[], bool]) -> None:
+        """Do nothing; a buffer with a spool calls `on_ready` when there is more to send."""
+
+    def start(self) -> None:
+        """Do nothing: a buffer with a spool looks for what an earlier process has left."""
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -668,6 +680,30 @@ class Buffer:
             if queue.paused_by is None:
                 queue.paused_until = 0.0
 
+    # ---- durability: only for a buffer with a spool ---------------------------------------------
+
+    async def mark_attempted(self, records: Sequence[Record]) -> DeliveryError | None:
+        """Write that updates are about to be sent; return the error if that failed."""
+        raise NotImplementedError
+
+    def mark_attempted_blocking(
+        self, records: Sequence[Record], timeout: float
+    ) -> DeliveryError | None:
+        """Like `mark_attempted`, in the calling thread."""
+        raise NotImplementedError
+
+    def unmark(self, records: Sequence[Record]) -> None:
+        """Write that updates were provably not applied."""
+        raise NotImplementedError
+
+    def commit_blocking(self, timeout: float | None = None) -> None:
+        """Wait until everything accepted so far is on disk."""
+        raise NotImplementedError
+
+    async def commit(self, timeout: float | None = None) -> None:
+        """Wait until everything accepted so far is on disk."""
+        raise NotImplementedError
+
     # ---- waiting ----------------------------------------------------------------------------
 
     @_locked
@@ -738,6 +774,57 @@ class Buffer:
     def _report_outcome(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
         if self._on_outcome is not None:
             self._on_outcome(records, fate, reason)
+
+    # ---- health -----------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Return what is pending, and what each queue is doing."""
+        with self.lock:
+            queues = {name: self._queue_health(queue) for name, queue in self.queues.items()}
+            ages = [each.oldest_age for each in queues.values() if each.oldest_age is not None]
+            spool = self._spool_health()
+            halted = any(each.state == "halted" for each in queues.values())
+            degraded = spool is not None and spool.degraded is not None
+            return Health(
+                not (halted or degraded),
+                self.stats.pending + len(self._deferred),
+                max(ages, default=None),
+                error_text(self.stats.last_error),
+                queues,
+                spool,
+            )
+
+    def _queue_health(self, queue: EndpointQueue) -> QueueHealth:
+        now, in_flight = self.clock(), [batch for batch in queue.in_flight if batch.unsettled]
+        heads = [batch.unsettled[0] for batch in in_flight]
+        if queue.unsent:
+            heads.append(queue.unsent[0])
+        pending = self._pending_of(queue)
+        wait = queue.paused_until - now if queue.paused_until > now else None
+        state: QueueState = "gathering"
+        if queue.paused_by is not None:
+            state = "halted"
+        elif not pending:
+            state = "idle"
+        elif wait is not None:
+            state = "waiting"
+        elif in_flight:
+            state = "sending"
+        ages = [now - record.enqueued_at for record in heads]
+        return QueueHealth(
+            state,
+            pending,
+            len(in_flight),
+            max(ages, default=None),
+            wait if pending else None,
+            error_text(queue.paused_by),
+        )
+
+    def _pending_of(self, queue: EndpointQueue) -> int:
+        return len(queue.unsent) + sum([len(batch.unsettled) for batch in queue.in_flight])
+
+    def _spool_health(self) -> SpoolHealth | None:
+        return None
 
     @property
     def reports_deliveries(self) -> bool:

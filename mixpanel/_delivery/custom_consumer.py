@@ -19,18 +19,19 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from mixpanel._delivery import capture
+from mixpanel._delivery.flush_hooks import timeout_of
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
 from mixpanel._runtime import background_loop, event_loop, fork, native_threads, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from concurrent.futures import Future
 
     from mixpanel._records.record import Record
 
-__all__ = ["CustomConsumer", "ReplacedSend"]
+__all__ = ["CustomConsumer", "ReplacedSend", "wait_until"]
 
 POLL_INTERVAL = 0.01  # seconds
 
@@ -150,12 +151,12 @@ class CustomConsumer:
     async def call_flush(self, timeout: float | None) -> Any:
         """Call the consumer's own `flush`, and return what it returns."""
         flush = self._consumer.flush
-        return await self._call_async(flush, *_timeout_of(flush, timeout), abandon=True)
+        return await self._call_async(flush, *timeout_of(flush, timeout), abandon=True)
 
     def call_flush_sync(self, timeout: float | None) -> Any:
         """Call the consumer's own `flush` in this thread, and return what it returns."""
         flush = self._consumer.flush
-        return self._call_sync(flush, *_timeout_of(flush, timeout))
+        return self._call_sync(flush, *timeout_of(flush, timeout))
 
     async def _call_async(self, method: Any, *arguments: Any, abandon: bool = False) -> Any:
         if inspect.iscoroutinefunction(method):
@@ -225,13 +226,24 @@ class ReplacedSend(CustomConsumer):
 
 def _at_exit() -> None:
     """Wait for calls in progress as long as the last drain may take; log those that are lost."""
-    end = time.monotonic() + shutdown.EXIT_TIMEOUT
+    for adapter, late in wait_until(time.monotonic() + shutdown.EXIT_TIMEOUT):
+        text = f"{len(late)} message(s) dropped: exit"
+        adapter.stats.log_limited(logging.ERROR, text, key="exit")
+        adapter._in_background.difference_update(late)
+
+
+def wait_until(end: float) -> list[tuple[CustomConsumer, Collection[Future[None]]]]:
+    """Wait for calls in progress until `end`; return those that still are, by adapter."""
+    found = []
     for adapter in list(_adapters):
         left = max(0.0, end - time.monotonic())
         late = native_threads.wait_for_all(set(adapter._in_background), left)
         if late:
-            text = f"{len(late)} message(s) dropped: exit"
-            adapter.stats.log_limited(logging.ERROR, text, key="exit")
+            found.append((adapter, late))
+    return found
+
+
+shutdown.wait_first(wait_until)
 
 
 def _after_fork() -> None:
@@ -240,15 +252,6 @@ def _after_fork() -> None:
 
 
 fork.register(fork.Order.SENDERS, after_in_child=_after_fork)
-
-
-def _timeout_of(flush: Any, timeout: float | None) -> tuple[float | None, ...]:
-    """Return the argument for a `flush`, whose official form takes none."""
-    try:
-        inspect.signature(flush).bind(timeout)
-    except (TypeError, ValueError):
-        return ()
-    return (timeout,)
 
 
 async def _awaited(result: Any) -> Any:

@@ -233,6 +233,10 @@ class BatchDispatcher:
 
         # Only for records that are not safe to repeat does it matter whether the request left.
         unsafe = False in [record.repeatable for record in step.records]
+        if unsafe and self.buffer.is_durable:
+            failure = await self.buffer.mark_attempted(step.records)
+            if failure is not None:
+                return TransportFailure(failure, may_have_been_sent=False)
         reply = await self._connections.attempt(request, on_sent=mark_sending if unsafe else None)
         batch.sending = []
         sending.log_attempt(request, step, reply)
@@ -275,6 +279,11 @@ class BatchDispatcher:
         sending: _BatchDelivery,
     ) -> Response | TransportFailure:
         end = self._deadline(until)
+        if self.buffer.is_durable and not all(record.repeatable for record in step.records):
+            timeout = end - time.monotonic()
+            failure = self.buffer.mark_attempted_blocking(step.records, timeout)
+            if failure is not None:
+                return TransportFailure(failure, may_have_been_sent=False)
         request = self.api.request(step)
         self.stats.requests += 1
         batch.sending = step.records
@@ -336,6 +345,7 @@ class _BatchDelivery:
         elif isinstance(step, Wait):
             self._stats.retried += 1
             self._pause(step.seconds)
+            self._unmark()
             if raised is None:
                 reports.append(partial(self._stats.report, step.error, []))
         elif isinstance(step, ReduceBatchBytes):
@@ -347,7 +357,13 @@ class _BatchDelivery:
         elif isinstance(step, Stop):
             queue.paused_by = step.error
             self._pause(FATAL_PAUSE)
+            self._unmark()
             reports.append(partial(self._stats.report, step.error, []))
+
+    def _unmark(self) -> None:
+        """Note that updates which are still here were not applied: else they would be ambiguous."""
+        if self._buffer.is_durable:
+            self._buffer.unmark(self._batch.unsettled)
 
     def _pause(self, seconds: float) -> None:
         """Pause the queue, unless the batch was reclaimed: its new owner decides then."""

@@ -14,13 +14,20 @@ import anyio
 
 from mixpanel._delivery import capture
 from mixpanel._delivery.dispatcher import BatchDispatcher
+from mixpanel._delivery.flush_hooks import FlushHooks
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
 from mixpanel._runtime import background_loop, event_loop, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
+from mixpanel.exceptions import (
+    ClosedError,
+    ConfigurationError,
+    DeliveryError,
+    SpoolError,
+    TransportError,
+)
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -43,6 +50,7 @@ IDLE_TIMEOUT = 5.0  # seconds without a message after which the background task 
 RESTART_DELAY = 0.1  # seconds until the background task starts again after it was cancelled
 CANCEL_TIMEOUT = 0.1  # seconds that cancelled requests may take to unwind
 POLL_INTERVAL = 0.01  # seconds
+COMMIT_TIMEOUT = 30.0  # seconds that the disk may take
 
 # At exit there are a few seconds in all: short waits, and messages of any age.
 EXIT_RETRY = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
@@ -86,10 +94,10 @@ class Sender(Generic[R]):
         self._send_scopes: set[anyio.CancelScope] = set()
         self._sending_threads: set[int] = set()  # those inside a blocking send
         self._draining = False  # the last drain at exit is in progress
-        # Called with an endpoint instead of sending its batch, or with None instead of flushing:
-        # for a consumer whose class replaces the methods that do so.
-        self.flush_hook: Callable[[str | None], object] | None = None
-        self.drain_end: float | None = None  # during the last drain, when it ends
+        # Called with an endpoint instead of sending its batch, for a consumer whose class replaces
+        # the method that does so.
+        self.flush_endpoint: Callable[[str], object] | None = None
+        self.flush_hooks = FlushHooks(self.stats)
         limits = buffer.limits
         self.connections = LoopConnections(
             transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
@@ -102,9 +110,22 @@ class Sender(Generic[R]):
             self._batch_finished,
             repeat_ambiguous=repeat_ambiguous,
         )
+        if buffer.is_durable:
+            buffer.attach(self._spool_is_ready, lambda: not self.background)
         shutdown.senders.add(self)
         if shutdown.is_over:
             self._discard()
+
+    def _spool_is_ready(self) -> None:
+        if self.background:
+            self.wake()
+
+    def start(self) -> None:
+        """Send what an earlier process has left in the spool; do nothing without one."""
+        if self.buffer.is_durable:
+            self.buffer.start()
+            if self.background:
+                self.start_here()
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -245,6 +266,7 @@ class Sender(Generic[R]):
             if self._loop is not loop or self._draining:
                 return
             self._loop, self._wake, self._send_scopes = here, None, set()
+            self.flush_hooks.backend = here.backend
         if loop is not None:
             self.buffer.reclaim(dead_only=True)  # what the previous loop had in flight
         here.spawn(lambda: self._run(here), on_done=lambda: self._task_ended(here))
@@ -372,19 +394,27 @@ class Sender(Generic[R]):
         Return early when the timeout (in seconds) has passed, or when only a human can help, as
         with wrong credentials: the rest is `pending` in the result.
         """
+        if self.flush_hooks.are_called_at_end:
+            return self.flush_at_end()
         before = self.buffer.snapshot()
-        if endpoint is None:
-            mark = self.buffer.mark_for_flush()
-        else:
-            mark = self.buffer.mark_endpoint_for_flush(endpoint)
+        mark = self._mark_for_flush(endpoint)
         event_loop.running_loop()  # imports the backend that the next line needs
         with anyio.move_on_after(timeout):
+            if self.buffer.is_durable:
+                with suppress(SpoolError):  # what is in memory is sent all the same
+                    await self.buffer.commit()
+                mark = self._mark_for_flush(endpoint)  # with what an earlier process has left
             if self.background:
                 self.wake()
                 await self._wait_up_to(mark)
             else:
                 await self._send_up_to(mark, endpoint)
         return self.buffer.result_since(before)
+
+    def _mark_for_flush(self, endpoint: str | None) -> int:
+        if endpoint is None:
+            return self.buffer.mark_for_flush()
+        return self.buffer.mark_endpoint_for_flush(endpoint)
 
     async def _wait_up_to(self, mark: int) -> None:
         here = event_loop.running_loop()
@@ -414,6 +444,34 @@ class Sender(Generic[R]):
                     in_flight.start_soon(self.dispatcher.send_due)
             if self.buffer.has_unsettled(mark, endpoint):
                 await anyio.sleep(min(self.buffer.seconds_until_due() or POLL_INTERVAL, 0.25))
+
+    def check_durable(self, what: str) -> bool:
+        """Return True if messages outlive the process once committed; False if they are sent first.
+
+        :raises ConfigurationError: naming `what` needs a spool, for a buffer in memory.
+        """
+        if not self.buffered or capture.active is not None:
+            return False
+        if not self.buffer.is_durable:
+            raise ConfigurationError(
+                f"{what} needs a spool, which keeps messages on disk: pass spool=FOLDER to the "
+                "client or consumer, or set MP_SPOOL"
+            )
+        return True
+
+    async def commit(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk.
+
+        :raises SpoolError: if it is not, because the disk failed, or after the timeout.
+        """
+        if self.check_durable("commit()"):
+            event_loop.running_loop()  # imports the backend
+            await self.buffer.commit(timeout)
+
+    def commit_blocking(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Like `commit`, in the calling thread."""
+        if self.check_durable("commit()") and not self.is_interrupted:
+            self.buffer.commit_blocking(timeout)
 
     async def wait_for_space(self) -> None:
         """Flush the buffer and wait until a batch is settled, or for a quarter of a second."""
@@ -530,6 +588,11 @@ class Sender(Generic[R]):
         """
         in_this_thread = self.sends_in_this_loop or self.is_interrupted
         self.buffer.stop_gathering()
+        send_rest = partial(self._send_until, end, in_this_thread=in_this_thread)
+        self.flush_hooks.call_at_end(end, send_rest)
+        send_rest()
+
+    def _send_until(self, end: float, *, in_this_thread: bool) -> None:
         if not self.stats.pending or self.connections.transport.client is not None:
             return
         # Connections of its own: the handler may have interrupted the ones that are in use.
@@ -552,12 +615,7 @@ class Sender(Generic[R]):
 
         Nothing is accepted after that: what other threads track then counts as dropped.
         """
-        if self.flush_hook is not None and self.stats.pending:
-            self.drain_end = end
-            try:
-                self.flush_hook(None)
-            except Exception:
-                logger.exception("the flush() of a consumer failed at exit")
+        self.flush_hooks.call_at_end(end, lambda: self._drain(end, waiting=False))
         if self.stats.pending or self.stats.deferred:
             in_this_thread = self.sends_in_this_loop or self.is_interrupted
             with self.buffer.lock:
@@ -593,7 +651,9 @@ class Sender(Generic[R]):
             # needs an event loop, and there is none at exit.
             return
         self.dispatcher.policy = EXIT_RETRY
-        transport = self._sync_transport or self._make_transport()
+        # Those in use may be what a signal handler interrupted.
+        own = None if self.is_interrupted else self._sync_transport
+        transport = own or self._make_transport()
         while time.monotonic() < end:
             with self._blocking_send():
                 sent = self.dispatcher.send_due_blocking(transport, until=end, everything=True)
@@ -604,11 +664,10 @@ class Sender(Generic[R]):
             time.sleep(POLL_INTERVAL)  # another thread is sending: what it gives back is sent here
         transport.close()
 
-    def flush_at_exit(self) -> FlushResult:
-        """Send what is left from this thread, in a `flush_hook` that runs at exit."""
+    def flush_at_end(self) -> FlushResult:
+        """Send what is left from this thread, in a replaced `flush` at the end of the process."""
         before = self.buffer.snapshot()
-        if self.stats.pending and self.drain_end is not None:
-            self._drain(self.drain_end, waiting=False)
+        self.flush_hooks.send_rest()
         return self.buffer.result_since(before)
 
     def close_sync(self) -> None:
@@ -625,7 +684,7 @@ class Sender(Generic[R]):
         self._sending_threads = set()
         self._refuses_records = self.closed
         self._draining = False
-        self.drain_end = None
+        self.flush_hooks.after_fork()
         if self.api.guard is not None:
             self.api.guard.after_fork()
         self.buffer.clear()

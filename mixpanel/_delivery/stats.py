@@ -18,6 +18,7 @@ from mixpanel.settings import checked_callback
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from mixpanel._delivery.health import Health
     from mixpanel._records.record import Record
 
 __all__ = ["DeliveryStats", "FlushResult", "OnDrop", "OnError", "Stats"]
@@ -44,6 +45,11 @@ class Stats:
     - `requests` counts attempts, `retried` those that repeated an earlier one.
     - `warnings` counts messages that broke a rule (`invalid`) or lost something in JSON
       (`coerced`).
+    - `health` is what `health()` returned then: what each queue was doing, and the spool.
+
+    With a spool, `accepted` includes the messages that were found there, and those that a closed
+    client has left there are still `pending`. Further reasons: `corrupt` (in a damaged file), and
+    `no_credentials` (authorized by a secret of an earlier process, which is not written).
     """
 
     accepted: int = 0
@@ -54,6 +60,7 @@ class Stats:
     requests: int = 0
     retried: int = 0
     warnings: Mapping[str, int] = field(default_factory=dict)
+    health: Health | None = field(default=None, compare=False, repr=False)
 
     @property
     def lost(self) -> int:
@@ -116,6 +123,7 @@ class DeliveryStats:
         self.deferred: Sequence[Record] = ()  # accepted, but not yet counted
         self.on_error = on_error
         self.on_drop = on_drop
+        self.health: Callable[[], Health] | None = None
         self.recent_errors: list[DeliveryError] = []
         self.last_error: DeliveryError | None = None  # None after a delivery
         self._logged: dict[str, tuple[float, int]] = {}
@@ -152,6 +160,7 @@ class DeliveryStats:
                     self.requests,
                     self.retried,
                     dict(self.warnings),
+                    None if self.health is None else self.health(),
                 )
             finally:
                 self.changing = interrupted

@@ -62,7 +62,7 @@ def _send_in_background(sender: Sender[Any], signal: bool | None) -> None:  # no
     elif not sender.buffered:
         start_on_background_loop(lambda: _flush_later(sender))
     elif sender.buffer.due():
-        hook = sender.flush_hook
+        hook = sender.flush_endpoint
         start_on_background_loop(sender.send_due if hook is None else lambda: _call_hook(sender))
 
 
@@ -92,10 +92,10 @@ async def _flush_later(sender: Sender[Any]) -> None:
 
 def flush(sender: Sender[Any], timeout: float | None, endpoint: str | None = None) -> FlushResult:
     """Send everything accepted so far, or that of one endpoint, and return the result."""
+    if sender.flush_hooks.are_called_at_end:
+        return sender.flush_at_end()
     if _must_not_wait(sender):
         return sender.skip_flush()
-    if sender.drain_end is not None:
-        return sender.flush_at_exit()
     _refuse_own_loop(sender, "flush")
     return run(sender.flush, timeout, endpoint)
 
@@ -145,7 +145,7 @@ def accept(sender: Sender[Any], record: Record) -> None:
     # Inside a blocking send of this very thread (a callback), that send continues with what is due
     # when it returns; a second one here could wait for a lock that the first one holds.
     if not sender.is_interrupted and sender.buffer.due():
-        if sender.flush_hook is not None:
+        if sender.flush_endpoint is not None:
             _call_hook_here(sender)
             return
         transport = sender.sync_transport()
@@ -158,9 +158,9 @@ async def _call_hook(sender: Sender[Any]) -> None:
 
 def _call_hook_here(sender: Sender[Any]) -> None:
     """Let a subclass's own methods send what is due."""
-    assert sender.flush_hook is not None
+    assert sender.flush_endpoint is not None
     for endpoint in sender.buffer.due_endpoints():
-        sender.flush_hook(endpoint)
+        sender.flush_endpoint(endpoint)
 
 
 def _accept_after_flush(sender: Sender[Any], record: Record) -> bool:

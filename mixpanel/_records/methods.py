@@ -51,6 +51,7 @@ class TrackingMethods(ProfileMethods[Outcome]):
         ip: str | int | None = None,
         device_id: str | None = None,
         user_id: str | None = None,
+        durable: bool = False,
     ) -> Outcome:
         """Record that a user did something.
 
@@ -71,6 +72,8 @@ class TrackingMethods(ProfileMethods[Outcome]):
         :param ip: the user's IP address, for city and country; 0 turns the lookup off.
         :param device_id: sent as `$device_id`.
         :param user_id: sent as `$user_id`.
+        :param durable: wait until the event is on disk; needs a spool, or a consumer that sends at
+            once. Raises `SpoolError` if the disk fails: the event is in memory then.
         """
         record = self._composer.event(
             distinct_id,
@@ -85,9 +88,11 @@ class TrackingMethods(ProfileMethods[Outcome]):
             user_id=user_id,
             endpoint=self._event_endpoint,
         )
+        if durable:
+            return self._one(record, durable=True)
         return self._deliver([]) if record is None else self._deliver_one(record)
 
-    def track_batch(self, events: Iterable[Mapping[str, Any]]) -> Outcome:
+    def track_batch(self, events: Iterable[Mapping[str, Any]], *, durable: bool = False) -> Outcome:
         """Track many events in Mixpanel's form, `{"event": …, "properties": {…}}`.
 
         Token, time, `$insert_id` and library are added where they are missing.
@@ -97,9 +102,8 @@ class TrackingMethods(ProfileMethods[Outcome]):
             them. `error.accepted` were tracked: some, with a buffer that sends when it is full;
             with any other, none.
         """
-        return self._deliver_all(
-            self._composer.complete_event(event, self._event_endpoint) for event in events
-        )
+        records = (self._composer.complete_event(event, self._event_endpoint) for event in events)
+        return self._all_durably(records) if durable else self._deliver_all(records)
 
     def import_data(
         self,
@@ -113,6 +117,7 @@ class TrackingMethods(ProfileMethods[Outcome]):
         *,
         insert_id: str | None = None,
         dedupe_key: str | None = None,
+        durable: bool = False,
     ) -> Outcome:
         """Track an event of any age through `/import`.
 
@@ -133,28 +138,43 @@ class TrackingMethods(ProfileMethods[Outcome]):
                 insert_id=insert_id,
                 dedupe_key=dedupe_key,
                 auth=auth,
-            )
+            ),
+            durable=durable,
         )
 
     # ---- identity ---------------------------------------------------------------------------
 
-    def alias(self, alias_id: str, original: str, meta: Properties | None = None) -> Outcome:
+    def alias(
+        self,
+        alias_id: str,
+        original: str,
+        meta: Properties | None = None,
+        *,
+        durable: bool = False,
+    ) -> Outcome:
         """Make `alias_id` another id of the user `original`.
 
         For projects with Original ID Merge or legacy identity management; Simplified ID Merge
         ignores it.
         """
         pair = {"distinct_id": original, "alias": alias_id}
-        return self._one(self._composer.identity("$create_alias", pair, meta))
+        return self._one(self._composer.identity("$create_alias", pair, meta), durable=durable)
 
-    def identify(self, identified_id: str, anon_id: str, meta: Properties | None = None) -> Outcome:
+    def identify(
+        self,
+        identified_id: str,
+        anon_id: str,
+        meta: Properties | None = None,
+        *,
+        durable: bool = False,
+    ) -> Outcome:
         """Link an anonymous id, a UUIDv4 that was not merged before, to a user.
 
         For projects with Original ID Merge. With Simplified ID Merge, track an event that has both
         `device_id` and `user_id` instead.
         """
         pair = {"$identified_id": identified_id, "$anon_id": anon_id}
-        return self._one(self._composer.identity("$identify", pair, meta))
+        return self._one(self._composer.identity("$identify", pair, meta), durable=durable)
 
     def merge(
         self,
@@ -163,13 +183,16 @@ class TrackingMethods(ProfileMethods[Outcome]):
         distinct_id2: str,
         meta: Properties | None = None,
         api_secret: str | None = None,
+        *,
+        durable: bool = False,
     ) -> Outcome:
         """Merge two users, which cannot be undone. For projects with Original ID Merge."""
         pair = {"$distinct_ids": [distinct_id1, distinct_id2]}
         authority = [api_key, api_secret]
         del api_key, api_secret  # crash reporters record the locals of this frame
         auth = authority_of(authority, self._composer.token)
-        return self._one(self._composer.identity("$merge", pair, meta, "imports", auth))
+        record = self._composer.identity("$merge", pair, meta, "imports", auth)
+        return self._one(record, durable=durable)
 
     # ---- super properties -------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Record,
         Time,
     )
+    from mixpanel.settings import Endpoint
 
 __all__ = ["ProfileMethods", "UpdateOptions"]
 
@@ -31,6 +32,7 @@ class UpdateOptions(TypedDict, total=False):
     time: Time
     ignore_time: bool
     ignore_alias: bool
+    durable: bool
 
 
 class ProfileMethods(Generic[Outcome]):
@@ -44,6 +46,10 @@ class ProfileMethods(Generic[Outcome]):
     def _deliver_one(self, record: Record) -> Outcome:
         return self._deliver([record])
 
+    def _deliver_durably(self, records: list[Record]) -> Outcome:
+        """Deliver records, and wait until they are on disk."""
+        raise NotImplementedError
+
     # ---- user profiles ----------------------------------------------------------------------
 
     def people_set(
@@ -56,8 +62,9 @@ class ProfileMethods(Generic[Outcome]):
         """Set properties of a user profile, which is created if it does not exist.
 
         All `people_*` methods take these options: `ip` (the user's IP address, for city and
-        country; 0 turns the lookup off), `time`, `ignore_time=True` (do not update "Last Seen") and
-        `ignore_alias=True` (do not resolve an alias).
+        country; 0 turns the lookup off), `time`, `ignore_time=True` (do not update "Last Seen"),
+        `ignore_alias=True` (do not resolve an alias) and `durable=True` (wait until the update is
+        on disk; needs a spool, or a consumer that sends at once).
         """
         return self._person(distinct_id, "$set", _copied(properties), meta, options)
 
@@ -159,11 +166,14 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Send a profile update in Mixpanel's form; token and time are added if missing."""
-        return self._one(self._composer.update("people", message, meta, **options))
+        return self._update("people", message, meta, options)
 
-    def people_batch(self, updates: Iterable[Mapping[str, Any]]) -> Outcome:
+    def people_batch(
+        self, updates: Iterable[Mapping[str, Any]], *, durable: bool = False
+    ) -> Outcome:
         """Send many profile updates, each in the form that `people_update` takes."""
-        return self._deliver_all(self._composer.update("people", update) for update in updates)
+        records = (self._composer.update("people", update) for update in updates)
+        return self._all_durably(records) if durable else self._deliver_all(records)
 
     # ---- group profiles ---------------------------------------------------------------------
 
@@ -241,16 +251,35 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Send a group update in Mixpanel's form; token and time are added if missing."""
-        return self._one(self._composer.update("groups", message, meta, **options))
+        return self._update("groups", message, meta, options)
 
-    def group_batch(self, updates: Iterable[Mapping[str, Any]]) -> Outcome:
+    def group_batch(
+        self, updates: Iterable[Mapping[str, Any]], *, durable: bool = False
+    ) -> Outcome:
         """Send many group updates, each in the form that `group_update` takes."""
-        return self._deliver_all(self._composer.update("groups", update) for update in updates)
+        records = (self._composer.update("groups", update) for update in updates)
+        return self._all_durably(records) if durable else self._deliver_all(records)
 
     # ---- shared by all ----------------------------------------------------------------------
 
-    def _one(self, record: Record | None) -> Outcome:
+    def _one(self, record: Record | None, *, durable: bool = False) -> Outcome:
+        if durable:
+            return self._deliver_durably([] if record is None else [record])
         return self._deliver([]) if record is None else self._deliver_one(record)
+
+    def _all_durably(self, records: Iterable[Record | None]) -> Outcome:
+        return self._deliver_durably([record for record in records if record is not None])
+
+    def _update(
+        self,
+        endpoint: Endpoint,
+        message: Mapping[str, Any],
+        meta: Properties | None,
+        options: UpdateOptions,
+    ) -> Outcome:
+        durable = options.pop("durable", False)
+        record = self._composer.update(endpoint, message, meta, **options)  # type: ignore[misc]
+        return self._one(record, durable=durable)
 
     def _deliver_all(self, records: Iterable[Record | None]) -> Outcome:
         return self._deliver([record for record in records if record is not None])
@@ -264,7 +293,7 @@ class ProfileMethods(Generic[Outcome]):
         options: UpdateOptions,
     ) -> Outcome:
         message = {"$distinct_id": distinct_id, operation: value}
-        return self._one(self._composer.update("people", message, meta, **options))
+        return self._update("people", message, meta, options)
 
     def _group(
         self,
@@ -276,7 +305,7 @@ class ProfileMethods(Generic[Outcome]):
         options: UpdateOptions,
     ) -> Outcome:
         message = {"$group_key": group_key, "$group_id": group_id, operation: value}
-        return self._one(self._composer.update("groups", message, meta, **options))
+        return self._update("groups", message, meta, options)
 
 
 def _copied(properties: Properties) -> dict[str, Any]:

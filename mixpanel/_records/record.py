@@ -43,10 +43,16 @@ class Record:
     """One message, ready to be sent.
 
     `body` is its JSON. `repeatable` is True if sending it twice does no harm. `auth` authorizes
-    `/import` where there is no service account. The buffer sets `enqueued_at` and `sequence`.
+    `/import` where there is no service account. The buffer sets `enqueued_at` and `sequence`; one
+    with a spool also sets the `block` that holds the record on disk, and its `index` there.
     """
 
-    __slots__ = ("auth", "body", "endpoint", "enqueued_at", "repeatable", "sequence")
+    __slots__ = (
+        "auth", "block", "body", "endpoint", "enqueued_at", "index", "repeatable", "sequence",
+    )  # fmt: skip
+
+    block: Any
+    index: int
 
     def __init__(
         self,

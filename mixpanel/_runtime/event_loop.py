@@ -52,6 +52,11 @@ class Loop(Protocol):
         """Return the library's own object for this loop, which identifies it."""
         ...
 
+    @property
+    def backend(self) -> str:
+        """Return the name of the library, as anyio has it."""
+        ...
+
     def is_running(self) -> bool:
         """Return True while the loop runs callbacks."""
         ...
@@ -80,6 +85,8 @@ class Loop(Protocol):
 
 
 class _AsyncioLoop:
+    backend = "asyncio"
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.key = loop
         self.is_running = loop.is_running  # not wrapped, because it is called for each message
@@ -118,6 +125,8 @@ def _do_nothing() -> None:
 
 
 class _TrioLoop:
+    backend = "trio"
+
     def __init__(self, trio: Any) -> None:
         self._lowlevel = trio.lowlevel
         self._finished_error = trio.RunFinishedError

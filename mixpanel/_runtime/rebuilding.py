@@ -5,11 +5,25 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime.redaction import hide_arguments
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
 __all__ = ["Rebuilt"]
+
+
+class _Hidden:
+    """Settings that only a pickle shows: the frames of `copy` hold the state that they pass on."""
+
+    __slots__ = ("reveal",)
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.reveal: Callable[[], dict[str, Any]] = lambda: settings
+
+    def __reduce__(self) -> tuple[type[_Hidden], tuple[dict[str, Any]]]:
+        return _Hidden, (self.reveal(),)
 
 
 class Rebuilt:
@@ -19,6 +33,7 @@ class Rebuilt:
     same process shares what cannot be copied, such as callbacks, a TLS context or an HTTP client.
     """
 
+    _copied_deeply: frozenset[str] = frozenset()  # the settings that a deep copy copies too
     _settings: Callable[[], dict[str, Any]]
     _own: frozenset[str]  # the names of the attributes that are made anew
 
@@ -33,21 +48,27 @@ class Rebuilt:
         self._settings = lambda: settings
         self._own = frozenset([*vars(self), "_own"])
 
-    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        added = {name: value for name, value in vars(self).items() if name not in self._own}
-        return self._settings(), added
+    def _current_settings(self) -> dict[str, Any]:
+        """Return what a copy is made with: the settings kept, and those that changed since."""
+        return self._settings()
 
-    def __setstate__(self, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-        settings, added = state
-        self._rebuild(dict(settings))
+    def __getstate__(self) -> tuple[_Hidden, dict[str, Any]]:
+        added = {name: value for name, value in vars(self).items() if name not in self._own}
+        return _Hidden(self._current_settings()), added
+
+    @hide_arguments
+    def __setstate__(self, state: tuple[_Hidden, dict[str, Any]]) -> None:
+        hidden, added = state
+        self._rebuild(dict(hidden.reveal()))
         self.__dict__.update(added)
 
+    @hide_arguments
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = memo[id(self)] = type(self).__new__(type(self))
-        settings, added = self.__getstate__()
         settings = {
-            name: copy.deepcopy(value, memo) if name == "consumer" else value
-            for name, value in settings.items()
+            name: copy.deepcopy(value, memo) if name in self._copied_deeply else value
+            for name, value in self._current_settings().items()
         }
-        new.__setstate__((settings, copy.deepcopy(added, memo)))
+        _, added = self.__getstate__()
+        new.__setstate__((_Hidden(settings), copy.deepcopy(added, memo)))
         return new

@@ -34,6 +34,7 @@ __all__ = [
     "register",
     "senders",
     "unregister",
+    "wait_first",
 ]
 
 EXIT_TIMEOUT = 2.0  # seconds, for all consumers together
@@ -73,6 +74,7 @@ _registered_pid = 0  # the process in which the exit handlers are registered
 is_over = False  # True after the last drain
 drain_deadline = 0.0  # monotonic; what later exit handlers track is sent until then
 _callbacks: list[Callable[[], None]] = []
+_waits: list[Callable[[float], object]] = []
 
 
 def register(sender: Drainable) -> None:
@@ -140,6 +142,11 @@ def on_shutdown(callback: Callable[[], None]) -> None:
     _callbacks.append(callback)
 
 
+def wait_first(wait: Callable[[float], object]) -> None:
+    """Call a function before anything is sent, with the time on the monotonic clock to end by."""
+    _waits.append(wait)
+
+
 def is_draining() -> bool:
     """Return True once the last drain has begun."""
     return drain_deadline > 0
@@ -153,6 +160,8 @@ def is_interrupted() -> bool:
 def flush() -> None:
     """Send what all consumers have buffered, and from then on each of their messages at once."""
     end = time.monotonic() + EXIT_TIMEOUT
+    for wait in _waits:
+        wait(end)
     for sender in list(senders):
         try:
             sender.flush_blocking(end)
@@ -166,6 +175,8 @@ def drain() -> None:
     for sender in list(_with_messages)[:1]:
         sender.prepare_drain()  # imports may be slow: not at the expense of the server's time
     end = drain_deadline = time.monotonic() + EXIT_TIMEOUT
+    for wait in _waits:
+        wait(end)
     while _with_messages:
         _drain_one(_with_messages.pop(), end)
     for sender in list(senders):

@@ -118,6 +118,15 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         """
         return await self._call_all(lambda destination: destination.client.flush(timeout))
 
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spools of all sinks.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: if a sink has no spool.
+        """
+        for destination in self._destinations:
+            await destination.client.commit(timeout)
+
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
         """Flush and close all sinks concurrently; return the results by sink.
 
@@ -192,7 +201,6 @@ class FanOut(_FanOut[None]):
         **sinks: Sink[Mixpanel | SegmentClient],
     ) -> None:
         super().__init__(sinks, consent, on_error, before_send)
-        self._may_wait = any(destination.may_block for destination in self._destinations)
 
     @staticmethod
     def _may_block(client: Any) -> bool:
@@ -219,6 +227,16 @@ class FanOut(_FanOut[None]):
         """
         background_loop.refuse_in_async("FanOut.flush")
         return self._call_all(lambda destination: destination.client.flush(timeout))
+
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spools of all sinks.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: if a sink has no spool.
+        """
+        background_loop.refuse_in_async("FanOut.commit")
+        for destination in self._destinations:
+            destination.client.commit(timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
         """Flush and close all sinks concurrently; return the results by sink.

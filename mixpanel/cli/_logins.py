@@ -1,11 +1,11 @@
 """What `mp auth login`, `logout` and `status` do."""
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mixpanel.cli._browser import open_in_browser
 from mixpanel.cli._output.terminal import ask, complain, say
 
 if TYPE_CHECKING:
@@ -29,17 +29,7 @@ def authorization_server(region: Any, base_url: str | None) -> "AuthorizationSer
 
 def open_browser(url: str) -> None:
     """Open the browser if there is one, and print the link in any case."""
-    import webbrowser
-
-    try:
-        browser = webbrowser.get()
-        # Without a display, Python finds those for the terminal. They would take it over, and most
-        # cannot log in.
-        for_terminal = type(browser) is webbrowser.GenericBrowser and "BROWSER" not in os.environ
-        opened = not for_terminal and browser.open(url)
-    except (webbrowser.Error, OSError):
-        opened = False
-    if opened:
+    if open_in_browser(url):
         say("allow the access in the browser; if it did not open, open this link:")
     else:
         say("open this link in a browser on this machine, and allow the access:")

@@ -66,6 +66,9 @@ GROUPS = (
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
     ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
+    ("schema", "schema", "Print the project and the local tables, short enough for a model."),
+    ("docs", "docs", "Print a page of the documentation."),
+    ("mcp", "mcp", "Serve a project and its local tables to agents, over MCP."),
     ("cdp", "cdp", "Send to Customer.io, Hightouch, Segment and RudderStack."),
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -250,7 +253,11 @@ def _ended() -> Iterator[None]:
         _report({"code": "CANCELLED", "message": "Cancelled", "details": {}}, prefix="")
         raise typer.Exit(ExitCode.ERROR) from None
     except MixpanelException as error:
-        _report(error_to_dict(error) | {"message": _message(error)})
+        data = error_to_dict(error) | {"message": _message(error)}
+        if "notes" in data:
+            options = global_options.option_names
+            data["notes"] = [in_option_names(note, options) for note in data["notes"]]
+        _report(data)
         raise typer.Exit(exit_code(error)) from error
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of stdout has read enough, as `head` does

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
+import typer
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
@@ -46,16 +47,30 @@ DATA = "flights.ndjson"
 FLAG = "free-shipping"
 
 
-def demo() -> None:
+def demo(
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay",
+            help="Keep the server and its live page open afterwards, until Ctrl-C.",
+        ),
+    ] = False,
+) -> None:
     """See a small shop's day arrive in a local Mixpanel.
 
     It takes less than ten seconds and needs neither an account nor a network: it starts a Mixpanel
-    server on this machine and sends real events to it over a socket.
+    server on this machine and sends real events to it over a socket. Its live page shows all that
+    arrives, with what became of it.
     """
-    anyio.run(_play, stdout_console())
+    staying: list[bool] = []
+    try:
+        anyio.run(_play, stdout_console(), stay, staying)
+    except KeyboardInterrupt:
+        if not staying:
+            raise
 
 
-COMMAND: "Command" = ("demo", demo, "mp demo")
+COMMAND: "Command" = ("demo", demo, "mp demo\nmp demo --stay")
 
 
 @dataclass(slots=True)
@@ -140,7 +155,12 @@ async def _opened(console: "Console") -> "AsyncIterator[Day]":
                 await anyio.to_thread.run_sync(lambda: batches.close())  # noqa: PLW0108
 
 
-async def _play(console: "Console") -> None:
+async def _play(
+    console: "Console",
+    stay: bool = False,
+    staying: list[bool] | None = None,
+) -> None:
+    """Play all steps; with `stay` wait after them, with an item in `staying` meanwhile."""
     started = time.monotonic()
     async with _opened(console) as day:
         console.print("\n[bold]A small shop's day[/bold]")
@@ -152,9 +172,16 @@ async def _play(console: "Console") -> None:
             if console.is_terminal:
                 await anyio.sleep(PAUSE)
             await step.play(day)
-    console.print(f"\nThat took {time.monotonic() - started:.1f} s. Next:", style="bold")
-    console.print(Padding(key_value_table(NEXT), (0, 0, 1, 4)))
-    console.print(Padding(Text(INSTALL, "dim"), (0, 0, 1, 4)))
+        console.print(f"\nThat took {time.monotonic() - started:.1f} s. Next:", style="bold")
+        console.print(Padding(key_value_table(NEXT), (0, 0, 1, 4)))
+        console.print(Padding(Text(INSTALL, "dim"), (0, 0, 1, 4)))
+        if stay:
+            console.print(f"The live page of all that arrived: [bold]{day.emulator.url}[/bold]")
+            console.print("Ctrl-C ends it.", style="dim")
+            if staying is not None:
+                staying.append(True)
+            await anyio.sleep_forever()
+    console.print("To see it all on the live page, run [bold]mp demo --stay[/bold].")
 
 
 NEXT = (
@@ -172,7 +199,8 @@ or, from a clone: python3 -m pip install '.[all]'"""
 
 
 async def _start(day: Day) -> None:
-    day.show(f"It listens at {day.emulator.url} and follows the rules that Mixpanel documents.")
+    day.show("It follows the rules that Mixpanel documents. Its live page is at")
+    day.show(day.emulator.url)
 
 
 async def _visitors(day: Day) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mixpanel.cli._browser import open_in_browser
 from mixpanel.cli._output.terminal import format_bytes, say
 from mixpanel.exceptions import ConfigurationError, MixpanelException
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PORT = 8650
 EXAMPLES = """
+mp emulator --open
 mp emulator --db shop.duckdb
 mp emulator --load flights                         # 664,122 real events
 mp emulator --seed saved.json                      # reports, boards, cohorts ...
@@ -104,11 +106,16 @@ def emulator(
         bool,
         typer.Option("--verbose", "-v", help="Print a line for each request on stderr."),
     ] = False,
+    open_: Annotated[
+        bool,
+        typer.Option("--open", help="Open the live page of what arrives in the browser."),
+    ] = False,
 ) -> None:  # fmt: skip
     """Run a local Mixpanel server until Ctrl-C.
 
     It listens on this machine only and accepts any token and any service account. Its address is
-    written to stdout; opened in a browser, it shows what has arrived.
+    written to stdout; opened in a browser, it shows what arrives as it arrives, and what is wrong
+    with it.
 
     Point Mixpanel clients to it with MP_BASE_URL, and those of Customer.io and Hightouch with
     MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio and
@@ -140,6 +147,7 @@ def emulator(
         _fill(running, load or (), seed or ())
         typer.echo(running.url)
         storage = "kept in memory until it stops" if db is None else f"kept in {db}"
+        say(f"Open it in a browser to see what arrives: {running.url}.", "dim")
         say(f"Send to it with MP_BASE_URL={running.url}. Data is {storage}.", "dim")
         say(f"Customer.io clients: MP_CUSTOMERIO_BASE_URL={running.customerio_url}", "dim")
         say(f"Hightouch clients: MP_HIGHTOUCH_BASE_URL={running.hightouch_url}", "dim")
@@ -159,6 +167,8 @@ def emulator(
             )
         if flags is not None:
             say(f"Feature flags come from {flags}, which may be edited meanwhile.", "dim")
+        if open_ and not open_in_browser(running.url):
+            say(f"There is no browser here to open: the live page is at {running.url}.", "yellow")
         say("Ctrl-C stops it.", "dim")
 
     try:

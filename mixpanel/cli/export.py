@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_database
+from mixpanel.cli._options.database import (
+    AccountOption,
+    AttachOption,
+    DatabaseOption,
+    attach_all,
+    open_database,
+)
 from mixpanel.cli._output.format import write_bytes
 from mixpanel.cli._output.terminal import escape_controls, say
 
@@ -63,6 +69,7 @@ def parquet(
             metavar="COLUMN", help="Write one folder for each `day`, such as day=2026-01-31."
         ),
     ] = None,
+    attach: AttachOption = None,
     overwrite: OverwriteOption = False,
     _account: AccountOption = None,
     db: DatabaseOption = None,
@@ -74,6 +81,7 @@ def parquet(
     """
     source, path = _source_and_path(table, path, sql)
     with open_database(db, exports=True) as database:
+        attach_all(database, attach)
         written = database.export_parquet(
             source,
             _expanded(path),
@@ -95,6 +103,7 @@ def csv(
     ] = None,
     *,
     sql: SqlOption = None,
+    attach: AttachOption = None,
     overwrite: OverwriteOption = False,
     _account: AccountOption = None,
     db: DatabaseOption = None,
@@ -106,6 +115,7 @@ def csv(
     """
     source, path = _source_and_path(table, path, sql)
     with open_database(db, exports=True) as database:
+        attach_all(database, attach)
         if path != "-":
             written = database.export_csv(source, _expanded(path), query=sql, overwrite=overwrite)
             _say_written(written, source, path)

@@ -7,6 +7,7 @@ import typer
 from mixpanel.cli._options.database import AccountOption, DatabaseOption
 from mixpanel.cli._options.fetching import (
     check_options,
+    confirm_requests,
     run_fetch,
     run_stream,
     show_plan,
@@ -15,6 +16,7 @@ from mixpanel.cli._options.fetching import (
 from mixpanel.cli._options.project import BaseUrlOption
 from mixpanel.cli._options.shared import parse_names, refuse_together, require_with, with_options
 from mixpanel.cli._output.format import OutputOptions, output_options
+from mixpanel.cli._output.terminal import ConfirmOption
 
 if TYPE_CHECKING:
     from mixpanel.cli.app import Command
@@ -64,8 +66,11 @@ Name = Annotated[
 ]
 FromOption = Annotated[
     str,
-    typer.Option("--from", metavar="DAY", callback=_day, help="The first day, as 2026-01-31."),
-]
+    typer.Option(
+        "--from", metavar="DAY", callback=_day,
+        help="The first day: 2026-01-31, today, yesterday, -7d, -4w or -3m.",
+    ),
+]  # fmt: skip
 ToOption = Annotated[
     str, typer.Option("--to", metavar="DAY", callback=_day, help="The last day, inclusive.")
 ]
@@ -113,6 +118,20 @@ TimezoneOption = Annotated[
     typer.Option(
         "--project-timezone", metavar="ZONE", show_default="UTC",
         help="The time zone of a project from before 2023, whose events have local times.",
+    ),
+]  # fmt: skip
+PartialOption = Annotated[
+    bool,
+    typer.Option(
+        "--partial",
+        help="Have the table without days that keep failing; the next fetch fills these gaps only.",
+    ),
+]
+MaxRequestsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-requests", metavar="N", min=0, show_default=False,
+        help="Fail before the first request if more than N are needed.",
     ),
 ]  # fmt: skip
 DryRunOption = Annotated[
@@ -184,6 +203,8 @@ def events(
     max_workers: WorkersOption = None,
     chunk_days: ChunkDaysOption = None,
     project_timezone: TimezoneOption = None,
+    partial: PartialOption = False,
+    max_requests: MaxRequestsOption = None,
     stdout: StdoutOption = False,
     raw: RawOption = False,
     dry_run: DryRunOption = False,
@@ -204,6 +225,7 @@ def events(
     stored: dict[str, Any] = {
         "TABLE": name, "--replace": replace, "--append": append, "--mixed": mixed,
         "--workers": max_workers, "--project-timezone": project_timezone, "--dry-run": dry_run,
+        "--partial": partial, "--max-requests": max_requests,
     }  # fmt: skip
     check_options(stored, replace=replace, append=append, stdout=stdout, raw=raw, output=output)
     query: dict[str, Any] = {
@@ -218,7 +240,7 @@ def events(
         return
     query |= {
         "append": append, "replace": replace, "mixed": mixed, "max_workers": max_workers,
-        "project_timezone": project_timezone,
+        "project_timezone": project_timezone, "partial": partial, "max_requests": max_requests,
     }  # fmt: skip
     table = name or "events"
     if dry_run:
@@ -341,7 +363,7 @@ def sync(
         str | None,
         typer.Option(
             "--from", metavar="DAY", callback=_day, show_default=False,
-            help="The first day, needed for a new table.",
+            help="The first day, as 2026-01-31 or -3m; needed for a new table.",
         ),
     ] = None,
     to_date: Annotated[
@@ -363,6 +385,9 @@ def sync(
     max_workers: WorkersOption = None,
     chunk_days: ChunkDaysOption = None,
     project_timezone: TimezoneOption = None,
+    partial: PartialOption = False,
+    max_requests: MaxRequestsOption = None,
+    yes: ConfirmOption = False,
     dry_run: DryRunOption = False,
     no_progress: NoProgressOption = False,
     _account: AccountOption = None,
@@ -374,17 +399,20 @@ def sync(
 
     The table is `events` unless it is named. It fetches the days that are missing, and again the
     days for which late events may still arrive. Such a day is replaced as a whole, so running it
-    twice changes nothing.
+    twice changes nothing. It counts the events that are new, changed, as before and vanished, and
+    asks before it makes more than 30 requests for a table that exists.
     """
     table = name or "events"
     query: dict[str, Any] = {
         "from_date": from_date, "to_date": to_date, "lookback_days": lookback_days,
         "events": events, "where": where, "max_workers": max_workers, "chunk_days": chunk_days,
-        "project_timezone": project_timezone,
+        "project_timezone": project_timezone, "partial": partial, "max_requests": max_requests,
     }  # fmt: skip
     if dry_run:
         show_plan(lambda opened: opened.plan_sync(table, **query), db, base_url, output)
         return
+    if not yes and max_requests is None:
+        confirm_requests(table, lambda opened: opened.plan_sync(table, **query), db, base_url)
     run_fetch(
         table,
         "days",

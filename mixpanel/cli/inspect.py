@@ -93,7 +93,8 @@ def tables(
     """List the tables: type, rows, days and missing days.
 
     A table that an interrupted fetch has begun is incomplete; run the same fetch again to resume
-    it.
+    it. A typed table is stale while its table has other rows; `mp inspect typed-table` brings it up
+    to date.
     """
     with open_database(db) as database:
         found = database.tables()
@@ -405,7 +406,10 @@ def _table_row(table: "TableInfo") -> dict[str, Any]:
     """Return what is known of a table as text, for people."""
     from mixpanel.data._fetch.plan import Chunk
 
-    return table.to_dict() | {
+    row = table.to_dict()
+    source = row.pop("source")
+    return row | {
+        "type": f"{table.type} of {source}" if source else table.type,
         "fetched_at": f"{table.fetched_at:%Y-%m-%d %H:%M}" if table.fetched_at else None,
         "gaps": ", ".join(str(Chunk(*gap)) for gap in table.gaps),
         "filters": "; ".join(map(_filter_text, table.filters)),

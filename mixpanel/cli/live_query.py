@@ -406,7 +406,10 @@ def activity_feed(
     ] = None,
     from_date: Annotated[
         str | None,
-        typer.Option("--from", metavar="DAY", show_default="30 days ago", help="The first day."),
+        typer.Option(
+            "--from", metavar="DAY", show_default="30 days ago",
+            help="The first day, as 2026-01-31 or -7d.",
+        ),
     ] = None,
     to_date: Annotated[
         str | None,
@@ -450,7 +453,9 @@ def flows(
     *,
     from_date: Annotated[
         str | None,
-        typer.Option("--from", metavar="DAY", help="With an event: the first day, as 2026-01-31."),
+        typer.Option(
+            "--from", metavar="DAY", help="With an event: the first day, as 2026-01-31 or -7d."
+        ),
     ] = None,
     to_date: Annotated[
         str | None,
@@ -535,7 +540,8 @@ def insights(
     ],
     *,
     from_date: Annotated[
-        str | None, typer.Option("--from", metavar="DAY", help="The first day, as 2026-01-31.")
+        str | None,
+        typer.Option("--from", metavar="DAY", help="The first day, as 2026-01-31 or -7d."),
     ] = None,
     to_date: Annotated[
         str | None, typer.Option("--to", metavar="DAY", help="The last day, included.")

@@ -1,5 +1,6 @@
 """`mp inspect distribution`, `numeric` and the like: a fetched table of events, without a call."""
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +9,7 @@ from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_d
 from mixpanel.cli._options.live import EventOption, FromOption, ToOption
 from mixpanel.cli._options.shared import argument_or_option, parse_names, with_options
 from mixpanel.cli._output.format import Format, FormatOption, JqOption, OutputOptions, write
+from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,11 +73,15 @@ class _Local:
     def run(self, report: "Callable[[LocalAnalysis], Any]") -> None:
         """Compute a report and print it."""
         from mixpanel.data._workspace.local_analysis import LocalAnalysis
+        from mixpanel.data.exceptions import IncompleteTableWarning
 
-        with open_database(self._db) as database:
+        with open_database(self._db) as database, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", IncompleteTableWarning)
             found = report(LocalAnalysis(database))
         csv = self._output.format is Format.CSV
         write(found.to_table_dict() if csv else found, self._output)
+        for warning in caught:
+            say(str(warning.message), "yellow")
 
 
 def local_options(

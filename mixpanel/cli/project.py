@@ -14,7 +14,7 @@ from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._options.live import LiveCommand, live_options
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import write
-from mixpanel.cli._output.terminal import confirm_or_abort, say
+from mixpanel.cli._output.terminal import ConfirmOption, confirm_or_abort, say
 from mixpanel.cli.app import Command, Subgroup, unwrapped
 from mixpanel.data._project.arguments import bound
 from mixpanel.data._project.calls import PreparedCall
@@ -165,9 +165,6 @@ WriteOptions = {
     ],
     "dry_run": Annotated[bool, typer.Option("--dry-run", help="Show what would be sent.")],
 }  # fmt: skip
-ConfirmOption = Annotated[
-    bool, typer.Option("--yes", "-y", "--force", help="Do not ask for confirmation.")
-]
 
 
 # ---- commands -----------------------------------------------------------------------------------

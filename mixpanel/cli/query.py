@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel._runtime.checked_files import read_at_most
-from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_database
+from mixpanel.cli._options.database import (
+    AccountOption,
+    AttachOption,
+    DatabaseOption,
+    attach_all,
+    open_database,
+)
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import (
     Format,
@@ -40,6 +46,7 @@ mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'
 mp query sql "SELECT properties->>'$.plan' AS plan, count(*) FROM events GROUP BY ALL"
 mp query sql --scalar 'SELECT count(DISTINCT distinct_id) FROM events' --format plain
 mp query sql --file funnel.sql --format csv > funnel.csv
+mp query sql --attach plans=plans.csv 'FROM users JOIN plans USING (distinct_id)'
 """
 
 
@@ -72,6 +79,7 @@ def sql(
     external_access: Annotated[
         bool, typer.Option("--external", help="Allow files, extensions and the network.")
     ] = False,
+    attach: AttachOption = None,
     _account: AccountOption = None,
     db: DatabaseOption = None,
     output: OutputOptions,
@@ -88,6 +96,7 @@ def sql(
     """
     text = _query_text(query, file)
     with open_database(db, write=write_, external=external_access) as database:
+        attach_all(database, attach)
         if scalar:
             _write_scalar(database, text, output, write=write_)
             return

@@ -15,18 +15,21 @@ None of it has an effect of its own. Everything that is kept for this reason is 
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = ["ParallelResultNames"]
 
 
 class ParallelResultNames:
     """The attributes of the results of parallel fetches, for `FetchResult`.
 
-    Nothing of a finished fetch has failed: one that is incomplete raises `InterruptedFetchError`,
-    which has `failed_date_ranges`.
+    A fetch that is incomplete raises `InterruptedFetchError`, which has `failed_date_ranges`;
+    with `partial=True` the result has them.
     """
 
     rows: int
     chunks: int
+    failed: tuple[Any, ...]  # of `FailedDays`
 
     @property
     def total_rows(self) -> int:
@@ -45,8 +48,8 @@ class ParallelResultNames:
 
     @property
     def failed_batches(self) -> int:
-        """Always 0."""
-        return 0
+        """The number of ranges of days in `failed_date_ranges`."""
+        return len(self.failed_date_ranges)
 
     @property
     def failed_pages(self) -> int:
@@ -55,8 +58,10 @@ class ParallelResultNames:
 
     @property
     def failed_date_ranges(self) -> tuple[tuple[str, str], ...]:
-        """Always empty."""
-        return ()
+        """First and last day of each range in `failed`, but for days that have not begun."""
+        return tuple(
+            (each.from_date, each.to_date) for each in self.failed if each.state != "future"
+        )
 
     @property
     def failed_page_indices(self) -> tuple[int, ...]:
@@ -65,5 +70,5 @@ class ParallelResultNames:
 
     @property
     def has_failures(self) -> bool:
-        """Always False."""
-        return False
+        """True if days could not be fetched."""
+        return bool(self.failed_date_ranges)

@@ -4,6 +4,7 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 ├── ConfigError (ConfigurationError)       CONFIG_ERROR          an invalid argument or setting
 │   ├── AccountNotFoundError               ACCOUNT_NOT_FOUND
 │   ├── AccountExistsError                 ACCOUNT_EXISTS
+│   ├── RequestLimitError                  REQUEST_LIMIT         a fetch needs too many requests
 │   ├── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE  never raised, see `_compatibility`
 │   └── ExpressionError                    EXPRESSION_ERROR      a `where` or `on` that is invalid
 ├── APIError                               API_ERROR             a failed call
@@ -59,6 +60,7 @@ __all__ = [
     "DateRangeTooLargeError",
     "EventNotFoundError",
     "ExpressionError",
+    "IncompleteTableWarning",
     "InterruptedFetchError",
     "JQLDeprecationWarning",
     "JQLSyntaxError",
@@ -73,6 +75,7 @@ __all__ = [
     "QueryError",
     "RateLimitError",
     "ReportNotFoundError",
+    "RequestLimitError",
     "SQLError",
     "ServerError",
     "TableExistsError",
@@ -164,6 +167,24 @@ class DateRangeTooLargeError(ConfigError):
                 "max_days": max_days,
             },
         )
+
+
+class RequestLimitError(ConfigError):
+    """A fetch would need more requests than its `max_requests`; none was sent."""
+
+    default_code = "REQUEST_LIMIT"
+
+    def __init__(self, table_name: str, requests: int, max_requests: int) -> None:
+        self.table_name: str = table_name
+        self.requests: int = requests
+        self.max_requests: int = max_requests
+        super().__init__(
+            f"{table_name} needs {requests} requests, more than max_requests={max_requests}: allow "
+            "more, or fetch fewer days",
+            details={
+                "table_name": table_name, "requests": requests, "max_requests": max_requests,
+            },
+        )  # fmt: skip
 
 
 class ExpressionError(ConfigError):
@@ -522,7 +543,12 @@ class InterruptedFetchError(MixpanelDataError):
     default_code = "FETCH_INCOMPLETE"
 
     def __init__(
-        self, table_name: str, failed_date_ranges: Iterable[tuple[str, str]], reason: str
+        self,
+        table_name: str,
+        failed_date_ranges: Iterable[tuple[str, str]],
+        reason: str,
+        hint: str = "repeat the fetch, which continues with the missing days, or pass partial=True "
+        "to have the table without them",
     ) -> None:
         self.table_name = table_name
         self.failed_date_ranges: list[tuple[str, str]] = list(failed_date_ranges)
@@ -531,7 +557,10 @@ class InterruptedFetchError(MixpanelDataError):
             for first, last in self.failed_date_ranges
         )
         super().__init__(
-            f"{table_name}: {ranges} could not be fetched ({reason}); repeat the fetch, which "
-            "continues with the missing days",
+            f"{table_name}: {ranges} could not be fetched ({reason}); {hint}",
             details={"table_name": table_name, "failed_date_ranges": self.failed_date_ranges},
         )
+
+
+class IncompleteTableWarning(UserWarning):
+    """A report covers days that its table lacks, so its numbers are too low."""

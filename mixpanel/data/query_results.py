@@ -141,7 +141,9 @@ class QueryResult(Result):
         try:
             import polars as pl
         except ModuleNotFoundError as error:
-            raise ConfigError("a polars DataFrame needs polars: pip install polars") from error
+            raise ConfigError(
+                "a polars DataFrame needs polars: pip install 'mixpanel-async[polars]'"
+            ) from error
         rows = [dict(row) for row in self._rows()]
         names = list(rows[0]) if rows else self._columns() or []
         columns = {name: [row.get(name) for row in rows] for name in names}

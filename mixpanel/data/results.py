@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mixpanel.settings import Region
 
 __all__ = [
+    "Attached",
+    "AttachedKind",
     "BatchProgress",
     "ColumnInfo",
     "ColumnStatsResult",
@@ -27,6 +29,7 @@ __all__ = [
     "CredentialsCheck",
     "EventBreakdownResult",
     "EventStats",
+    "FailedDays",
     "FetchPlan",
     "FetchResult",
     "ProfilePlan",
@@ -43,6 +46,7 @@ __all__ = [
 ]
 
 TableType = Literal["events", "profiles"]
+AttachedKind = Literal["csv", "parquet", "json", "database"]
 
 # ---- SQL ----------------------------------------------------------------------------------------
 
@@ -107,6 +111,20 @@ class CredentialsCheck(Result):
 
 
 @dataclass(frozen=True, repr=False)
+class FailedDays(Result):
+    """Days that a fetch of events could not fetch, and the reason.
+
+    `state` is "missing" if the table lacks them, "outdated" if it keeps them as an earlier fetch
+    has left them, and "future" if they have not begun in the project's time zone.
+    """
+
+    from_date: str
+    to_date: str
+    state: Literal["missing", "outdated", "future"]
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
 class FetchResult(ParallelResultNames, Result):
     """The result of a fetch into a table.
 
@@ -116,10 +134,12 @@ class FetchResult(ParallelResultNames, Result):
     - `chunks` of days, or pages of profiles, were fetched in `requests` calls, of which `retried`
       were repeated attempts; `bytes` were received. An interrupted fetch that was resumed counts
       the pages of before, and only the requests of now.
-    - `new`, `changed` and `unchanged` compare the profiles with those that the table had before.
-      `vanished` profiles of it did not come again, because they were deleted or no longer match:
-      the first 1,000 are `vanished_ids`. They are None for events and for a new table, and
-      `vanished` also when only some of the table's profiles were fetched.
+    - `new`, `changed` and `unchanged` compare the rows with those that the table had before.
+      `vanished` rows of it did not come again, because they were deleted or no longer match; of
+      profiles the first 1,000 are `vanished_ids`. They are None for a new table, and `vanished`
+      also when other rows than those of the table were selected.
+    - `failed` are days of events that could not be fetched. Those that are "missing" are gaps of
+      the table, see `partial=True` of `fetch_events`.
     - `typed` is the typed table beside it, brought up to date, with what has changed in it.
     """
 
@@ -143,6 +163,7 @@ class FetchResult(ParallelResultNames, Result):
     unchanged: int | None = None
     vanished: int | None = None
     vanished_ids: tuple[str | None, ...] = ()
+    failed: tuple[FailedDays, ...] = ()
     typed: TypedTable | None = None
 
 
@@ -215,18 +236,33 @@ class TableInfo(Result):
     """A table; `gaps` are the ranges between `from_date` and `to_date` that were not fetched.
 
     `filters` are those it was fetched with, one entry for each combination. `state` is "incomplete"
-    until an interrupted fetch is repeated. `type` is "other" for a table that was not fetched.
+    until an interrupted fetch is repeated, and "partial" while some of the gaps are days that could
+    not be fetched. `type` is "other" for a table that was not fetched.
+
+    A table of type "typed" or "history" belongs to the table `source`. A typed table is "stale"
+    while its source has other rows: the next fetch, or `typed_table(source)`, brings it up to date.
     """
 
     name: str
-    type: Literal["events", "profiles", "view", "other"]
+    type: Literal["events", "profiles", "typed", "history", "view", "other"]
     row_count: int
     fetched_at: datetime | None
     from_date: date | None = None
     to_date: date | None = None
     gaps: tuple[tuple[date, date], ...] = ()
     filters: tuple[dict[str, Any], ...] = ()
-    state: Literal["complete", "incomplete"] = "complete"
+    state: Literal["complete", "incomplete", "partial", "stale"] = "complete"
+    source: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Attached(Result):
+    """A file or another database that SQL can join with; `rows` are None for a database."""
+
+    name: str
+    kind: AttachedKind
+    path: Path
+    rows: int | None
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import os
 from contextlib import asynccontextmanager, contextmanager
@@ -88,6 +89,9 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     `memory_limit` bounds the memory of the database, as "2GB" (else `MP_MEMORY_LIMIT`, else half of
     that of the machine or container); `threads` are those of its queries (else `MP_THREADS`, else
     one for each processor).
+
+    A copy, and a pickle for a process of your own, has the credentials and the other arguments, and
+    connections of its own. A copy of a workspace in memory begins empty.
 
     :raises ConfigError: when no credentials are found, or an argument is invalid.
     :raises AccountNotFoundError: when there is no account of that name.
@@ -239,7 +243,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         from mixpanel.data._project.faces import AsyncProject
 
-        return AsyncProject(self._core, self._data_view_id)
+        return AsyncProject(self._core, self._data_view_id, self.project_timezone)
 
     async def aclose(self) -> None:
         """Close the database and the connections; later calls do nothing.
@@ -310,6 +314,12 @@ class Workspace(LocalMethods):
             threads=threads,
         )  # fmt: skip
         self._core = self._async._core
+
+    def __copy__(self) -> Self:
+        new = super().__copy__()
+        new._async = copy.copy(self._async)
+        new._core = new._async._core
+        return new
 
     @classmethod
     @contextmanager

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import anyio
 
+from mixpanel._page.entries import LANES, VERDICTS
 from mixpanel.data._queries import bookmarks
 from mixpanel.data.inline_queries import Step, TimeRange
 from mixpanel.emulator._fault_text import ReadFault, read_fault
@@ -30,6 +31,7 @@ from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
 from mixpanel.emulator._storage.saved_reports import Restrictions, SavedReports
 from mixpanel.emulator._storage.warehouse import Warehouse
+from mixpanel.emulator._waiting import EVENT_LANES, POLL_INTERVAL, WaitForCount, WaitForEvent
 from mixpanel.emulator.faults import Fault
 from mixpanel.exceptions import ConfigurationError
 
@@ -412,24 +414,127 @@ class Emulator:
         :raises ValueError: a text is not a fault.
         """
         read = [read_fault(each) if isinstance(each, str) else ReadFault(each) for each in faults]
-        for fault, its_path, share in read:
-            self._project.script.add([fault], path=its_path or path, when=when, share=share)
+        for each, (fault, its_path, share) in zip(faults, read, strict=True):
+            text = each if isinstance(each, str) else None
+            self._project.script.add(
+                [fault], path=its_path or path, when=when, share=share, text=text
+            )
 
-    def wait_for(self, n_events: int, *, timeout: float = 5.0) -> list[dict[str, Any]]:
-        """Wait until this many events are stored (without copies), and return them.
+    @overload
+    def wait_for(self, what: int, *, timeout: float = 5.0) -> list[dict[str, Any]]: ...
 
-        Blocks the thread: in async code, run it in a worker thread.
+    @overload
+    def wait_for(
+        self,
+        what: str,
+        *,
+        timeout: float = 5.0,
+        lane: str | None = None,
+        distinct_id: Any = None,
+        **properties: Any,
+    ) -> dict[str, Any]: ...
 
-        :raises TimeoutError: fewer events arrived in time.
+    def wait_for(
+        self,
+        what: int | str,
+        *,
+        timeout: float = 5.0,
+        lane: str | None = None,
+        distinct_id: Any = None,
+        **properties: Any,
+    ) -> Any:
+        """Wait until an event is stored, or until this many are, and return it or all of them.
+
+        >>> emu.wait_for("Order Paid", distinct_id="u-17", amount=12.5, timeout=2)
+        {'event': 'Order Paid', 'properties': {...}}
+
+        An event that is stored already is found, too. It must have these properties among others.
+        `lane` is events, imports, customerio, hightouch, segment or rudderstack; without it any of
+        them will do. A number of events counts those of Mixpanel, without copies.
+
+        Blocks the thread: in async code, use `wait_for_async`.
+
+        :raises TimeoutError: it did not arrive in time; the text says what did, and why similar
+            events were rejected.
         """
-        warehouse = self._project.warehouse
-        deadline = time.monotonic() + timeout
-        while warehouse.copies() < n_events or warehouse.count() < n_events:
-            if time.monotonic() >= deadline:
-                stored = warehouse.count()
-                raise TimeoutError(f"{stored} of {n_events} events arrived within {timeout:g} s")
-            time.sleep(0.005)
-        return self.events()
+        waiting = self._waiting(what, timeout, lane, distinct_id, properties)
+        while (found := waiting.look()) is None:
+            time.sleep(POLL_INTERVAL)
+        return found
+
+    @overload
+    async def wait_for_async(self, what: int, *, timeout: float = 5.0) -> list[dict[str, Any]]: ...
+
+    @overload
+    async def wait_for_async(
+        self,
+        what: str,
+        *,
+        timeout: float = 5.0,
+        lane: str | None = None,
+        distinct_id: Any = None,
+        **properties: Any,
+    ) -> dict[str, Any]: ...
+
+    async def wait_for_async(
+        self,
+        what: int | str,
+        *,
+        timeout: float = 5.0,
+        lane: str | None = None,
+        distinct_id: Any = None,
+        **properties: Any,
+    ) -> Any:
+        """Wait like `wait_for`, without blocking the event loop (asyncio or trio).
+
+        :raises TimeoutError: it did not arrive in time.
+        """
+        waiting = self._waiting(what, timeout, lane, distinct_id, properties)
+        while (found := waiting.look()) is None:  # noqa: ASYNC110 - threads add to the feed
+            await anyio.sleep(POLL_INTERVAL)
+        return found
+
+    def _waiting(
+        self,
+        what: int | str,
+        timeout: float,
+        lane: str | None,
+        distinct_id: Any,
+        properties: Mapping[str, Any],
+    ) -> "WaitForCount | WaitForEvent":
+        project = self._project
+        if isinstance(what, int) and not isinstance(what, bool):
+            if lane is not None or distinct_id is not None or properties:
+                raise ValueError("a number of events has no conditions: name an event instead")
+            return WaitForCount(project.warehouse, what, timeout)
+        if not isinstance(what, str) or not what:
+            raise ValueError(f"{what!r} is neither the name of an event nor a number of events")
+        if lane is not None and lane not in EVENT_LANES:
+            raise ValueError(f"lane={lane!r} is unknown: choose {', '.join(EVENT_LANES)}")
+        user = None if distinct_id is None else str(distinct_id)
+        return WaitForEvent(
+            project.live, project.warehouse, what, timeout, lane, user, dict(properties)
+        )
+
+    def live(
+        self, *, lane: str | None = None, verdict: str | None = None, event: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the newest 1,000 entries of the live page, oldest first, all or those of one kind.
+
+        >>> emu.live(verdict="rejected")[-1]["reason"]
+        "'properties.time' is invalid: older than five days, use /import"
+
+        Each is what became of one record: `lane` (events, imports, profiles, groups, flags,
+        customerio, hightouch, segment, rudderstack, tables, queries), `verdict` (accepted,
+        duplicate, rejected, faulted), `reason`, `event`, `distinct_id`, `insert_id`, `status` (of
+        the response), `problems`, `record` and more: see docs/live-page.md.
+
+        :raises ValueError: the lane or the verdict is unknown.
+        """
+        for name, value, known in (("lane", lane, LANES), ("verdict", verdict, VERDICTS)):
+            if value is not None and value not in known:
+                raise ValueError(f"{name}={value!r} is unknown: choose {', '.join(known)}")
+        return self._project.live.summaries(lane=lane, verdict=verdict, event=event)
 
     def clear_faults(self) -> None:
         """Remove all scripted faults: requests succeed again."""

@@ -250,6 +250,7 @@ class _Entry:
     path: str | None
     when: Callable[[RecordedRequest], bool] | None
     share: float = 1.0
+    text: str | None = None
     seen: int = 0
 
 
@@ -267,14 +268,18 @@ class Script:
         path: str | None = None,
         when: Callable[[RecordedRequest], bool] | None = None,
         share: float = 1.0,
+        text: str | None = None,
     ) -> None:
         """Append faults, for one path or all, and for requests for which `when` returns True.
 
-        `share` is the fraction of these requests that they apply to, evenly spread.
+        `share` is the fraction of these requests that they apply to, evenly spread. `text` is how
+        they were written.
         """
         with self._lock:
             self._entries += [
-                _Entry(fault, fault.times, path, when, share) for fault in faults if fault.times
+                _Entry(fault, fault.times, path, when, share, text)
+                for fault in faults
+                if fault.times
             ]
 
     def needs_body(self, path: str) -> bool:
@@ -298,6 +303,20 @@ class Script:
                     self._entries.remove(entry)
                 return entry.fault
             return None
+
+    def remaining(self) -> list[dict[str, Any]]:
+        """Return the faults that remain, in order, as the web page shows them."""
+        with self._lock:
+            return [
+                {
+                    "name": each.text or each.fault.name,
+                    "path": each.path,
+                    "remaining": None if each.remaining == math.inf else int(each.remaining),
+                    "percent": round(each.share * 100, 1),
+                    "conditional": each.when is not None,
+                }
+                for each in self._entries
+            ]
 
     def clear(self) -> None:
         """Remove all faults."""

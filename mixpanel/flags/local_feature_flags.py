@@ -42,6 +42,7 @@ from mixpanel.flags._fetching.requests import (
 )
 from mixpanel.flags._fetching.snapshot_file import SavedDefinitions, SnapshotFile
 from mixpanel.flags._results import fallback
+from mixpanel.flags._rules.casefolding import fold_texts
 from mixpanel.flags.explain import explain
 from mixpanel.flags.types import NO_FALLBACK, FallbackReason, LocalFlagsConfig, SelectedVariant
 
@@ -491,6 +492,20 @@ class LocalFeatureFlagsProvider:
             await anyio.to_thread.run_sync(self._wait, stopping, STOP_TIMEOUT)
         if self._lease is not None:
             self._lease.release()
+
+    def lowercase_keys_and_values(self, val: Any) -> Any:
+        """Return a value with its texts and keys casefolded, through dicts and lists.
+
+        As in the official package; evaluation here casefolds more types, and does not call this.
+        """
+        return fold_texts(val, keys=True)
+
+    def lowercase_only_leaf_nodes(self, val: Any) -> Any:
+        """Return a value with its texts casefolded, through dicts and lists, and its keys kept.
+
+        As in the official package; evaluation here does not call this.
+        """
+        return fold_texts(val, keys=False)
 
     def shutdown(self) -> None:
         """Stop polling and close the connections; may be called from any thread."""

@@ -213,7 +213,22 @@ def _without_a_list(value: Any, info: ValidationInfo) -> Any:
 
 
 class _Definition(BaseModel):
+    """A part of the definitions; fields may be passed by position, in the official order."""
+
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, defer_build=True)
+
+    def __init__(self, *values: Any, **fields: Any) -> None:
+        names = list(type(self).model_fields)[: len(values)]
+        if len(names) < len(values):
+            raise TypeError(
+                f"{type(self).__name__} takes {len(names)} values at most, not {len(values)}"
+            )
+        if both := fields.keys() & set(names):
+            raise TypeError(f"{type(self).__name__} got {sorted(both)} by position and by name")
+        super().__init__(**dict(zip(names, values, strict=True)), **fields)
+
+    # As in pydantic's own: validation of a response does not call it for each object.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Self:
@@ -230,8 +245,8 @@ class Variant(_Definition):
     key: Annotated[str, BeforeValidator(_key_text)]
     value: Any = None
     is_control: Annotated[bool, _ignored_as(default=False)] = False
-    is_sticky: Annotated[bool, _null_as(empty=False), _ignored_as(default=False)] = False
     split: Annotated[float, _null_as(0.0)] = 0.0
+    is_sticky: Annotated[bool, _null_as(empty=False), _ignored_as(default=False)] = False
 
 
 class VariantOverride(_Definition):
@@ -248,14 +263,14 @@ class Rollout(_Definition):
     """
 
     rollout_percentage: float
-    cohort_hash: Any = None
-    runtime_evaluation_rule: Any = None
     runtime_evaluation_definition: Any = None
-    runtime_event_rule: Any = None
+    runtime_evaluation_rule: Any = None
     variant_override: VariantOverride | None = None
     variant_splits: Annotated[
         Mapping[str, Annotated[float, _null_as(0.0)]] | None, BeforeValidator(_without_a_list)
     ] = None
+    cohort_hash: Any = None
+    runtime_event_rule: Any = None
 
 
 class FlagTestUsers(_Definition):
@@ -275,13 +290,13 @@ class RuleSet(_Definition):
 class ExperimentationFlag(_Definition):
     """One flag; `context` is the assignment key, such as distinct_id or a group key."""
 
-    key: str
-    context: str
-    ruleset: RuleSet
     id: Annotated[str | int, _ignored_as("")] = ""
     name: Annotated[str, _ignored_as("")] = ""
+    key: str
     status: Annotated[str, _ignored_as("")] = ""
     project_id: Annotated[int | None, _ignored_as(None)] = None
+    ruleset: RuleSet
+    context: str
     experiment_id: Annotated[str | None, _ignored_as(None)] = None
     is_experiment_active: Annotated[bool | None, _ignored_as(None)] = None
     hash_salt: str | None = None

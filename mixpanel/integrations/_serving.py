@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._delivery import sync_delivery
+from mixpanel._delivery.custom_consumer import wait_until
 from mixpanel._delivery.sender import Sender
 from mixpanel._runtime import event_loop, shutdown
 from mixpanel._runtime.safe_logging import logger
@@ -119,9 +120,11 @@ def flush_client(client: Mixpanel, timeout: float) -> None:
 def flush_all(timeout: float) -> None:
     """Send what all clients of sync code have buffered, in `timeout` seconds; never raises."""
     end = time.monotonic() + timeout
+    wait_until(end)
     for sender in list(shutdown.senders):
         if not isinstance(sender, Sender) or not sender.stats.pending:
             continue
+        sender.flush_hooks.call(max(0.1, end - time.monotonic()))
         try:
             _report(sync_delivery.flush(sender, max(0.1, end - time.monotonic())))
         except SyncInAsyncError:

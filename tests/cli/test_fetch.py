@@ -147,7 +147,8 @@ def test_a_dry_run_of_a_fetch_sends_no_request(mp, emu, tmp_path):
     assert ExitCode.OK == result.exit_code, result.stderr
     plan = json.loads(result.stdout)
     assert (3, 3, 60) == (plan["days"], plan["calls"], plan["calls_left"])
-    text = "dry run: 3 days in 3 calls, 60 calls left this hour; no request was sent"
+    days = "3 days (2026-01-01 to 2026-01-03)"
+    text = f"dry run: {days} in 3 calls, 60 calls left this hour; no request was sent"
     assert result.stderr.startswith(text)
     table = mp("fetch", "events", *DAYS, "--dry-run", "-f", "table").stdout
     assert ["2026-01-01", "2026-01-01", "1"] == table.splitlines()[1].split()

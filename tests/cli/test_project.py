@@ -138,7 +138,7 @@ WRONG = [
     (("reports", "create", "--name", "x", "--type", "flows", "--params", "{"), 3, "not valid JSON"),
     (("reports", "create", "--name", "x", "--type", "flows", "--params", "@no.json"), 3, "no.json"),
     (("dashboards", "update", "1002", "--json", "[]"), 3, "--json must be a JSON object"),
-    (("annotations", "list", "--from", "yesterday"), 3, "must be a day"),
+    (("annotations", "list", "--from", "tomorrow"), 3, "must be a day"),
     (("metrics", "create", "--name", "Paid", "--definition", "{}"), 1, "of that name already"),
     (("dashboards", "remove", "7"), 3, "No such command"),
     (("webhooks", "update", "1005", "--password", "pa55word"), 3, "as @FILE, or as - for stdin"),

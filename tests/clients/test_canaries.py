@@ -52,7 +52,20 @@ from mixpanel._http.request import (
 from mixpanel._http.responses import (
     Response,
 )
-from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
+from mixpanel.cdp import (
+    AsyncCustomerIO,
+    AsyncFanOut,
+    AsyncSegmentClient,
+    CustomerIO,
+    FanOut,
+    Hightouch,
+    HightouchOAuth,
+    SegmentClient,
+    Sink,
+    htevents,
+    webhooks,
+)
+from mixpanel.cdp._segment.drop_in import DropInClient
 from mixpanel.cdp._segment.oauth import AccessTokens
 from mixpanel.consumers import AnyConsumer
 from mixpanel.credentials import ApiSecret, Secret
@@ -69,6 +82,7 @@ from mixpanel.data._api.download import StreamingConnections
 from mixpanel.data._oauth.login import LoginAttempt
 from mixpanel.data._oauth.server import AuthorizationServer
 from mixpanel.data._oauth.tokens import TokenFile, Tokens
+from mixpanel.data._workspace.core import WorkspaceCore
 from mixpanel.data.project import ProjectObject
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
 from tests.cdp.test_oauth import key_pair
@@ -208,7 +222,9 @@ def holders():
         AsyncMixpanel("T", local_flags_config=local, remote_flags_config=remote, **everything),
         CustomerIO(KEY, proxy=proxy), AsyncCustomerIO(KEY, proxy=proxy), hightouch, workspace,
         Response(200, {"x": TOKEN}, TOKEN.encode()), bearer(), with_token, tokens(), person,
-        with_login, attempt,
+        with_login, attempt, FanOut(one=Sink(CustomerIO(KEY, proxy=proxy))),
+        AsyncFanOut(one=Sink(AsyncCustomerIO(KEY, proxy=proxy))),
+        htevents.Client(KEY, proxies={"https": proxy}),
     ]  # fmt: skip
     made += [step_request(consumer._sender.api), step_request(hightouch._api, "batch")]
     return made
@@ -253,7 +269,10 @@ def attributes(one):
 # In these a pickle holds the secret: a program makes them itself, and a pool of processes that
 # are spawned needs them. Requests and responses are bytes in transit: nothing shows them.
 PICKLED = (ServiceAccountCredentials, HightouchOAuth, Credentials, TokenCredentials)
-CLIENTS = (AnyConsumer, Mixpanel, AsyncMixpanel)
+CLIENTS = (
+    *(AnyConsumer, Mixpanel, AsyncMixpanel, SegmentClient, AsyncSegmentClient, DropInClient),
+    *(FanOut, AsyncFanOut, Workspace, AsyncWorkspace, WorkspaceCore),
+)
 BYTES = {"content", "body"}
 
 

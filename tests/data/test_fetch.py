@@ -444,7 +444,7 @@ async def test_async_workspace_fetches_on_asyncio_and_trio(emu, tmp_path, anyio_
     "wrong",
     [
         {"from_date": "2026-02-01", "to_date": "2026-01-01"},
-        {"from_date": "yesterday", "to_date": "2026-01-01"},
+        {"from_date": "tomorrow", "to_date": "2026-01-01"},
         {**WEEK, "limit": 0},
         {**WEEK, "limit": 100_001},
         {**WEEK, "append": True, "replace": True},

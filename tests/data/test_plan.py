@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from mixpanel.data._fetch import plan
 from mixpanel.data._fetch.plan import Chunk, Filters, as_day, chunks, days_of, ranges, today
+from mixpanel.data._fetch.query import EventQuery
+from mixpanel.data.analysis.period import Period
 from mixpanel.data.exceptions import ConfigError
 
 JANUARY = days_of(date(2026, 1, 1), date(2026, 1, 31))
@@ -49,10 +51,59 @@ def test_each_day_is_in_exactly_one_chunk(offsets, calls, size):
         assert len(planned) <= max(calls, len(ranges(days)))
 
 
-@pytest.mark.parametrize("value", ["2026-1-1", "20260101", "yesterday", "2026-02-30", "", 5, None])
+WRONG_DATES = ["2026-1-1", "20260101", "2026-02-30", "", 5, None, "7d", "-7", "-7h", "+7d", "-d"]
+
+
+@pytest.mark.parametrize("value", [*WRONG_DATES, "- 7d", "tomorrow", "-1.5d", "-٣d"])
 def test_invalid_dates_are_refused(value):
     """The error names the argument and shows how to write a date."""
-    with pytest.raises(ConfigError, match=r"from_date=.*2026-01-31"):
+    with pytest.raises(ConfigError, match=r"from_date=.*2026-01-31.*today, yesterday, -7d"):
+        as_day(value, "from_date")
+
+
+@pytest.mark.parametrize(
+    ("value", "day"),
+    [
+        ("today", "2026-03-31"),
+        (" Yesterday ", "2026-03-30"),
+        ("-0d", "2026-03-31"),
+        ("-7d", "2026-03-24"),
+        ("-4w", "2026-03-03"),
+        ("-1m", "2026-02-28"),
+        ("-3M", "2025-12-31"),
+        ("-25m", "2024-02-29"),
+        ("-2y", "2024-03-31"),
+    ],
+)
+def test_days_may_be_relative_to_today(monkeypatch, value, day):
+    """A month ago is the same day of that month, or its last."""
+    monkeypatch.setattr(plan, "today", lambda _zone: date(2026, 3, 31))
+    assert day == str(as_day(value, "from_date"))
+
+
+def test_relative_days_are_those_of_the_time_zone(monkeypatch):
+    """It is tomorrow already in the east."""
+    zones = []
+    monkeypatch.setattr(plan, "today", lambda zone: zones.append(zone) or date(2026, 3, 31))
+    as_day("-1d", "from_date", "Asia/Tokyo")
+    assert ["Asia/Tokyo"] == zones
+
+
+def test_fetches_and_reports_resolve_days_in_their_own_time_zone(monkeypatch):
+    """That of the argument `project_timezone`, or `timezone`."""
+    zones = []
+    monkeypatch.setattr(plan, "today", lambda zone: zones.append(zone) or date(2026, 3, 31))
+    query = EventQuery.create(from_date="-1d", to_date="today", project_timezone="Asia/Tokyo")
+    assert (date(2026, 3, 30), date(2026, 3, 31)) == query.days
+    period = Period.checked("-1m", "yesterday", "Asia/Tokyo")
+    assert ("2026-02-28", "2026-03-30") == (str(period.from_date), str(period.to_date))
+    assert {"Asia/Tokyo"} == set(zones)
+
+
+@pytest.mark.parametrize("value", ["-999999999d", "-999999999m", "-2100y"])
+def test_a_relative_day_before_the_calendar_is_refused(value):
+    """Python's dates begin with the year 1."""
+    with pytest.raises(ConfigError, match="before the year 1"):
         as_day(value, "from_date")
 
 

@@ -1,9 +1,12 @@
 """Subclasses of the consumers that redact, filter or log: their own methods are always called."""
 
+import gc
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from unittest import mock
 
 import anyio
@@ -20,6 +23,7 @@ from mixpanel import (
     Mixpanel,
     testing,
 )
+from mixpanel.integrations._serving import flush_all
 
 MAIL = "ada@example.org"
 
@@ -316,5 +320,251 @@ def test_at_the_end_of_the_process_the_hooks_are_called(emu):
     command = [sys.executable, "-c", textwrap.dedent(program), emu.url]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split()[:2] == ["flush", "events"]
-    assert "flush() of a consumer failed at exit" in done.stderr
+    assert "flush() of Logging failed at exit" in done.stderr
     assert (len(emu.events()), len(emu.profiles())) == (1, 1)
+
+
+# ---- the end of the process ---------------------------------------------------------------------
+
+# Each class prints its name in its own `flush`.
+PROGRAM = """
+import os, signal, sys
+import anyio, trio
+from mixpanel import *
+from mixpanel import cdp
+import mixpanel.cdp.htevents
+
+class AsyncOne(AsyncBufferedConsumer):
+    async def flush(self, timeout=None):
+        print("AsyncOne")
+        await anyio.sleep(0.01)
+        return await super().flush(timeout)
+
+class Failing(AsyncBufferedConsumer):
+    async def flush(self):
+        print("Failing")
+        raise KeyError("own")
+
+class AsyncClient(AsyncMixpanel):
+    async def flush(self, timeout=None):
+        print("AsyncClient")
+        await trio.lowlevel.checkpoint()
+        return await super().flush(timeout)
+
+class Client(Mixpanel):
+    def flush(self, timeout=None):
+        print("Client")
+        return super().flush(timeout)
+
+class Hightouch(cdp.Hightouch):
+    def flush(self, timeout=None):
+        print("Hightouch")
+        return super().flush(timeout)
+
+class CustomerIO(cdp.AsyncCustomerIO):
+    async def flush(self, timeout=None):
+        print("CustomerIO")
+        return await super().flush(timeout)
+
+class DropIn(cdp.htevents.Client):
+    def flush(self, timeout=None):
+        print("DropIn")
+        return super().flush(timeout)
+
+class Endless(AsyncBufferedConsumer):
+    async def flush(self):
+        print("Endless")
+        await super().flush()
+        await anyio.sleep(600)
+
+later = Limits(flush_after=60)
+if sys.argv[1] == "endless":
+    sync = [Mixpanel("t", Endless(flush_after=60))]
+else:
+    sync = [
+        Mixpanel("t", AsyncOne(limits=later)), Mixpanel("t", Failing(limits=later)),
+        Client("t", AsyncBufferedConsumer(limits=later)), Hightouch("t", limits=later),
+        DropIn("t", upload_interval=60),
+    ]
+    on_trio, on_asyncio = AsyncClient("t", limits=later), CustomerIO("t", limits=later)
+    anyio.run(on_trio.track, "u", "A", backend="trio")
+    anyio.run(on_asyncio.track, "u", "A")
+for client in sync:
+    client.track("u", "A")
+"""
+SIGNAL = """
+{before}
+flush_on_signal()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+ENDS = {
+    "exit": "",
+    "signal": SIGNAL.format(before=""),
+    "signal with a handler": SIGNAL.format(
+        before="signal.signal(signal.SIGTERM, lambda *_: os._exit(0))"
+    ),
+    "signal in a loop": """
+async def main():
+    flush_on_signal()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await anyio.sleep(60)
+
+anyio.run(main)
+""",
+}
+NAMES = "AsyncClient AsyncOne Client CustomerIO DropIn Failing Hightouch"
+
+
+def run_to_end(emu, end, *arguments):
+    """Run a program that ends in some way; return its output and the messages that came."""
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", PROGRAM + end, *arguments],
+        env={**os.environ, "MP_BASE_URL": emu.url, "MP_CUSTOMERIO_BASE_URL": emu.customerio_url,
+             "MP_HIGHTOUCH_BASE_URL": emu.hightouch_url},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    came = [event["event"] for event in emu.events()]
+    came += [entry["message"]["event"] for entry in emu.cdp_messages(None)]
+    return " ".join(sorted(done.stdout.split())), done.stderr, came
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ENDS)
+def test_the_flush_of_a_subclass_is_called_when_the_process_ends(emu, end):
+    """Of consumers and clients, sync and async, at exit and by a signal; the rest is sent too."""
+    names, errors, came = run_to_end(emu, ENDS[end], "all")
+    assert (names, came) == (NAMES, ["A"] * 7), errors
+    assert errors.count("flush() of Failing failed at exit") == errors.count("Traceback") == 1
+
+
+@pytest.mark.slow
+def test_a_flush_that_never_returns_does_not_keep_the_process(emu):
+    """It has the time that the end of any process has."""
+    assert run_to_end(emu, ENDS["signal in a loop"], "endless") == ("Endless", "", ["A"])
+
+
+def test_the_end_of_a_job_calls_the_flush_of_a_subclass(emu):
+    """As of RQ, whose processes run no exit handlers; what an async `send` has in hand, too."""
+
+    class Own(AsyncBufferedRedacting):
+        flushed = 0
+
+        async def flush(self, timeout=None):
+            self.flushed += 1
+            return await super().flush(timeout)
+
+    async def track():
+        mp.track("u", "A", {"mail": MAIL})
+
+    consumer = Own(base_url=emu.url, flush_after=60)
+    mp = Mixpanel("t", consumer)
+    anyio.run(track)
+    flush_all(10)
+    assert (consumer.flushed, [event["event"] for event in emu.events()]) == (1, ["A"])
+    close(consumer)
+
+
+def test_a_client_that_shares_a_consumer_is_not_kept_by_it():
+    """A program may make one for each request; its `flush` is called while it lives."""
+
+    class Own(Mixpanel):
+        def flush(self, timeout=None):
+            raise AssertionError
+
+    consumer = BufferedConsumer()
+    kept = weakref.ref(Own("t", consumer))
+    gc.collect()
+    assert kept() is None
+    Own("t", consumer)
+    gc.collect()
+    Own("t", consumer)
+    assert len(consumer._sender.flush_hooks._methods) <= 2
+
+
+# ---- _write_request -----------------------------------------------------------------------------
+
+
+class Writing(Consumer):
+    """With the hook of the official class, which gets each request of a `Consumer`."""
+
+    def __init__(self, *arguments, **options):
+        self.log = []
+        super().__init__(*arguments, **options)
+
+    def _write_request(self, request_url, json_message, api_key=None, api_secret=None, *more):
+        self.log.append((request_url.rpartition("/")[2], api_key, api_secret, *more))
+        return super()._write_request(
+            request_url, redacted(json_message), api_key, api_secret, *more
+        )
+
+
+class OldWriting(Consumer):
+    """As written for versions before 5.0, which passed no endpoint."""
+
+    log = ()
+
+    def _write_request(self, request_url, json_message, api_key=None, api_secret=None):
+        return super()._write_request(request_url, redacted(json_message), api_key, api_secret)
+
+
+@pytest.mark.parametrize("kind", [Writing, OldWriting])
+def test_each_request_of_a_consumer_goes_through_write_request(emu, kind):
+    """From whichever method of the client, exposures included."""
+    consumer = kind(base_url=emu.url)
+    with Mixpanel("t", consumer) as mp:
+        for call in calls(mp):
+            call()
+        mp._track_exposure("u", "$experiment_started", {"mail": MAIL})
+    close(consumer)
+    assert MAIL not in sent(emu)
+    expected = {"Tracked", "Batched", "Imported", "$experiment_started"}
+    assert {e["event"] for e in emu.events()} >= expected
+    if kind is Writing:
+        assert ("track", None, None, "events") in consumer.log
+        assert ("import", ("key", None), None, "imports") in consumer.log
+        assert ("engage", None, None, "people") in consumer.log
+
+
+@pytest.mark.anyio
+async def test_an_async_client_goes_through_write_request(emu, anyio_backend):
+    """In a worker thread."""
+    consumer = Writing(base_url=emu.url)
+    async with AsyncMixpanel("t", consumer) as mp:
+        await mp.track("u", "Tracked", {"mail": MAIL})
+    await consumer._sender.aclose()
+    assert MAIL not in sent(emu)
+    assert [e["event"] for e in emu.events()] == ["Tracked"]
+
+
+def test_write_request_may_be_replaced_by_a_mock():
+    """After the client was made, as tests of programs do."""
+    mp = Mixpanel("t")
+    with mock.patch.object(Consumer, "_write_request") as write:
+        mp.track("u", "E")
+    url, message, *more = write.call_args.args
+    assert url.endswith("/track")
+    assert json.loads(message)["event"] == "E"
+    assert more == [None, None, "events"]
+
+
+def test_write_request_sends_to_the_urls_of_its_consumer_only(emu):
+    """Another URL is refused, and the error names the parameters for it."""
+    consumer = Consumer(base_url=emu.url)
+    message = '[{"event": "A", "properties": {"token": "t"}}]'
+    assert consumer._write_request(f"{emu.url}/track", message) is True
+    with pytest.raises(ConfigurationError, match="events_url="):
+        consumer._write_request("https://example.org/track", "{}")
+    with pytest.raises(ConfigurationError, match="events_url="):
+        consumer._write_request(f"{emu.url}/engage", "{}", endpoint="events")
+    consumer.close()
+
+
+def test_a_buffered_consumer_warns_that_it_does_not_call_write_request(caplog):
+    """As in the official package; here the warning names what it calls."""
+
+    class Own(BufferedConsumer):
+        def _write_request(self, *_):
+            raise AssertionError
+
+    Own()
+    assert "replace send instead" in caplog.text

@@ -589,15 +589,35 @@ def test_hightouch_rejects_an_unreadable_body(emu):
     assert (400, "bad_request") == (response.status_code, response.json()["code"])
 
 
-# The web page
+# The live feed
 
 
-def test_the_web_page_shows_messages_and_why_some_were_dropped(emu):
-    """Only if there are any."""
-    assert "Hightouch" not in httpx.get(emu.url).text
+def test_the_live_feed_has_messages_and_why_some_were_dropped(emu):
+    """A dropped one was answered with 200 nevertheless."""
     post(emu, "track", {**TRACK, "event": "<b>"})
     permissive(emu, "track", {"event": "lost"})
     post(emu, "track", {**TRACK, "event": "half \ud83d"})
-    page = httpx.get(emu.url).text
-    assert "half ?" in page
-    assert page.index("userId or anonymousId is required") < page.index("&lt;b&gt;")
+    first, lost, half = emu.live(lane="customerio")
+    assert ("accepted", "<b>", None) == (first["verdict"], first["event"], first["reason"])
+    assert ("rejected", 200) == (lost["verdict"], lost["status"])
+    assert "userId or anonymousId is required" in lost["reason"]
+    assert "half \ud83d" == half["event"]
+
+
+def test_the_live_feed_names_the_vendor_of_a_request_without_its_path(emu):
+    """Clients that drop the path of a base URL are known by their headers."""
+    headers = {"x-strict-mode": "1"}
+    httpx.post(f"{emu.url}/v1/track", json=TRACK, headers=headers, auth=("KEY", ""))
+    assert ["customerio"] == [each["lane"] for each in emu.live()]
+
+
+@pytest.mark.parametrize("whole_batch", [True, False])
+def test_a_message_that_is_rejected_with_its_batch_says_so(emulate, whole_batch):
+    """It is valid, and not stored nevertheless."""
+    emu = emulate(customerio=CustomerIORules(whole_batch=whole_batch))
+    message = {"type": "track", **TRACK}
+    assert 400 == post(emu, "batch", {"batch": [message, {"type": "track"}]}).status_code
+    valid, invalid = emu.live(lane="customerio")
+    assert "rejected" == invalid["verdict"]
+    assert valid["verdict"] == ("rejected" if whole_batch else "accepted")
+    assert (valid["reason"] or "").startswith("rejected with its batch" if whole_batch else "")

@@ -318,8 +318,9 @@ def test_the_path_of_a_contracts_version_is_configurable(emulate):
     assert [f"contract of Order Paid: {at} is '1.0', not one of its versions"] == why(emu)
 
 
-def test_the_web_page_shows_blocked_events(emulate):
+def test_the_live_feed_has_blocked_events(emulate):
     """With the reason."""
     emu = emulate(contracts={"Order Paid": Contract(required=["amount"])})
     post(emu, "track", TRACK)
-    assert "contract of Order Paid: properties.amount is required" in httpx.get(emu.url).text
+    (entry,) = emu.live(lane="hightouch")
+    assert "contract of Order Paid: properties.amount is required" in entry["reason"]

@@ -341,56 +341,7 @@ def test_clear_removes_everything(emu, http):
     assert ([], {}, {}, {}, []) == left
 
 
-# The web page
-
-
-def test_the_web_page_shows_what_was_received(emu, http):
-    """Counts, the newest events and requests; it loads nothing else, and is not recorded."""
-    http.post("/track", json=[event("Order Paid", plan="team"), event("Other")])
-    http.get("/nope")
-    page = http.get("/")
-    assert "text/html; charset=utf-8" == page.headers["content-type"]
-    for part in ("Order Paid", "team", "POST /track", "404", "<dd>2</dd>"):
-        assert part in page.text
-    assert "src=" not in page.text
-    assert "http" not in page.text
-    assert 2 == len(emu.requests())
-
-
-def test_an_empty_web_page_shows_how_to_begin(http):
-    """The hint is gone after the first request, even a refused one."""
-    assert "MP_BASE_URL=" in http.get("/").text
-    http.get("/nope")
-    assert "MP_BASE_URL=" not in http.get("/").text
-
-
-def test_the_web_page_sorts_events_by_arrival(http):
-    """The newest arrival is first, however old the event is."""
-    http.post("/track", json=[event("Late")])
-    http.post("/track", json=[event("Early", time=NOW - 3600)])
-    page = http.get("/").text
-    assert page.index("Early") < page.index("Late")
-    assert "Event time (UTC)" in page
-    assert "Arrived (UTC)" in page
-
-
-def test_the_web_page_shows_why_a_request_was_refused(http):
-    """The first invalid record, or the error of the request; escaped."""
-    wrong = event(time="<noon>")
-    assert 400 == http.post("/import", json=[event(), wrong], auth=("T", "")).status_code
-    assert 400 == http.post("/track", content=b"{").status_code
-    page = http.get("/").text
-    assert '<span class="bad">400</span> record 1: ' in page
-    assert page.count('<span class="bad">400</span> ') == 2
-    assert "<noon>" not in page
-
-
-def test_the_web_page_escapes_what_was_received(http):
-    """Names and values are text, never markup."""
-    http.post("/track", json=[event("<script>a", distinct_id="<i>", text="<b>")])
-    http.post("/<u>")
-    page = http.get("/").text
-    assert not [tag for tag in ("<script>", "<i>", "<b>", "<u>") if tag in page]
+# Other paths
 
 
 @pytest.mark.parametrize(

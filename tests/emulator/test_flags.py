@@ -367,15 +367,42 @@ def test_faults_apply_to_flags(emu):
     assert [False, False, True] == [b"new-checkout" in each.content for each in responses[1:]]
 
 
-def test_the_web_page_shows_the_flags(emu):
-    """Key, context, variants and rollouts; a malformed one as its text."""
-    rollouts = [{"rollout_percentage": 0.25}, {"rollout_percentage": 1}]
-    emu.set_flags([flag("<b>", *rollouts), {"key": "<i>"}, 7])
-    page = httpx.get(emu.url).text
-    for part in ("&lt;b&gt;", "distinct_id", "control, treatment", "0.25, 1", "&lt;i&gt;"):
-        assert part in page
-    assert "<code>7</code>" in page
-    assert not [tag for tag in ("<b>", "<i>") if tag in page]
+def test_the_page_has_the_flags(emu):
+    """As they are served, malformed ones too."""
+    flags = [flag("<b>", {"rollout_percentage": 0.25}), {"key": "<i>"}, 7]
+    emu.set_flags(flags)
+    found = httpx.get(f"{emu.url}/live/flags").json()["flags"]
+    assert flags == [each["definition"] for each in found]
+    assert ["<b>", "<i>", None] == [each["key"] for each in found]
+
+
+def test_the_page_has_the_latest_evaluations_of_a_flag(emu):
+    """Those of the server with the reason, and exposures that clients sent."""
+    emu.set_flags([flag("new-checkout", {"rollout_percentage": 1})])
+    context = json.dumps({"distinct_id": "u-1"})
+    httpx.get(f"{emu.url}/flags", params={"context": context}, auth=("T", ""))
+    exposure = {"Experiment name": "new-checkout", "Variant name": "control"}
+    properties = {"token": "T", "distinct_id": "u-2", **exposure}
+    httpx.post(
+        f"{emu.url}/track", json=[{"event": "$experiment_started", "properties": properties}]
+    )
+    (found,) = httpx.get(f"{emu.url}/live/flags").json()["flags"]
+    seen, decided = found["evaluations"]
+    assert ("u-2", "control") == (seen["distinct_id"], seen["variant"])
+    assert "u-1" == decided["distinct_id"]
+    assert decided["reason"].startswith("flag 'new-checkout': variant ")
+
+
+def test_the_page_explains_a_flag_for_any_context(emu):
+    """With the trace of `explain`; a context that is not an object is refused with an example."""
+    emu.set_flags([flag("new-checkout", {"rollout_percentage": 1})])
+    url, params = f"{emu.url}/live/flags", {"flag": "new-checkout"}
+    answered = httpx.get(url, params={**params, "context": '{"distinct_id": "u-1"}'}).json()
+    assert "rollout 0 (1): bucket" in answered["trace"]
+    for wrong in ("[1]", "{"):
+        refused = httpx.get(url, params={**params, "context": wrong})
+        assert 400 == refused.status_code
+        assert "context" in refused.json()["error"]
 
 
 # A file of flags

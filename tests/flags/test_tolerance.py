@@ -20,6 +20,7 @@ from mixpanel.flags import (
     ExperimentationFlags,
     FallbackReason,
     FlagTestUsers,
+    LocalFeatureFlagsProvider,
     RemoteFeatureFlagsProvider,
     RemoteFlagsConfig,
     RemoteFlagsResponse,
@@ -30,6 +31,7 @@ from mixpanel.flags import (
     VariantOverride,
     explain,
     parse_definitions,
+    types,
 )
 from mixpanel.flags._evaluation.evaluate import evaluate_flag
 
@@ -342,3 +344,39 @@ def test_selected_variants_are_made_and_changed_as_in_the_official_package():
     assert variant.with_source("remote") == SelectedVariant(1, "a", variant_source="remote")
     response = RemoteFlagsResponse.from_dict({"code": 200, "flags": {"f": {"variant_value": 1}}})
     assert response == RemoteFlagsResponse(200, {"f": SelectedVariant(1)})
+
+
+def test_models_take_positional_arguments_in_the_official_order():
+    """Fields of our own come after them."""
+    variant = types.Variant("on", {"a": 1}, True, 0.5)
+    assert variant == types.Variant(key="on", value={"a": 1}, is_control=True, split=0.5)
+    override, splits = types.VariantOverride("on"), {"on": 1.0}
+    rollout = types.Rollout(0.5, {"a": "b"}, {"==": [1, 1]}, override, splits)
+    assert rollout.runtime_evaluation_rule == {"==": [1, 1]}
+    assert (rollout.variant_override, rollout.variant_splits) == (override, splits)
+    rules = types.RuleSet([variant], [rollout], types.FlagTestUsers({"u": "on"}))
+    flag = types.ExperimentationFlag(
+        "1", "New", "new", "enabled", 3, rules, "distinct_id", "7", True, "salt"
+    )
+    assert flag == types.ExperimentationFlag(**dict(flag))
+    assert types.ExperimentationFlags([flag]).flags == [flag]
+
+
+def test_models_refuse_too_many_or_double_arguments():
+    """As functions do."""
+    with pytest.raises(TypeError, match="takes 1 values at most, not 2"):
+        types.VariantOverride("on", "off")
+    with pytest.raises(TypeError, match=r"\['key'\] by position and by name"):
+        types.VariantOverride("on", key="on")
+
+
+def test_the_official_steps_of_casefolding_can_be_called():
+    """They go through dicts and lists only."""
+    provider = LocalFeatureFlagsProvider(
+        "t", types.LocalFlagsConfig(enable_polling=False), "1", print
+    )
+    given = {"A": ["B", {"C": "ẞ"}], 5: "X", "T": ("A",), "N": None}
+    folded = {"a": ["b", {"c": "ss"}], 5: "x", "t": ("A",), "n": None}
+    assert provider.lowercase_keys_and_values(given) == folded
+    kept = {"A": ["b", {"C": "ss"}], 5: "x", "T": ("A",), "N": None}
+    assert provider.lowercase_only_leaf_nodes(given) == kept

@@ -16,7 +16,7 @@ MODULES = (
 )
 WITH_CONSTANTS = ("mixpanel.flags.types", "mixpanel.flags.utils")
 DUNDERS = ("__enter__", "__exit__", "__aenter__", "__aexit__")
-HOOKS = ("_now", "_make_insert_id", "_flush_endpoint")
+HOOKS = ("_now", "_make_insert_id", "_flush_endpoint", "_write_request")
 
 
 def parameters(function):
@@ -60,7 +60,9 @@ def surface(name):
             continue
         if inspect.isclass(value) and value.__module__.startswith("mixpanel"):
             bases = [base.__name__ for base in value.__mro__ if base is not object]
-            found[key] = {"bases": bases, "init": parameters(value), "members": members(value)}
+            fields = getattr(value, "model_fields", None)
+            init = parameters(value) if fields is None else [[name, None] for name in fields]
+            found[key] = {"bases": bases, "init": init, "members": members(value)}
         elif inspect.isfunction(value) and value.__module__.startswith("mixpanel"):
             found[key] = {"parameters": parameters(value)}
         elif inspect.ismodule(value):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import fork
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.cdp._fanout.hooked import apply_hook
 from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own_copy
@@ -34,6 +35,7 @@ from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 from mixpanel.settings import check_options, checked_callback
 
 if TYPE_CHECKING:
+    from mixpanel._delivery.health import Health
     from mixpanel._records.record import BeforeSend, Record
 
 __all__ = ["ConsentOf", "Destination", "OnSinkError", "Sink"]
@@ -73,6 +75,13 @@ class Sink(Generic[Client_co]):
     group_key: str | None = None
     keep_open: bool = False
 
+    def __post_init__(self) -> None:
+        """Keep what an iterator yields, which only the first reader would get."""
+        for name in ("events", "calls", "consent"):
+            given = getattr(self, name)
+            if isinstance(given, Iterator):
+                object.__setattr__(self, name, tuple(given))
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -91,10 +100,11 @@ class Destination:
     keep_open: bool
 
 
-class _FanOut(FanOutMethods[Outcome]):
+class _FanOut(FanOutMethods[Outcome], Rebuilt):
     """Sinks and counters, and the composing of a call for every sink."""
 
     _client_types: tuple[type, ...]
+    _copied_deeply = frozenset({"sinks"})
 
     def __init__(
         self,
@@ -124,7 +134,14 @@ class _FanOut(FanOutMethods[Outcome]):
         )
         self._closed = False
         self._calls = 0
+        self._may_wait = any(each.may_block for each in self._destinations)
         fork.register_instance(fork.Order.CLIENTS, self)
+        self._keep_settings(
+            sinks=dict(sinks), consent=consent, on_error=on_error, before_send=before_send
+        )
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        _FanOut.__init__(self, **settings)
 
     def _destination(self, name: str, sink: Sink[Any]) -> Destination:
         if not isinstance(sink, Sink) or not isinstance(sink.client, self._client_types):
@@ -290,13 +307,19 @@ class _FanOut(FanOutMethods[Outcome]):
         """Return the counts of all calls so far, by sink."""
         return {each.name: each.counters.stats(each.client.stats()) for each in self._destinations}
 
+    def health(self) -> dict[str, Health]:
+        """Return what each sink's client is doing, by sink."""
+        return {each.name: each.client.health() for each in self._destinations}
+
     def after_fork(self) -> None:
         """Count from zero in a forked child."""
         for destination in self._destinations:
             destination.counters.reset()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {', '.join(each.name for each in self._destinations)}>"
+        # A debugger may show it before `__init__` has returned.
+        names = ", ".join(each.name for each in getattr(self, "_destinations", ()))
+        return f"<{type(self).__name__} to {names}>"
 
 
 def _merged_error(rejected: list[tuple[Destination, ValidationError]]) -> ValidationError:

@@ -21,19 +21,22 @@ from mixpanel._delivery.awaitables import (
 )
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool_settings import spool_settings
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._http.proxies import (
     TransportOptions,
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
-from mixpanel.cdp._segment.message import DroppedMessage, Message
+from mixpanel.cdp._segment.dialect import WriteKey
+from mixpanel.cdp._segment.message import DroppedMessage, Message, MessageCodec
 from mixpanel.cdp._segment.methods import SegmentMethods
 from mixpanel.cdp._segment.options import Delivery, SegmentOptions
 from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, shared_rate_limiter
@@ -51,9 +54,10 @@ from mixpanel.settings import Limits, RetryPolicy, WhenFull, check_options, chec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mixpanel._delivery.health import Health
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
-    from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.dialect import Dialect
     from mixpanel.cdp._segment.oauth import OAuth
     from mixpanel.cdp._segment.rate_limit import TokenSource
 
@@ -69,7 +73,7 @@ IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
 @hide_init_arguments
-class _Client(SegmentMethods[Outcome]):
+class _Client(SegmentMethods[Outcome], Rebuilt):
     _is_sync = False
 
     def __init__(
@@ -82,6 +86,7 @@ class _Client(SegmentMethods[Outcome]):
         **options: Unpack[SegmentOptions],
     ) -> None:
         check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
+        given_dialect = dialect
         max_message_bytes = options.get("max_message_bytes")
         if max_message_bytes is not None:
             dialect = replace(dialect, max_message_bytes=max_message_bytes)
@@ -124,6 +129,14 @@ class _Client(SegmentMethods[Outcome]):
             before_send=before_send,
             note=self._stats.note,
         )
+        if type(self).flush not in _OWN_FLUSH:
+            self._sender.flush_hooks.add(self.flush)
+        self._keep_settings(
+            key=key.reveal(), dialect=given_dialect, oauth=oauth, advice=advice, **options
+        )
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        _Client.__init__(self, WriteKey(settings.pop("key")), **settings)
 
     def _new_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
         when_full = options.get("when_full", "drop_newest")
@@ -140,16 +153,37 @@ class _Client(SegmentMethods[Outcome]):
         )
         parallel = 1 if options.get("ordered", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._report_delivery
-        sender = Sender(
-            Buffer(
+        retry = IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()
+        spool = spool_settings(
+            options.get("spool"),
+            options.get("durability"),
+            when_full,
+            buffered=not self._send_immediately,
+        )
+        kept: dict[str, Any] = {
+            "when_full": when_full,
+            "max_in_flight": {"batch": parallel},
+            "on_outcome": on_outcome,
+        }
+        if spool is None:
+            buffer = Buffer(limits, self._stats, **kept)
+        else:
+            retry = spool.retry(retry)
+            origin, key = self._api.origin, self._api.key.reveal()
+            service = self._api.captured_as("batch")
+            buffer = spool.buffer(
                 limits,
                 self._stats,
-                when_full=when_full,
-                max_in_flight={"batch": parallel},
-                on_outcome=on_outcome,
-            ),
+                service=service,
+                identity=(origin, key),
+                description={"origin": origin},
+                codec=MessageCodec(),
+                **kept,
+            )
+        sender = Sender(
+            buffer,
             self._api,
-            options.get("retry") or (IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()),
+            options.get("retry") or retry,
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -160,9 +194,17 @@ class _Client(SegmentMethods[Outcome]):
             sender.serve_sync_client()
         return sender
 
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> Any:
+        """Send everything accepted so far."""
+        raise NotImplementedError
+
     def stats(self) -> Stats:
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
         return self._stats.snapshot()
+
+    def health(self) -> Health:
+        """Return what is pending and since when, what the queue is doing, and the spool."""
+        return self._sender.buffer.health()
 
     def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
@@ -217,7 +259,8 @@ class _Client(SegmentMethods[Outcome]):
         return []
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._api.origin}>"
+        # A debugger may show it before `__init__` has returned.
+        return f"<{type(self).__name__} to {getattr(getattr(self, '_api', None), 'origin', None)}>"
 
 
 def _token_source(oauth: OAuth | None) -> TokenSource | None:
@@ -283,6 +326,14 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         """
         return await self._sender.flush(timeout)
 
+    async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        await self._sender.commit(timeout)
+
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result for the messages that were pending.
 
@@ -294,6 +345,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
 
     async def __aenter__(self) -> Self:
         await self._sender.connections.warm()
+        self._sender.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -338,6 +390,15 @@ class SegmentClient(_Client[None]):
         background_loop.refuse_in_async(f"{type(self).__name__}.flush")
         return sync_delivery.flush(self._sender, timeout)
 
+    def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk, in the spool.
+
+        :raises SpoolError: if the disk failed, or did not respond within the timeout.
+        :raises ConfigurationError: without a spool.
+        """
+        background_loop.refuse_in_async(f"{type(self).__name__}.commit")
+        self._sender.commit_blocking(timeout)
+
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return the result for the messages that were pending."""
         background_loop.refuse_in_async(f"{type(self).__name__}.close")
@@ -348,7 +409,11 @@ class SegmentClient(_Client[None]):
     def backfill(self) -> Any: ...
 
     def __enter__(self) -> Self:
+        self._sender.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_OWN_FLUSH = (AsyncSegmentClient.flush, SegmentClient.flush)

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from mixpanel._runtime import fork, native_threads
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.cdp._segment.composer import SegmentComposer
@@ -73,7 +74,7 @@ def _call(
 
 
 @hide_init_arguments
-class DropInClient:
+class DropInClient(Rebuilt):
     """A client with the parameters of the vendor's own, whose calls return `(success, message)`.
 
     The message is the one that is sent, with all the keys that the vendor's library returns. Calls
@@ -148,6 +149,32 @@ class DropInClient:
             on_drop=self._dropped,
             **options,
         )
+        if type(self).flush is not DropInClient.flush:
+            self._client._sender.flush_hooks.add(self.flush)
+        # Without the log handler, which cannot be pickled: it belongs to this process.
+        self._keep_settings(
+            write_key=write_key,
+            host=host,
+            debug=debug,
+            max_queue_size=max_queue_size,
+            send=send,
+            gzip=gzip,
+            max_retries=max_retries,
+            sync_mode=sync_mode,
+            timeout=timeout,
+            proxies=proxies,
+            thread=thread,
+            upload_size=upload_size,
+            upload_interval=upload_interval,
+            max_age=max_age,
+            **options,
+        )
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        DropInClient.__init__(self, **settings)
+
+    def _current_settings(self) -> dict[str, Any]:
+        return {**super()._current_settings(), "on_error": self.on_error}
 
     def _new_client(self, write_key: str, **options: Any) -> SegmentClient:
         raise NotImplementedError
@@ -199,7 +226,8 @@ class DropInClient:
         self._failed(error, messages)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._client._api.origin}>"
+        # A debugger may show it before `__init__` has returned.
+        return f"<{type(self).__name__} of {getattr(self, '_client', None)!r}>"
 
 
 class DropInModule:

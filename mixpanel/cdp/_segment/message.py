@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+import json
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._records.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mixpanel.credentials import Authority
 
-__all__ = ["KINDS", "DroppedMessage", "Kind", "Message"]
+__all__ = ["KINDS", "DroppedMessage", "Kind", "Message", "MessageCodec"]
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -50,3 +53,22 @@ class DroppedMessage(Message):
     def __init__(self, kind: Kind, body: bytes, message_id: str, reason: str) -> None:
         super().__init__(kind, body, message_id)
         self.reason = reason
+
+
+class MessageCodec:
+    """Keep the kind and the id of messages beside their bodies, where they are kept in a file."""
+
+    def dump(self, records: Sequence[Record]) -> str | None:
+        """Return the kinds and ids as JSON."""
+        messages: Any = records
+        return json.dumps([[each.kind, each.message_id] for each in messages])
+
+    def load(self, endpoint: str, body: bytes, extra: Any) -> Record:  # noqa: ARG002
+        """Return the message of a body, its kind and its id.
+
+        :raises ValueError: for an unknown kind.
+        """
+        kind, message_id = extra
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}")
+        return Message(kind, body, message_id)

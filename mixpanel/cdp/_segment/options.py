@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
+    import os
     import ssl
 
     import httpx
 
+    from mixpanel._delivery.spool_settings import Durability
     from mixpanel._delivery.stats import OnDrop, OnError
     from mixpanel._records.record import BeforeSend, Properties, Validation
     from mixpanel.cdp._segment.message import Kind
@@ -57,6 +59,11 @@ class SegmentOptions(TypedDict, total=False):
     - `validation`: "off", "warn" (default: count and log problems, and send anyway) or "raise".
     - `disabled`: compose and validate, but send nothing.
     - `gzip`: compress bodies. If the source rejects that, they are sent uncompressed.
+    - `spool`: a folder on a local disk in which messages are kept until they are delivered, so that
+      they outlive the process; `MP_SPOOL` if it is None, and False for none. Not together with
+      `send_immediately`.
+    - `durability`: what committed messages outlive: "process" (default: a killed process) or
+      "power" (a power failure too; each commit waits for the disk).
     - `http_client`: your own `httpx.AsyncClient`; it is not closed.
     - `proxy`, `ssl_context`: used by the HTTP client that is created otherwise.
     """
@@ -77,6 +84,8 @@ class SegmentOptions(TypedDict, total=False):
     validation: Validation
     disabled: bool
     gzip: bool
+    spool: str | os.PathLike[str] | Literal[False] | None
+    durability: Durability
     http_client: httpx.AsyncClient | None
     proxy: str | None
     ssl_context: ssl.SSLContext | None

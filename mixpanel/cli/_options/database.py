@@ -38,6 +38,48 @@ DatabaseOption = Annotated[
     ),
 ]  # fmt: skip
 
+AttachOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attach", metavar="NAME=FILE", show_default=False,
+        help="Let the query join with a CSV, Parquet or JSON file, or read another database "
+        "(.db), as NAME. Repeatable.",
+    ),
+]  # fmt: skip
+ATTACHED_KINDS = {
+    ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet",
+    ".json": "json", ".jsonl": "json", ".ndjson": "json",
+    ".db": "database", ".duckdb": "database", ".ddb": "database",
+}  # fmt: skip
+
+
+def attach_all(database: "Database", given: list[str] | None) -> None:
+    """Attach the files of `--attach` to a database.
+
+    :raises typer.BadParameter: for one without a name, or of an unknown kind.
+    """
+    from mixpanel.data._paths import expand_home
+
+    for each in given or []:
+        name, separator, file = each.partition("=")
+        if not (name and separator and file):
+            raise typer.BadParameter(f"--attach {each}: write NAME=FILE, as in plans=plans.csv")
+        path = expand_home(file)
+        suffixes = [one.lower() for one in path.suffixes if one.lower() not in (".gz", ".zst")]
+        kind = ATTACHED_KINDS.get(suffixes[-1] if suffixes else "")
+        if kind is None:
+            raise typer.BadParameter(
+                f"--attach {each}: the name of the file must end in {', '.join(ATTACHED_KINDS)}"
+            )
+        if kind == "csv":
+            database.attach_csv(name, path)
+        elif kind == "parquet":
+            database.attach_parquet(name, path)
+        elif kind == "json":
+            database.attach_json(name, path)
+        else:
+            database.attach(path, as_=name)
+
 
 def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyCredentials | None]":
     """Return the path of the database, and the credentials if they were needed to find it.

@@ -9,20 +9,22 @@ import typer
 from mixpanel.cli._options.database import database_path, display_path
 from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.shared import given, refuse_together, require_with
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, write
 from mixpanel.cli._output.progress import FetchReporter, ProgressBar, progress_bar
-from mixpanel.cli._output.terminal import say
+from mixpanel.cli._output.terminal import confirm_or_abort, say, stdin_is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from mixpanel.data.results import FetchPlan, FetchResult, ProfilePlan, TypedTable
+    from mixpanel.data.results import FailedDays, FetchPlan, FetchResult, ProfilePlan, TypedTable
     from mixpanel.data.workspace import AsyncWorkspace
 
 Plan = TypeVar("Plan")
 
 COUNT_EVERY = 1000  # records of a stream between two updates of the count
 FILES_NAMED = 3
+UNCONFIRMED_REQUESTS = 30  # half of the hourly limit
 
 
 def check_options(
@@ -82,7 +84,10 @@ def run_fetch(
     base_url: str | None,
     no_progress: bool,
 ) -> None:
-    """Fetch into a table and print the result; `unit` is what is counted, days or pages."""
+    """Fetch into a table and print the result; `unit` is what is counted, days or pages.
+
+    Ends with `ExitCode.PARTIAL` if the table is there although days could not be fetched.
+    """
     import asyncio
 
     from mixpanel.data.exceptions import TableExistsError
@@ -115,8 +120,12 @@ def run_fetch(
         "duration_seconds": round(result.duration_seconds, 3),
         "fetched_at": f"{result.fetched_at:%Y-%m-%d %H:%M:%S}",
     }
+    if result.failed:
+        rows["failed"] = ", ".join(f"{_span(each)} ({each.state})" for each in result.failed)
     write(TableView(data, rows), output)
     _summarize(result, f"table {table} of {display_path(path)}")
+    if result.has_failures:
+        raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _summarize(result: "FetchResult", where: str) -> None:
@@ -136,9 +145,64 @@ def _summarize(result: "FetchResult", where: str) -> None:
         say(f"{result.unreadable:,} lines could not be loaded and were saved to {files}", "yellow")
     if result.without_time:
         say(f"{result.without_time:,} rows have no time", "yellow")
+    for failed in result.failed:
+        say(_failure(failed, result.table), "yellow")
     if result.typed is not None:
         for line in schema_changes(result.typed):
             say(line, "yellow")
+
+
+def _span(failed: "FailedDays") -> str:
+    first, last = failed.from_date, failed.to_date
+    return first if first == last else f"{first} to {last}"
+
+
+def _failure(failed: "FailedDays", table: str) -> str:
+    """Return the line about days that could not be fetched."""
+    if failed.state == "future":
+        return (
+            f"{_span(failed)} was left out, as {failed.reason}; the next fetch includes it. Add "
+            "--project-timezone if Mixpanel shows the project's times in another zone than UTC, or "
+            "an earlier --to"
+        )
+    effect = f"{table} lacks" if failed.state == "missing" else f"{table} keeps as it was"
+    return f"{effect} {_span(failed)}, until the next fetch: {failed.reason}"
+
+
+def confirm_requests(
+    table: str,
+    plan: "Callable[[AsyncWorkspace], Awaitable[FetchPlan]]",
+    db: Path | None,
+    base_url: str | None,
+) -> None:
+    """Ask whether a table that exists should be brought up to date, if that takes many requests.
+
+    :raises typer.BadParameter: if it would, and stdin is not a terminal.
+    :raises typer.Abort: if the answer is not yes.
+    """
+    path, _ = database_path(db, offline=False)
+    if not path.is_file():
+        return
+
+    async def plan_for_table(opened: "AsyncWorkspace") -> "FetchPlan | None":
+        return await plan(opened) if opened.database.has_table(table) else None
+
+    found = _make_plan(plan_for_table, db, base_url)
+    if found is None or not _needs_confirmation(found):
+        return
+    needed = "1 request" if found.calls == 1 else f"{found.calls} requests"
+    need = (
+        f"to fetch {found.from_date} to {found.to_date}, {table} needs {needed} for {found.days} "
+        f"days; {found.calls_left} are left this hour"
+    )
+    if not stdin_is_terminal():
+        raise typer.BadParameter(f"{need}: add --yes, --max-requests, or a later --from")
+    confirm_or_abort(f"{need[0].upper()}{need[1:]}. Continue?", force=False, option="--yes")
+
+
+def _needs_confirmation(plan: "FetchPlan") -> bool:
+    uses_up = plan.calls >= plan.calls_left and plan.days > UNCONFIRMED_REQUESTS
+    return plan.calls > UNCONFIRMED_REQUESTS or uses_up
 
 
 def schema_changes(typed: "TypedTable") -> "list[str]":
@@ -222,6 +286,8 @@ def _plan_summary(plan: "FetchPlan") -> str:
     days = "1 day" if plan.days == 1 else f"{plan.days} days"
     calls = "1 call" if plan.calls == 1 else f"{plan.calls} calls"
     present = f"; {plan.already_done} days are in the table already" if plan.already_done else ""
+    if plan.days:
+        days += f" ({plan.from_date} to {plan.to_date})"
     return (
         f"dry run: {days} in {calls}, {plan.calls_left} calls left this hour{present}; "
         "no request was sent"

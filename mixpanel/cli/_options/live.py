@@ -60,9 +60,10 @@ ChartFormatOption = Annotated[
 FromOption = Annotated[
     str,
     typer.Option(
-        "--from", metavar="DAY", help="The first day, as 2026-01-31, in the project's timezone."
+        "--from", metavar="DAY",
+        help="The first day in the project's timezone: 2026-01-31, today, -7d, -4w or -3m.",
     ),
-]
+]  # fmt: skip
 ToOption = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
 EventOption = Annotated[
     str | None,

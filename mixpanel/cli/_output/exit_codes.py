@@ -9,6 +9,11 @@ from typing import Any
 from mixpanel.exceptions import AuthenticationError, ConfigurationError, RateLimitError
 
 DETAILS = ("status", "endpoint", "retry_after")  # attributes of an error of delivery
+# Of failures of tools, which come from another process and have no class of their own.
+USAGE_CODES = (
+    "CONFIG_ERROR", "CONFIRM", "EXPRESSION_ERROR", "INVALID_ARGUMENT", "INVALID_CURSOR",
+    "READ_ONLY", "SQL_ERROR", "UNKNOWN_TOOL", "UNSAFE_SQL",
+)  # fmt: skip
 REFUSED_CREDENTIALS = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.PAYMENT_REQUIRED,
@@ -50,8 +55,11 @@ def exit_code(error: BaseException) -> ExitCode:
         return ExitCode.USAGE
     if isinstance(error, AuthenticationError) or status in REFUSED_CREDENTIALS:
         return ExitCode.AUTHENTICATION
-    if status == HTTPStatus.NOT_FOUND or getattr(error, "code", None) == "FILE_NOT_FOUND":
+    code = str(getattr(error, "code", ""))
+    if status == HTTPStatus.NOT_FOUND or code.endswith("_NOT_FOUND"):
         return ExitCode.NOT_FOUND
+    if code in USAGE_CODES:
+        return ExitCode.USAGE
     if isinstance(error, RateLimitError) or status == HTTPStatus.TOO_MANY_REQUESTS:
         return ExitCode.RATE_LIMITED
     return ExitCode.ERROR

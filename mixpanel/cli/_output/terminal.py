@@ -23,6 +23,9 @@ BAR = "▇"
 SPARKS = "▁▂▃▄▅▆▇█"
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Do not ask for confirmation.")]
+ConfirmOption = Annotated[
+    bool, typer.Option("--yes", "-y", "--force", help="Do not ask for confirmation.")
+]
 
 
 def is_plain() -> bool:
@@ -89,6 +92,14 @@ def ask(question: str, *, hidden: bool = False) -> str:
     if not line:
         raise typer.Abort
     return line.strip()
+
+
+def stdin_is_terminal() -> bool:
+    """Return True if someone can answer a question."""
+    try:
+        return sys.stdin is not None and sys.stdin.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def confirm_or_abort(question: str, *, force: bool, option: str = "--force") -> None:

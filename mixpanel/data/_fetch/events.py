@@ -5,12 +5,17 @@ byte into a part file; DuckDB reads the part files, so Python never parses an ev
 loaded into a staging table, and the fetch log notes their days in the same transaction. That is
 why an interrupted fetch continues where it stopped, and why the table appears, in one transaction
 at the end, only when all of it is there.
+
+Days that keep failing are recorded, and tried last by the next fetch. A chunk of several days that
+fails is fetched in halves, so that one day does not hold back the others. With `partial` the table
+appears without the days that failed; a day that has not begun in the project's time zone is left
+out in any case.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,7 +27,6 @@ from mixpanel.data._fetch.plan import (
     CLOCK_SKEW,
     Chunk,
     Part,
-    as_day,
     chunks,
     end_of_day,
     is_reusable,
@@ -37,12 +41,14 @@ from mixpanel.data.exceptions import (
     APIError,
     ConfigError,
     InterruptedFetchError,
+    QueryError,
     RateLimitError,
+    RequestLimitError,
     ServerError,
     TruncatedError,
     UnreadablePartError,
 )
-from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult
+from mixpanel.data.results import BatchProgress, FailedDays, FetchPlan, FetchResult
 from mixpanel.data.store.part_files import GZIP, PLAIN
 
 if TYPE_CHECKING:
@@ -50,15 +56,21 @@ if TYPE_CHECKING:
 
     from mixpanel.data._fetch.tasks import WriterThread
     from mixpanel.data.api import AsyncAPI
-    from mixpanel.data.results import TypedTable
-    from mixpanel.data.store import Database, Load, Staged
+    from mixpanel.data.store import Database, Load, Loaded, Staged
+    from mixpanel.data.store.fetch_log import FailedDay
 
-__all__ = ["create_sync_query", "fetch_events", "plan_events"]
+__all__ = ["create_sync_query", "fetch_events", "fill_gaps", "plan_events"]
 
 ATTEMPTS = 3  # for a chunk whose response arrives whole but cannot be loaded
 MAX_LOOKBACK_DAYS = 36_500
 MAX_CONSECUTIVE_FAILURES = 3  # chunks; after that the rest is not tried
+MAX_SINGLE_DAYS = 10  # days that failed before are fetched alone, unless there are more
 PARTS_PER_LOAD = 16
+NOT_BEGUN = "it may not have begun in the project's time zone"
+NOT_BEGUN_HINT = (
+    "the last day may not have begun in the project's time zone: pass "
+    "project_timezone='America/Los_Angeles' or the like, or an earlier to_date=…"
+)
 
 
 def create_sync_query(
@@ -73,6 +85,8 @@ def create_sync_query(
     max_workers: int | None = None,
     chunk_days: int | None = None,
     project_timezone: str | None = None,
+    partial: bool = False,
+    max_requests: int | None = None,
 ) -> EventQuery:
     """Return a query for the days that a table lacks, and those fetched too early to be complete.
 
@@ -85,13 +99,15 @@ def create_sync_query(
         raise ConfigError(f"{name} has no days yet: pass from_date, the first day to fetch")
     query = EventQuery.create(
         name,
-        from_date=min(fetched_at) if from_date is None else as_day(from_date, "from_date"),
+        from_date=database.first_day(name) if from_date is None else from_date,  # type: ignore[arg-type]
         to_date=today(project_timezone) if to_date is None else to_date,
         events=events,
         where=where,
         max_workers=max_workers,
         chunk_days=chunk_days,
         project_timezone=project_timezone,
+        partial=partial,
+        max_requests=max_requests,
     )
     # Also when no day is missing: other filters must be refused every time or never.
     database.check_events(name, filters=query.filters, mode="sync")
@@ -104,11 +120,28 @@ def create_sync_query(
     return replace(query, days=tuple(day for day in query.days if day not in complete), mode="sync")
 
 
+def fill_gaps(database: Database, query: EventQuery) -> EventQuery:
+    """Return the query for the missing days of a table that an equal fetch has left with gaps.
+
+    Any other query is returned as it is.
+    """
+    failed = [each for each in database.failed_days(query.name, query.filters) if each.is_gap]
+    if query.mode == "replace":
+        failed = [each for each in failed if each.mode == "replace"]
+    in_table = database.reusable_days(query.name, query.filters)
+    days = tuple(day for day in query.days if day not in in_table)
+    gaps = {each.day for each in failed}.intersection(days)
+    if query.mode == "sync" or not gaps or not database.has_table(query.name):
+        return query
+    return replace(query, days=days, mode="append")
+
+
 def plan_events(api: AsyncAPI, database: Database, query: EventQuery) -> FetchPlan:
     """Return what a fetch would do and cost, without a call."""
     done = database.staged_days(query.name, query.filters, query.mode)
     calls_left = api.export_limiter.remaining()
-    missing = _missing_chunks(query, done, calls_left)
+    failed = database.failed_days(query.name, query.filters)
+    missing = _missing_chunks(query, done, calls_left, failed)
     days = query.days or (today(query.filters.project_timezone),)  # up to date: nothing to do
     return FetchPlan(
         table=query.name,
@@ -122,9 +155,17 @@ def plan_events(api: AsyncAPI, database: Database, query: EventQuery) -> FetchPl
     )
 
 
-def _missing_chunks(query: EventQuery, done: Collection[date], calls: int) -> list[Chunk]:
+def _missing_chunks(
+    query: EventQuery, done: Collection[date], calls: int, failed: Collection[FailedDay]
+) -> list[Chunk]:
+    """Return the chunks to fetch, those last that failed before."""
     days = [day for day in query.days if day not in done]
-    return chunks(days, calls, size=query.chunk_days)
+    failed_days = {each.day for each in failed if not each.skipped}.intersection(days)
+    if not failed_days or query.filters.limit is not None:
+        return chunks(days, calls, size=query.chunk_days)
+    again = chunks(failed_days, MAX_SINGLE_DAYS, size=query.chunk_days)
+    others = [day for day in days if day not in failed_days]
+    return [*chunks(others, calls - len(again), size=query.chunk_days), *again]
 
 
 async def fetch_events(
@@ -161,11 +202,12 @@ class _EventFetch:
         self.on_progress, self.on_batch = log_exceptions(on_progress), log_exceptions(on_batch)
         self.started = time.monotonic()
         self.days = self.days_done = self.rows = self.bytes = 0
-        self.calls = self.downloads = self.batches = self.batches_done = 0
+        self.calls = self.downloads = self.batches = self.batches_done = self.loaded = 0
         self.repaired = self.without_time = self.unreadable = 0
         self.unreadable_files: list[str] = []
         self.consecutive_failures = 0
-        self.failed: list[tuple[Chunk, APIError]] = []
+        self.accepted = False  # whether Mixpanel accepts such a query, at least for some days
+        self.failed: list[_Failure] = []
         self.downloading = anyio.Semaphore(query.concurrency)
         self.queue: list[_QueuedPart] = []
         self.queue_filled = anyio.Event()
@@ -175,12 +217,23 @@ class _EventFetch:
         """Fetch the days, load them, and put the table in place."""
         query = self.query
         if not query.days:
-            return self._result(0, 0)
+            return self._result(None)
+        if query.max_requests is not None:
+            await self.writer(self._check_requests)
         self.load = await self.writer(self._begin)
         try:
             return await self._run()
         finally:
             self.load.stop()
+
+    def _check_requests(self) -> None:
+        query = self.query
+        self.database.check_events(
+            query.name, filters=query.filters, mode=query.mode, mixed=query.mixed
+        )
+        calls = plan_events(self.api, self.database, query).calls
+        if query.max_requests is not None and calls > query.max_requests:
+            raise RequestLimitError(query.name, calls, query.max_requests)
 
     async def _run(self) -> FetchResult:
         query = self.query
@@ -191,32 +244,111 @@ class _EventFetch:
                     set(await self.writer(lambda: self.load.done))
                     | await self._load_left_over_parts()
                 )
-                missing = _missing_chunks(query, done, self.api.export_limiter.remaining())
+                self.accepted = bool(done) or await self.writer(lambda: self.load.extends_table)
+                failed = await self.writer(
+                    lambda: self.database.failed_days(query.name, query.filters)
+                )
+                calls_left = self.api.export_limiter.remaining()
+                missing = _missing_chunks(query, done, calls_left, failed)
                 self.days, self.batches = sum(chunk.days for chunk in missing), len(missing)
                 self._report_progress()
                 if query.filters.limit is None:
                     await self._fetch_all(missing)
+                    await self._divide_failed()
                 else:
                     await self._fetch_in_order(missing, query.filters.limit)
                 tasks.cancel_scope.cancel()  # the loader would wait for more parts forever
-        if self.failed:
-            failed = ranges(day for chunk, _ in self.failed for day in chunk)
-            _, error = self.failed[0]
-            spans = [(str(chunk.from_date), str(chunk.to_date)) for chunk in failed]
-            raise InterruptedFetchError(query.name, spans, error.message) from error
-        loaded = await self.writer(lambda: self.load.finish(limit=query.filters.limit))
-        return self._result(loaded.rows, loaded.merged, loaded.typed)
+        return await self._finish()
 
-    def _result(self, rows: int, merged: int, typed: TypedTable | None = None) -> FetchResult:
+    async def _finish(self) -> FetchResult:
+        future = self._future_days()
+        skipped = {day for each in self.failed if each.skipped for day in each.chunk}
+        reasons = {
+            day: each.reason for each in self.failed for day in each.chunk if day not in future
+        }
+        outdated = await self.writer(lambda: self.load.kept_days(reasons))
+        staged = await self.writer(lambda: self.load.done)
+        replaces = self.query.mode == "replace" and outdated
+        if reasons and not (self.query.partial and staged and not replaces):
+            await self.writer(lambda: self.load.record_failed(reasons, skipped))
+            raise self._error(reasons)
+        loaded = None
+        if staged:
+            loaded = await self.writer(
+                lambda: self.load.finish(
+                    self.query.filters.limit, failed=reasons, skipped=skipped, future=future
+                )
+            )
+        else:  # all of the days have not begun
+            await self.writer(self.load.abandon)
+        return self._result(loaded, self._failed_days(future, outdated))
+
+    def _future_days(self) -> set[date]:
+        """Return the days that were rejected because they have not begun for the project.
+
+        East of the project it is tomorrow already: only the last days can be such days, and only
+        if other days are accepted.
+        """
+        return {
+            day
+            for each in self.failed
+            if self.accepted and each.may_be_future and each.chunk.from_date >= today()
+            for day in each.chunk
+        }
+
+    def _failed_days(
+        self, future: Collection[date], outdated: Collection[date]
+    ) -> tuple[FailedDays, ...]:
+        found = []
+        for failure in sorted(self.failed, key=lambda each: each.chunk):
+            days = {
+                "future": [day for day in failure.chunk if day in future],
+                "outdated": [day for day in failure.chunk if day in outdated],
+                "missing": [
+                    day for day in failure.chunk if day not in future and day not in outdated
+                ],
+            }
+            found += [
+                FailedDays(
+                    str(chunk.from_date),
+                    str(chunk.to_date),
+                    state,  # type: ignore[arg-type]  # of the three above
+                    NOT_BEGUN if state == "future" else failure.reason,
+                )
+                for state, some in days.items()
+                for chunk in ranges(some)
+            ]
+        return tuple(found)
+
+    def _error(self, days: Collection[date]) -> Exception:
+        """Return the error for days that could not be fetched."""
+        first = self.failed[0].error
+        last = max(days)
+        may_be_future = self.failed[0].may_be_future and last >= today()
+        if not self.accepted and isinstance(first, QueryError):
+            if may_be_future:
+                first.add_note(NOT_BEGUN_HINT)
+            return first
+        spans = [(str(chunk.from_date), str(chunk.to_date)) for chunk in ranges(days)]
+        if may_be_future:
+            error = InterruptedFetchError(self.query.name, spans, first.message, NOT_BEGUN_HINT)
+        else:
+            error = InterruptedFetchError(self.query.name, spans, first.message)
+        error.__cause__ = first
+        return error
+
+    def _result(self, loaded: Loaded | None, failed: tuple[FailedDays, ...] = ()) -> FetchResult:
         days = self.query.days
+        changes = None if loaded is None else loaded.changes
+        nothing = 0 if loaded is None else None  # a table that is up to date
         return FetchResult(
             table=self.query.name,
-            rows=rows,
+            rows=0 if loaded is None else loaded.rows,
             type="events",
             duration_seconds=time.monotonic() - self.started,
             date_range=(str(days[0]), str(days[-1])) if days else None,
             fetched_at=datetime.now(UTC),
-            merged=merged,
+            merged=0 if loaded is None else loaded.merged,
             repaired=self.repaired,
             without_time=self.without_time,
             unreadable=self.unreadable,
@@ -224,8 +356,13 @@ class _EventFetch:
             requests=self.calls,
             retried=self.calls - self.downloads,
             bytes=self.bytes,
-            chunks=self.batches_done,
-            typed=typed,
+            chunks=self.loaded,
+            new=nothing if changes is None else changes.new,
+            changed=nothing if changes is None else changes.changed,
+            unchanged=nothing if changes is None else changes.unchanged,
+            vanished=nothing if changes is None else changes.vanished,
+            failed=failed,
+            typed=None if loaded is None else loaded.typed,
         )
 
     def _begin(self) -> Load:
@@ -249,8 +386,31 @@ class _EventFetch:
         """Fetch chunk after chunk until the limit is reached, so that no call is wasted."""
         for chunk in missing:
             await self._fetch(chunk)
-            if self.rows >= limit or self.failed:
+            if self.rows >= limit or (self.failed and not self.query.partial):
                 return
+
+    async def _divide_failed(self) -> None:
+        """Fetch chunks that failed in halves, to find the days that keep failing.
+
+        A chunk is given up when both of its halves fail.
+        """
+        while (failure := next(filter(self._may_divide, self.failed), None)) is not None:
+            self.failed.remove(failure)
+            halves, before = _halves(failure.chunk), len(self.failed)
+            self.days_done -= failure.chunk.days
+            self.batches += len(halves)
+            await self._fetch_all(halves)
+            if len(self.failed) == before + len(halves):
+                failure.is_final = True
+                self.failed[before:] = [failure]
+
+    def _may_divide(self, failure: _Failure) -> bool:
+        if failure.is_final or failure.skipped or failure.chunk.days == 1:
+            return False
+        if self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:  # the server is down
+            return False
+        with_today = failure.may_be_future and failure.chunk.to_date >= today()
+        return self.accepted or with_today
 
     async def _fetch(self, chunk: Chunk) -> None:
         """Download and load a chunk.
@@ -264,8 +424,10 @@ class _EventFetch:
                 async with self.downloading:
                     # Checked with the slot in hand: earlier chunks may have failed meanwhile.
                     if self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
-                        return self._chunk_failed(chunk, self.failed[-1][1])
+                        return self._chunk_failed(chunk, self.failed[-1].error, skipped=True)
                     part = await self._download(chunk)
+            except QueryError as failure:
+                return self._chunk_failed(chunk, failure)
             except (ServerError, RateLimitError, TruncatedError) as failure:
                 error = failure
                 if failure.status_code == 200:  # a proxy's web page: the next may be the export
@@ -276,6 +438,8 @@ class _EventFetch:
             staged = await self._stage(part)
             if staged.error is None:
                 self.consecutive_failures = 0
+                self.accepted = True
+                self.loaded += 1
                 return self._chunk_ended(chunk, staged.rows, None)
             was_unreadable = isinstance(error, UnreadablePartError)
             error = staged.error
@@ -381,9 +545,12 @@ class _EventFetch:
 
     # ---- progress -----------------------------------------------------------------------------
 
-    def _chunk_failed(self, chunk: Chunk, error: APIError) -> None:
-        self.consecutive_failures += 1
-        self.failed.append((chunk, error))
+    def _chunk_failed(self, chunk: Chunk, error: APIError, *, skipped: bool = False) -> None:
+        failure = _Failure(chunk, error, skipped=skipped)
+        self.failed.append(failure)
+        # A server that rejects one day, and accepts others, is not down.
+        if not (failure.is_rejected and self.accepted):
+            self.consecutive_failures += 1
         self._chunk_ended(chunk, 0, error)
 
     def _chunk_ended(self, chunk: Chunk, rows: int, error: APIError | None) -> None:
@@ -417,6 +584,42 @@ class _EventFetch:
                     time.monotonic() - self.started,
                 )
             )
+
+
+@dataclass(slots=True, eq=False)
+class _Failure:
+    """A chunk that could not be fetched; `is_final` if its halves could not either."""
+
+    chunk: Chunk
+    error: APIError
+    skipped: bool = False
+    is_final: bool = False
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether Mixpanel has rejected the call, which repeating would not change."""
+        return isinstance(self.error, QueryError)
+
+    @property
+    def may_be_future(self) -> bool:
+        """Whether Mixpanel may have rejected the call because a day has not begun."""
+        return not self.skipped and self.is_rejected and self.error.status_code == 400
+
+    @property
+    def reason(self) -> str:
+        """Why it could not be fetched."""
+        if self.skipped:
+            return f"not tried after other days had failed: {self.error.message}"
+        return self.error.message
+
+
+def _halves(chunk: Chunk) -> list[Chunk]:
+    """Return the two halves of a chunk; days that may not have begun are one of them."""
+    now = today()
+    first, last = chunk.from_date, chunk.to_date
+    is_split_today = first < now <= last
+    second = now if is_split_today else first + timedelta(days=(chunk.days + 1) // 2)
+    return [Chunk(first, second - timedelta(days=1)), Chunk(second, last)]
 
 
 class _QueuedPart:

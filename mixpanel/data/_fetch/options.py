@@ -52,6 +52,8 @@ class FetchEventsOptions(StreamEventsOptions, total=False):
     mixed: bool
     max_workers: int | None
     project_timezone: str | None
+    partial: bool
+    max_requests: int | None
 
 
 class SyncEventsOptions(_EventFilters, total=False):
@@ -62,6 +64,8 @@ class SyncEventsOptions(_EventFilters, total=False):
     to_date: Day | None
     max_workers: int | None
     project_timezone: str | None
+    partial: bool
+    max_requests: int | None
 
 
 class StreamProfilesOptions(TypedDict, total=False):

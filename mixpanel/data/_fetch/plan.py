@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "chunks",
     "days_of",
     "end_of_day",
+    "is_relative",
     "is_reusable",
     "names",
     "ranges",
@@ -38,6 +40,8 @@ __all__ = [
 Day = str | date
 
 ONE_DAY = timedelta(days=1)
+NAMED_DAYS = {"today": 0, "yesterday": 1}
+RELATIVE_DAY = re.compile(r"today|yesterday|-[0-9]{1,9}[dwmy]")
 
 # Mixpanel accepts events up to five days late, so a day received earlier than that is incomplete.
 # It may still be used while the interrupted fetch it belongs to is repeated, for a day.
@@ -113,8 +117,12 @@ class Filters:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
-def as_day(value: Day, name: str) -> date:
-    """Return a day given as a `date` or as text like 2026-01-31.
+def as_day(value: Day, name: str, project_timezone: str | None = None) -> date:
+    """Return a day given as a `date`, as text like 2026-01-31, or relative to today.
+
+    Relative days are `today`, `yesterday` and, so many days, weeks, months or years ago, `-7d`,
+    `-4w`, `-3m` and `-1y`; today is that of the project's time zone. A month ago is the same day of
+    the last month, or its last day.
 
     :raises ConfigError: naming the argument, for anything else.
     """
@@ -122,10 +130,40 @@ def as_day(value: Day, name: str) -> date:
         raise ConfigError(f"{name}={value!r} must be a date without a time, such as 2026-01-31")
     if isinstance(value, date):
         return value
-    if isinstance(value, str) and len(value) == len("2026-01-31"):
-        with suppress(ValueError):
-            return date.fromisoformat(value)
-    raise ConfigError(f"{name}={value!r} is not a date; write it as 2026-01-31")
+    if isinstance(value, str):
+        if is_relative(value):
+            return _relative_day(value, name, today(project_timezone))
+        if len(value) == len("2026-01-31"):
+            with suppress(ValueError):
+                return date.fromisoformat(value)
+    raise ConfigError(
+        f"{name}={value!r} is not a date; write it as 2026-01-31, or as today, yesterday, -7d, -4w "
+        "or -3m"
+    )
+
+
+def is_relative(value: object) -> bool:
+    """Return True for a day relative to today, such as `-7d`."""
+    return isinstance(value, str) and RELATIVE_DAY.fullmatch(value.strip().lower()) is not None
+
+
+def _relative_day(value: str, name: str, now: date) -> date:
+    text = value.strip().lower()
+    if text in NAMED_DAYS:
+        return now - NAMED_DAYS[text] * ONE_DAY
+    number, unit = int(text[1:-1]), text[-1]
+    try:
+        if unit in "dw":
+            return now - number * (7 if unit == "w" else 1) * ONE_DAY
+        months = now.year * 12 + now.month - 1 - number * (12 if unit == "y" else 1)
+        first = date(months // 12, months % 12 + 1, 1)
+        return min(first.replace(day=1) + (now.day - 1) * ONE_DAY, _last_of_month(first))
+    except (OverflowError, ValueError):
+        raise ConfigError(f"{name}={value!r} is before the year 1") from None
+
+
+def _last_of_month(first: date) -> date:
+    return (first + 31 * ONE_DAY).replace(day=1) - ONE_DAY
 
 
 def days_of(from_date: date, to_date: date) -> list[date]:

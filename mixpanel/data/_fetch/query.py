@@ -35,6 +35,7 @@ __all__ = ["EventQuery", "ProfileQuery"]
 
 EXPORT_CONCURRENCY = 8  # by default
 QUERY_CONCURRENCY = 5  # by default, and at most: Mixpanel's limit for a project
+MAX_REQUESTS = 1_000_000
 MAX_EXPORT_LIMIT = 100_000  # events of one export call with `limit`
 # `distinct_ids=[]` in filters: not the same as no filter, and no profile has an empty id.
 NO_PROFILES = ("",)
@@ -51,6 +52,8 @@ class EventQuery:
     mixed: bool = False
     concurrency: int = EXPORT_CONCURRENCY
     chunk_days: int | None = None
+    partial: bool = False
+    max_requests: int | None = None
 
     @classmethod
     def create(
@@ -68,12 +71,16 @@ class EventQuery:
         max_workers: int | None = None,
         chunk_days: int | None = None,
         project_timezone: str | None = None,
+        partial: bool = False,
+        max_requests: int | None = None,
     ) -> EventQuery:
         """Return a query made from a caller's arguments.
 
         :raises ConfigError: for an argument that is invalid or excludes another one.
         """
-        first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
+        zone(project_timezone)
+        first = as_day(from_date, "from_date", project_timezone)
+        last = as_day(to_date, "to_date", project_timezone)
         if first > last:
             raise ConfigError(f"from_date={first} is later than to_date={last}")
         # East of UTC it may be tomorrow already.
@@ -82,7 +89,7 @@ class EventQuery:
         whole("limit", limit, 1, MAX_EXPORT_LIMIT)
         whole("max_workers", max_workers, 1, 100)
         whole("chunk_days", chunk_days, 1, 100)
-        zone(project_timezone)
+        whole("max_requests", max_requests, 0, MAX_REQUESTS)
         filters = Filters(
             events=names(events, "events"),
             where=text("where", where) or None,
@@ -97,6 +104,8 @@ class EventQuery:
             mixed,
             max_workers or EXPORT_CONCURRENCY,
             chunk_days,
+            partial,
+            max_requests,
         )
 
     @property

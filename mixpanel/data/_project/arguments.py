@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from mixpanel.data._fetch.plan import as_day, is_relative
 from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -181,8 +182,10 @@ def _day(value: Any) -> str:
         raise TypeError("must be a day, without a time")
     if isinstance(value, date):
         return value.isoformat()
+    if is_relative(value):
+        return str(as_day(value, "day"))
     if not isinstance(value, str) or not DAY.fullmatch(value):
-        raise TypeError("must be a day, as 2026-01-31")
+        raise TypeError("must be a day, as 2026-01-31, today, yesterday, -7d, -4w or -3m")
     return _existing(value, date.fromisoformat)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from mixpanel.data._fetch.plan import as_day, is_relative
 from mixpanel.data._project import responses
 from mixpanel.data._project.arguments import bound
 from mixpanel.data._project.table import PLACEHOLDER
@@ -86,9 +87,15 @@ class PreparedCall:
 class ProjectCalls:
     """Calls of one project's app API."""
 
-    def __init__(self, core: WorkspaceCore, view: Callable[[], Awaitable[int | None]]) -> None:
+    def __init__(
+        self,
+        core: WorkspaceCore,
+        view: Callable[[], Awaitable[int | None]],
+        timezone: Callable[[], Awaitable[str | None]],
+    ) -> None:
         self._core = core
         self._view = view
+        self._timezone = timezone
 
     @property
     def api(self) -> AsyncAPI:
@@ -112,7 +119,8 @@ class ProjectCalls:
         """
         self._core.check_open()
         where = f"{resource.name}.{endpoint.name}"
-        given = bound(endpoint, where, args, dict(named or {}))
+        args, named = await self._with_dates(endpoint, args, named or {})
+        given = bound(endpoint, where, args, dict(named))
         if not isinstance(confirm, bool):
             raise ConfigError(f"{where}: confirm={confirm!r} must be True or False")
         prepared = PreparedCall(resource, endpoint, "", given)
@@ -139,8 +147,22 @@ class ProjectCalls:
     ) -> PlannedCall:
         """Check the arguments of a call, and return what it would send."""
         self._core.check_open()
+        args, named = await self._with_dates(endpoint, args, named)
         given = bound(endpoint, f"{resource.name}.{endpoint.name}", args, dict(named))
         return (await self._prepared(resource, endpoint, given, extra)).planned()
+
+    async def _with_dates(
+        self, endpoint: Endpoint, args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Return arguments with dates for days such as `-7d`, in the project's timezone."""
+        days = {each.name for each in endpoint.arguments if each.kind == "day"}
+        if not any(name in days and is_relative(value) for name, value in named.items()):
+            return args, named
+        zone = await self._timezone()
+        return args, {
+            name: as_day(value, name, zone) if name in days and is_relative(value) else value
+            for name, value in named.items()
+        }
 
     # ---- requests -------------------------------------------------------------------------------
 

@@ -334,8 +334,13 @@ class AsyncProject:
     organizations: AsyncResource[project.Organization]
     business_context: AsyncResource[project.BusinessContext]
 
-    def __init__(self, core: WorkspaceCore, view: Callable[[], Awaitable[int | None]]) -> None:
-        self._calls = ProjectCalls(core, view)
+    def __init__(
+        self,
+        core: WorkspaceCore,
+        view: Callable[[], Awaitable[int | None]],
+        timezone: Callable[[], Awaitable[str | None]],
+    ) -> None:
+        self._calls = ProjectCalls(core, view, timezone)
         for each in RESOURCES:
             setattr(self, each.name, AsyncResource(self._calls, each))
 

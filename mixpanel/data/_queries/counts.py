@@ -58,7 +58,8 @@ class CountQueries(QuerySender):
     ) -> SegmentationResult:
         """Count an event by date, and by the values of `on`.
 
-        - `from_date` and `to_date`: days in the project's timezone, both included.
+        - `from_date` and `to_date`: days in the project's timezone, both included, as "2026-01-31"
+          or relative to today: "today", "yesterday", "-7d", "-4w" or "-3m".
         - `on`: the name of a property, or an expression as of `mixpanel.data.expressions`.
         - `where`: an expression, or its text.
         - `type`: "general" events, "unique" users, or the "average" events per user.
@@ -69,6 +70,7 @@ class CountQueries(QuerySender):
         :raises PropertyNotFoundError: for an unknown property, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.segmentation(
             event, from_date, to_date, on=on, unit=unit, where=where, type=type, limit=limit
         )
@@ -101,6 +103,7 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.numeric(
             "numeric", event, from_date, to_date, on=on, unit=unit, where=where, type=type
         )
@@ -130,6 +133,7 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.numeric(
             "sum", event, from_date, to_date, on=on, unit=unit, where=where
         )
@@ -158,6 +162,7 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.numeric(
             "average", event, from_date, to_date, on=on, unit=unit, where=where
         )
@@ -183,6 +188,7 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.event_counts(events, from_date, to_date, type=type, unit=unit)
         names = request.query["event"]
         response, timezone = await self._query_with_timezone(request, names)
@@ -222,6 +228,7 @@ class CountQueries(QuerySender):
         :raises PropertyNotFoundError: for an unknown property, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.property_counts(
             event, property_name, from_date, to_date,
             type=type, unit=unit, values=values, limit=limit,

@@ -77,6 +77,7 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
         bookmark = on_demand.bookmarks.insights(
             show, days,
@@ -120,6 +121,7 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
         bookmark = on_demand.bookmarks.funnel(
             steps, days,
@@ -161,6 +163,7 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
         bookmark = on_demand.bookmarks.retention(
             born, return_, days,
@@ -211,6 +214,7 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         query_type = {"sankey": "flows_sankey", "paths": "flows_top_paths", "tree": "flows"}
         if mode not in query_type:
             raise ConfigError(f"mode={mode!r} is unknown: choose {', '.join(query_type)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixpanel._runtime import background_loop
+from mixpanel.data._fetch.plan import Day, as_day, is_relative
 from mixpanel.data._queries import links, response_values
 from mixpanel.data._queries.discovery import DiscoveryMethods
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError, QueryError, ReportNotFoundError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QuerySender"]
 
+D = TypeVar("D", Day, Day | None)
 Found = TypeVar("Found", bound="QueryResult")
 NOT_FOUND = (400, 404)
 
@@ -64,6 +66,22 @@ class QuerySender(DiscoveryMethods):
         # Not a field, so that equal results stay equal wherever they can be opened.
         result.__dict__.update(_link=link, _address=from_sync_code)
         return result
+
+    async def _days(self, from_date: D, to_date: D) -> tuple[D, D]:
+        """Return the days of a query, those relative to today as dates in the project's timezone.
+
+        Finding out the timezone costs none of the hourly queries.
+
+        :raises ConfigError: for a day before the calendar.
+        """
+        if not (is_relative(from_date) or is_relative(to_date)):
+            return from_date, to_date
+        zone = await self.project_timezone()
+        days: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
+        first, last = (
+            as_day(day, name, zone) if is_relative(day) else day for name, day in days.items()
+        )
+        return first, last
 
     async def _query(self, request: QueryRequest, events: Iterable[str | None] = ()) -> Any:
         """Send a query once; if it is rejected, find out whether an event is unknown.

@@ -64,6 +64,7 @@ class ReportQueries(QuerySender):
         :raises ReportNotFoundError: with the funnels there are.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.funnel(
             funnel_id, from_date, to_date,
             unit=unit, interval=interval, length=length, length_unit=length_unit,
@@ -118,6 +119,7 @@ class ReportQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         first = _one_spelling("born", born, born_event)
         then = _one_spelling("return_", return_, return_event, name="return_event")
         request = on_demand.requests.retention(
@@ -161,6 +163,7 @@ class ReportQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.frequency(
             from_date, to_date, unit=unit, addiction_unit=addiction_unit,
             event=event, where=where, on=on, limit=limit,
@@ -193,6 +196,7 @@ class ReportQueries(QuerySender):
         kind = type or await self._kind_of(number)
         if kind not in SAVED_KINDS:
             kind = "insights"
+        from_date, to_date = await self._days(from_date, to_date)
         request = on_demand.requests.saved_report(number, kind, from_date, to_date)
         try:
             response, timezone = await self._query_with_timezone(request)

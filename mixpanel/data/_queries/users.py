@@ -59,6 +59,7 @@ class UserQueries(QuerySender):
         """
         whole("limit", limit, 1, 1_000_000)
         whole("max_calls", max_calls, 1, 60)
+        from_date, to_date = await self._days(from_date, to_date)
         options: dict[str, Any] = {
             "events": events,
             "exclude_events": exclude_events,

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._runtime import native_threads
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.data._api.rate_limits import MAX_WAIT
 from mixpanel.data._fetch.progress import checked_callback
@@ -53,10 +54,11 @@ class TemporaryWorkspaceOptions(TypedDict, total=False):
     threads: int | None
 
 
-class WorkspaceCore:
+class WorkspaceCore(Rebuilt):
     """The state of a workspace. `AsyncWorkspace` and `Workspace` hold one and share its type.
 
-    The database and the connections are opened on first use, from whichever thread comes first.
+    The database and the connections are opened on first use, from whichever thread comes first. A
+    copy, and a pickle, has its own: that of a workspace in memory begins empty.
     """
 
     def __init__(
@@ -89,6 +91,23 @@ class WorkspaceCore:
         self._database: Database | None = None
         self._api: AsyncAPI | None = None
         self._closed = False
+        self._keep_settings(
+            credentials=credentials,
+            read_only=read_only,
+            base_url=base_url,
+            external_access=external_access,
+            on_wait=on_wait,
+            max_wait=max_wait,
+            workspace_id=self.workspace_id,
+            memory_limit=memory_limit,
+            threads=threads,
+        )
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        WorkspaceCore.__init__(self, **settings)
+
+    def _current_settings(self) -> dict[str, Any]:
+        return {**super()._current_settings(), "path": self.unexpanded_path}
 
     @property
     def path(self) -> Path | None:
@@ -110,6 +129,7 @@ class WorkspaceCore:
                     external_access=self._external_access,
                     memory_limit=self._memory_limit,
                     threads=self._threads,
+                    project_id=self.credentials.project_id if self.credentials else None,
                 )
             return self._database
 

@@ -43,7 +43,8 @@ class LocalAnalysis(LocalExploration):
     - `table` is the name of the table of events.
     - Days are whole days, both ends included, of `timezone`, by default that which the table was
       fetched with, else UTC: give the project's own, or days begin at another hour than in
-      Mixpanel.
+      Mixpanel. They may be relative to today in that zone: "today", "yesterday", "-7d", "-4w" or
+      "-3m". If the table lacks some of them, an `IncompleteTableWarning` names these.
     - `on` is the name of a property, or an expression as `prop("plan")`; `where` is an expression
       as `prop("plan") == "team"`, or text: `properties["plan"] == "team"`.
     - With `profiles`, the name of a table of profiles, expressions may use `user["$email"]` too.

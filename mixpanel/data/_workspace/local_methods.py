@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from mixpanel._runtime.signatures import named_like
 from mixpanel.data.results import WorkspaceInfo
@@ -44,6 +45,11 @@ class LocalMethods:
     """Query the local database: plain methods in both workspaces, as they wait for no server."""
 
     _core: WorkspaceCore
+
+    def __copy__(self) -> Self:
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self), _core=copy.copy(self._core))
+        return new
 
     @property
     def database(self) -> Database:
@@ -90,6 +96,20 @@ class LocalMethods:
     def sql_rows(self) -> Any: ...
     @database_method(Database.sql_arrow)
     def sql_arrow(self) -> Any: ...
+    @database_method(Database.sql_polars)
+    def sql_polars(self) -> Any: ...
+    @database_method(Database.attach_csv)
+    def attach_csv(self) -> Any: ...
+    @database_method(Database.attach_parquet)
+    def attach_parquet(self) -> Any: ...
+    @database_method(Database.attach_json)
+    def attach_json(self) -> Any: ...
+    @database_method(Database.attach)
+    def attach(self) -> Any: ...
+    @database_method(Database.attached)
+    def attached(self) -> Any: ...
+    @database_method(Database.detach)
+    def detach(self) -> Any: ...
     @database_method(Database.tables)
     def tables(self) -> Any: ...
     @database_method(Database.schema)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, TypeVar
 
+from mixpanel.data._fetch import plan
 from mixpanel.data._queries.arguments import ACCESSOR
 from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.analysis.period import Period
 from mixpanel.data.analysis.source import COLUMNS as OWN_COLUMNS
 from mixpanel.data.analysis.source import EventSource
-from mixpanel.data.exceptions import ConfigError, EventNotFoundError, PropertyNotFoundError
+from mixpanel.data.exceptions import (
+    ConfigError,
+    EventNotFoundError,
+    IncompleteTableWarning,
+    PropertyNotFoundError,
+)
 from mixpanel.data.exploration_results import PropertyDistributionResult
 from mixpanel.data.query_results import (
     FlowsResult,
@@ -23,8 +30,8 @@ from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Sequence
+    from datetime import date, datetime
 
     from duckdb import DuckDBPyConnection
 
@@ -58,9 +65,12 @@ class LocalReports:
         with self._database._query_cursor() as cursor:
             name = _with_columns(cursor, table, COLUMNS)
             known = fetch_log.find(cursor, name)
+            gaps = catalog.gaps(cursor, known) if known else set()
             people = None if profiles is None else _with_columns(cursor, profiles, COLUMNS[2::2])
         zone = timezone or (known.project_timezone if known else None)
-        query = report(_source(name, people), Period.checked(from_date, to_date, zone))
+        period = Period.checked(from_date, to_date, zone)
+        _warn_about_gaps(name, gaps, period)
+        query = report(_source(name, people), period)
         result = query.read(self._database.sql_rows(query.statement, query.parameters).rows)
         if _is_empty(result):
             self._check_events(name, query.events)
@@ -97,6 +107,18 @@ class LocalReports:
         known = self._database.property_keys(table, event)
         if name not in known:
             raise PropertyNotFoundError(name, event, similar(name, known))
+
+
+def _warn_about_gaps(table: str, gaps: Collection[date], period: Period) -> None:
+    """Warn, at the caller of the report's method, if days of the period were not fetched."""
+    lacking = plan.ranges(day for day in gaps if period.from_date <= day <= period.to_date)
+    if lacking:
+        warnings.warn(
+            f"{table} lacks {', '.join(map(str, lacking))}, so the report is too low: fetch these "
+            "days, or report on others",
+            IncompleteTableWarning,
+            stacklevel=4,
+        )
 
 
 def _with_columns(cursor: DuckDBPyConnection, table: str, wanted: Sequence[str]) -> str:

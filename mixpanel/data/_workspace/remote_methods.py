@@ -190,6 +190,14 @@ class RemoteMethods:
         continues with what is missing. A call fetches one day while the hourly limit of 60 exports
         allows it, else several.
 
+        Days that keep failing, and days that Mixpanel rejects, do not stop the others: those are
+        fetched, and kept for the next call. With `partial` the table appears without the days that
+        failed: `failed` of the result has them with the reason, `tables()` has them as gaps, a
+        report over them warns, and the same call again fetches them alone. A day that Mixpanel
+        rejects because it has not begun in the project's time zone is left out in any case.
+
+        - `from_date` and `to_date`: dates, text as "2026-01-31", or days relative to today in
+          `project_timezone`, else UTC: "today", "yesterday", "-7d", "-4w" or "-3m".
         - `events`: names of events, by default all. `where`: an expression of Mixpanel's, such as
           `properties["plan"] == "team"`. `limit`: the maximum number of events, up to 100,000.
         - `replace` swaps the new table in at the end; `append` adds days to a table, and replaces
@@ -197,6 +205,8 @@ class RemoteMethods:
         - `progress`: True for a line on a terminal, or a function that is called with `Progress`.
           `on_batch_complete` is called with `BatchProgress` after each call.
         - `max_workers`: concurrent calls, by default 8. `chunk_days`: days fetched by one call.
+          `max_requests`: the most calls that it may need, repeated ones aside; needing more is an
+          error, and no call is made.
         - `project_timezone`: for projects created before 2023, whose events carry local time: makes
           `event_time` true UTC, and adds `event_time_local`.
         - `parallel` and `batch_size` are accepted and have no effect.
@@ -204,11 +214,14 @@ class RemoteMethods:
         :raises TableExistsError: when the table exists; before anything is fetched.
         :raises TableNotFoundError: when there is no table to append to.
         :raises ConfigError: for invalid arguments.
-        :raises InterruptedFetchError: when some days could not be fetched.
+        :raises RequestLimitError: when it needs more calls than `max_requests`.
+        :raises InterruptedFetchError: when some days could not be fetched, without `partial`.
         :raises APIError: when Mixpanel rejects the call: see `AuthenticationError`, `PlanError`,
             `QueryError`.
         """
-        query = EventQuery.create(name, **options)
+        _check_callbacks(progress, on_batch_complete=on_batch_complete)
+        wanted, core = EventQuery.create(name, **options), self._core
+        query = await core.writer(lambda: events.fill_gaps(core.open_database(), wanted))
         return await self._fetch_events(query, progress, on_batch_complete)
 
     @with_options(FetchEventsOptions, EventQuery.create)
@@ -225,7 +238,12 @@ class RemoteMethods:
         """
         query = EventQuery.create(name, **options)
         core = self._core
-        return await core.writer(lambda: events.plan_events(core.api, core.open_database(), query))
+
+        def plan() -> FetchPlan:
+            database = core.open_database()
+            return events.plan_events(core.api, database, events.fill_gaps(database, query))
+
+        return await core.writer(plan)
 
     @with_options(SyncEventsOptions, events.create_sync_query)
     async def sync_events(
@@ -242,11 +260,14 @@ class RemoteMethods:
 
         Fetches the days that the table lacks, up to `to_date` (today), and once more those that
         were fetched less than `lookback_days` after they ended, because events arrive late. Each
-        such day is replaced as a whole. The first call needs `from_date`, the first day. Other
-        arguments as in `fetch_events`.
+        such day is replaced as a whole, and the result counts how many events are new, changed,
+        unchanged and vanished. The first call needs `from_date`, the first day. Other arguments as
+        in `fetch_events`; a table that ended long ago needs many calls, which `max_requests`
+        bounds.
 
         :raises ConfigError: without a `from_date` for a table that does not exist yet.
-        :raises InterruptedFetchError: when some days could not be fetched.
+        :raises RequestLimitError: when it needs more calls than `max_requests`.
+        :raises InterruptedFetchError: when some days could not be fetched, without `partial`.
         :raises APIError: when Mixpanel rejects the call.
         """
         _check_callbacks(progress, on_batch_complete=on_batch_complete)
@@ -280,7 +301,6 @@ class RemoteMethods:
         progress: bool | Callable[[Progress], object],  # noqa: FBT001
         on_batch: Callable[[BatchProgress], object] | None,
     ) -> FetchResult:
-        _check_callbacks(progress, on_batch_complete=on_batch)
         core = self._core
         with core.fetching(), progress_line(progress) as on_progress:
             database = await anyio.to_thread.run_sync(core.open_database)

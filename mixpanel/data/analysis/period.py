@@ -47,17 +47,17 @@ class Period:
 
         :raises ConfigError: for invalid or reversed dates, and unknown timezones.
         """
-        first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
-        if first > last:
-            raise ConfigError(f"from_date={first} is later than to_date={last}")
-        if not date.min + ONE_DAY < first <= last < date.max - ONE_DAY:
-            raise ConfigError(f"{first} to {last} is outside the range of dates")
         try:
             found = zone(timezone)
         except ConfigError:
             raise ConfigError(
                 f"timezone={timezone!r} is not a timezone; write it as Europe/Oslo"
             ) from None
+        first, last = as_day(from_date, "from_date", timezone), as_day(to_date, "to_date", timezone)
+        if first > last:
+            raise ConfigError(f"from_date={first} is later than to_date={last}")
+        if not date.min + ONE_DAY < first <= last < date.max - ONE_DAY:
+            raise ConfigError(f"{first} to {last} is outside the range of dates")
         return cls(first, last, timezone or "UTC", found or UTC)
 
     @property

@@ -127,6 +127,20 @@ class CSVReader:
         ragged = ((each.position, _unreadable(each, header)) for each in self._ragged)
         yield from (row for _, row in heapq.merge(numbered, ragged, key=lambda pair: pair[0]))
 
+    def write_table(
+        self, table: str, escape: Callable[[Path], str], check: Callable[[list[str]], object]
+    ) -> None:
+        """Write the rows into a new table of the connection; `check` gets the column names."""
+        plan = self._plan_of_any_length(lambda _names: {}, escape)
+        check(plan.names)
+        source, parameters = self._source(plan)
+        columns = ", ".join(
+            f"{quoted(key)} AS {quoted(name)}"
+            for key, name in zip(plan.keys, plan.names, strict=True)
+        )
+        query = f"CREATE TABLE {quoted(table)} AS SELECT {columns} FROM {source}"
+        self._connection.execute(query, parameters)
+
     def _plan_of_any_length(
         self, ids: Callable[[tuple[str, ...]], Mapping[str, str]], escape: Callable[[Path], str]
     ) -> _Plan:
@@ -201,13 +215,18 @@ class CSVReader:
             )
         return names
 
-    def _converted(self, plan: _Plan) -> Iterator[dict[str, Any]]:
+    def _source(self, plan: _Plan) -> tuple[str, dict[str, Any]]:
+        """Return SQL for FROM and its parameters."""
         types = {key: type_ for key, type_ in plan.types.items() if type_ == "VARCHAR"}
         source = f"read_csv($path, {self._csv_options}, sample_size = -1, types = $types)"
         parameters: dict[str, Any] = {"path": plan.path[0], "types": types}
         if not types:
             source = source.replace(", types = $types", "")
             del parameters["types"]
+        return source, parameters
+
+    def _converted(self, plan: _Plan) -> Iterator[dict[str, Any]]:
+        source, parameters = self._source(plan)
         select = ", ".join(column(key, plan.types[key]) for key in plan.keys)
         cursor = self._connection.execute(f"SELECT {select} FROM {source}", parameters)
         names, stated, date_format = plan.names, plan.stated, self._options.date_format

@@ -16,6 +16,7 @@ from mixpanel.data.readers.csv import CSV_OPTIONS, CSVReader, column, explain_er
 from mixpanel.data.readers.events import TABLE, Columns, EventConverter
 from mixpanel.data.readers.options import ReadOptions
 from mixpanel.data.readers.text_files import (
+    MAX_LINE_BYTES,
     json_lines,
     json_row,
     rewritten_as_utf8,
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
 
     import duckdb
 
-__all__ = ["count_rows", "read_events", "read_rows"]
+__all__ = [
+    "DUCKDB_CONFIG",
+    "count_rows",
+    "escaped",
+    "parquet_names",
+    "read_events",
+    "read_rows",
+    "unreadable",
+]
 
 FETCH_SIZE = 2000
 DUCKDB_CONFIG: dict[str, bool | str] = {
@@ -110,9 +119,9 @@ def read_rows(
             else:
                 new_folder = partial(stack.enter_context, temporary_folder())
                 reader = CSVReader(connection, source, path.name, options, new_folder)
-                yield from reader.rows(lambda names: _as_types(ids(names)), _escaped)
+                yield from reader.rows(lambda names: _as_types(ids(names)), escaped)
         except duckdb.Error as error:
-            raise _unreadable(source, path.name, error) from error
+            raise unreadable(source, path.name, error, is_csv=file_format == "csv") from error
 
 
 def count_rows(path: Path) -> int:
@@ -133,9 +142,9 @@ def count_rows(path: Path) -> int:
     try:
         with _connect(duckdb) as connection:
             query = f"SELECT count(*) FROM {source}"
-            row = connection.execute(query, [_escaped(path)]).fetchone()
+            row = connection.execute(query, [escaped(path)]).fetchone()
     except duckdb.Error as error:
-        raise _unreadable(path, path.name, error) from error
+        raise unreadable(path, path.name, error, is_csv=file_format == "csv") from error
     return int(row[0]) if row else 0
 
 
@@ -183,7 +192,8 @@ def _file_format(path: Path) -> str:
     )
 
 
-def _escaped(path: Path) -> str:
+def escaped(path: Path) -> str:
+    """Return a path for DuckDB, which takes the characters of patterns as they are."""
     return glob.escape(str(path))
 
 
@@ -205,7 +215,7 @@ def _objects(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Any]
     # Read as text, not columns: DuckDB's common schema of all lines would convert values and add
     # the keys of other lines.
     query = f"SELECT json FROM {_json_source(path)}"
-    rows = _iter_rows(connection.execute(query, [_escaped(path)]))
+    rows = _iter_rows(connection.execute(query, [escaped(path)]))
     for number, (text,) in enumerate(rows, 1):
         yield json_row(text, {"row": number})
 
@@ -215,9 +225,9 @@ def _parquet(
     path: Path,
     ids: Callable[[tuple[str, ...]], Iterable[str] | Mapping[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    parameters = [_escaped(path)]
+    parameters = [escaped(path)]
     described = connection.execute("DESCRIBE FROM read_parquet(?)", parameters).fetchall()
-    names = _parquet_names(connection, path)
+    names = parquet_names(connection, path)
     if frozenset(names) >= TABLE:
         del described[len(names) :]  # `day` of the folder, which repeats the time
     # Columns of folders such as `country=PT` come last.
@@ -229,7 +239,7 @@ def _parquet(
         yield dict(zip(names, row, strict=True))
 
 
-def _parquet_names(connection: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
+def parquet_names(connection: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
     """Return the names of the columns as they are in the file.
 
     DuckDB renames those that differ only in case, also within a struct.
@@ -238,7 +248,7 @@ def _parquet_names(connection: duckdb.DuckDBPyConnection, path: Path) -> list[st
     """
     nodes = iter(
         connection.execute(
-            "SELECT name, num_children FROM parquet_schema(?)", [_escaped(path)]
+            "SELECT name, num_children FROM parquet_schema(?)", [escaped(path)]
         ).fetchall()
     )
 
@@ -274,8 +284,11 @@ def _iter_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
         yield from rows
 
 
-def _unreadable(path: Path, name: str, error: Exception) -> ConfigurationError:
+def unreadable(path: Path, name: str, error: Exception, *, is_csv: bool) -> ConfigurationError:
+    """Return why DuckDB cannot read a file, in one line."""
     message = str(error)
-    if _file_format(path) == "csv":
+    if is_csv:
         return explain_error(path, name, message)
+    if "maximum_object_size" in message:
+        return ConfigurationError(f"{name}: an object has more than {MAX_LINE_BYTES:,} bytes")
     return ConfigurationError(f"{name}: {message.strip().partition(chr(10))[0]}")

@@ -6,6 +6,7 @@ it in between: DuckDB lets one process write, or several read.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data.exceptions import ConfigError, DatabaseLockedError, SQLError
 from mixpanel.data.store import fetch_log
+from mixpanel.data.store.attachments import Attachments
 from mixpanel.data.store.engine import (
     connect,
     database_errors,
@@ -30,13 +32,16 @@ from mixpanel.data.store.engine import (
     restrict_wal,
 )
 from mixpanel.data.store.part_files import remove_abandoned
+from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
     from duckdb import DuckDBPyConnection
+
+    from mixpanel.data.store.attachments import Lookup
 
     class _Load(Protocol):
         def stop(self) -> None: ...
@@ -56,6 +61,10 @@ RETRY_EVERY = 0.01  # seconds between two attempts to open it
 _open_lock = native_threads.new_lock()
 _open_handles: Counter[Path] = Counter()  # by folder of parts
 _connected_handles: Counter[Path] = Counter()  # those whose file is open, likewise
+# Files that are open, as the database of a handle and as attached by one. DuckDB 1 would open one
+# file in both ways, and closing it in one way would release the lock of the other.
+_connected_files: Counter[Path] = Counter()
+_attached_files: Counter[Path] = Counter()
 
 
 class Connection:
@@ -67,21 +76,25 @@ class Connection:
 
     def __init__(
         self,
-        connect_to: Callable[[], tuple[DuckDBPyConnection, Path]],
+        connect_to: Callable[..., tuple[DuckDBPyConnection, Path]],
         *,
         path: Path | None,
         parts: Path,
         read_only: bool,
         stays_open: bool,
         owns_parts: bool,
+        project_id: str | None,
     ) -> None:
         self.path: Path | None = path
         self.parts: Path = parts
         self.read_only: bool = read_only
         self._connect_to = connect_to
+        self._project_id = project_id
         self._exchange = parts  # the only folder DuckDB may read and write; set with each connect
         self._connection: DuckDBPyConnection | None = None
         self._owns_parts = owns_parts
+        self._attachments = Attachments()
+        self._connected_paths: list[tuple[Counter[Path], Path]] = []
         self._lock = native_threads.new_lock()
         self._closed = False
         self._cursors: set[DuckDBPyConnection] = set()  # of running statements
@@ -107,6 +120,7 @@ class Connection:
         parts: Path | None = None,
         memory_limit: str | int | None = None,
         threads: int | None = None,
+        project_id: str | None = None,
     ) -> Self:
         """Open the database at `path`, creating it if needed; None opens one in memory.
 
@@ -119,9 +133,12 @@ class Connection:
         The file is closed between statements, and opened again by the next one. While another
         process has it open, a statement waits for up to three seconds.
 
+        `project_id` is the project whose data is fetched into it: a file has the data of one.
+
         :raises DatabaseNotFoundError: if `read_only` and the file does not exist.
         :raises DatabaseLockedError: if another process has it open.
-        :raises ConfigError: if the file is not a database, or DuckDB is not installed.
+        :raises ConfigError: if the file is not a database or has another project's data, or DuckDB
+            is not installed.
         """
         load_duckdb()
         path = None if path is None else Path(path).expanduser().absolute()
@@ -150,6 +167,7 @@ class Connection:
             read_only=read_only,
             stays_open=path is None or external_access,
             owns_parts=owned,
+            project_id=project_id,
         )
         with _open_lock:
             _open_handles[folder] += 1
@@ -177,8 +195,11 @@ class Connection:
                 time.sleep(wait)
             try:
                 with _open_lock:
-                    if (connection := self._acquire_if_connected()) is None:
-                        self._connect()
+                    # Another thread may have connected meanwhile. This is a use, too: to look again
+                    # without returning it would count it twice, and the file would stay open.
+                    if (connection := self._acquire_if_connected()) is not None:
+                        return connection
+                    self._connect()
             except DatabaseLockedError:
                 if time.monotonic() > end:
                     raise
@@ -194,30 +215,64 @@ class Connection:
 
     def _connect(self) -> None:
         """Open the file; the caller holds `_open_lock`."""
-        connection, self._exchange = self._connect_to()
+        attached = self._attachments.paths()
+        connected = self._paths(attached)
+        connection, self._exchange = self._connect_to(attached=attached)
         try:
             make_folder(self.parts)  # DuckDB spills into it, and creates no parents
             self._prepare(connection)
+            self._attachments.attach_copies(connection, self._exchange)
         except BaseException:
             connection.close()
             self._remove_exchange()
             raise
         _connected_handles[self.parts] += 1
+        for files, path in connected:
+            files[path] += 1
+        self._connected_paths = connected
         self._connected_at = self._unused_since = time.monotonic()
         self._connection = connection
 
+    def _paths(self, attached: Mapping[str, Path]) -> list[tuple[Counter[Path], Path]]:
+        """Return the files that will be open, each with the counter of its use.
+
+        :raises DatabaseLockedError: if one is open in this process for another use.
+        """
+        own = [] if self.path is None else [(_connected_files, self.path.resolve())]
+        others = [(_attached_files, path.resolve()) for path in attached.values()]
+        for used, paths in ((_attached_files, own), (_connected_files, others)):
+            for _, path in paths:
+                if used[path]:
+                    raise DatabaseLockedError(path, os.getpid())
+        return own + others
+
     def _prepare(self, connection: DuckDBPyConnection) -> None:
-        if self.read_only:
-            return
         found = None
         if self.path is not None:
             status = self.path.stat()
             found = (status.st_dev, status.st_ino)
         if found is None or found != self._prepared:
             with database_errors():
-                fetch_log.prepare(connection, datetime.now(UTC))
-        restrict_wal(self.path)
+                if not self.read_only:
+                    fetch_log.prepare(connection, datetime.now(UTC))
+                self._check_project(fetch_log.project_id(connection))
+        if not self.read_only:
+            restrict_wal(self.path)
         self._prepared = found
+
+    def _check_project(self, found: str | None) -> None:
+        if found is not None and self._project_id not in (None, found):
+            raise ConfigError(
+                f"{self.path} has data of the project {found}, not of {self._project_id}: use one "
+                "file for each project, and attach the other one to join them"
+            )
+
+    def _record_project(self, cursor: DuckDBPyConnection) -> None:
+        """Record the project of a load, so that the data of another one is not mixed into it."""
+        if self._project_id is not None:
+            with database_errors():
+                fetch_log.record_project_id(cursor, self._project_id)
+                self._check_project(fetch_log.project_id(cursor))
 
     def _release(self) -> None:
         """End a use of the connection, and let the file be closed if it was the last one."""
@@ -259,9 +314,40 @@ class Connection:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        if _connected_handles[self.parts] > 1:  # the others would keep the copies of files open
+            for lookup in self._attachments.lookups.values():
+                with suppress(load_duckdb().Error):
+                    connection.execute(f"DETACH {quoted(lookup.alias)}")
         connection.close()
         _connected_handles[self.parts] -= 1
+        for files, path in self._connected_paths:
+            files[path] -= 1
+        self._connected_paths = []
         self._remove_exchange()
+
+    @contextmanager
+    def _disconnected(self) -> Iterator[None]:
+        """Close the file for the block, when no statement uses it; the next one opens it again.
+
+        :raises ConfigError: if the file has to stay open, or statements keep running.
+        """
+        end = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            with _open_lock, self._lock:
+                if self._closed:
+                    raise ConfigError("the database is closed: open it again")
+                if self._stays_open:
+                    raise ConfigError(
+                        "a database in memory, or one whose `connection` was used, has to stay "
+                        "open: attach other databases before, to a workspace with a file"
+                    )
+                if not self._uses:
+                    self._disconnect()
+                    yield
+                    return
+            if time.monotonic() > end:
+                raise ConfigError("statements are running: attach other databases after them")
+            time.sleep(RETRY_EVERY)
 
     def _remove_exchange(self) -> None:
         if not self._owns_parts and not _connected_handles[self.parts]:
@@ -285,6 +371,8 @@ class Connection:
                 if self._closer_runs:
                     self._closer_sleep.release()
             _open_handles[self.parts] -= 1
+            for lookup in self._attachments.lookups.values():
+                shutil.rmtree(lookup.copy.parent, ignore_errors=True)
             if self._owns_parts:
                 remove_temporary_folder(self.parts)
             elif not _open_handles[self.parts]:
@@ -326,16 +414,18 @@ class Connection:
             cursor.interrupt()
 
     @contextmanager
-    def _cursor(self) -> Iterator[DuckDBPyConnection]:
+    def _cursor(self, *, with_files: bool = True) -> Iterator[DuckDBPyConnection]:
+        """Yield a cursor for a statement; `with_files`, it has the views of attached files."""
         connection = self._acquire()
         try:
             with self._lock:
                 cursor = connection.cursor()
-                self._cursors.add(cursor)
             try:
-                yield cursor
+                with self._interruptible(cursor):
+                    if with_files:
+                        self._attachments.define_views(cursor)
+                    yield cursor
             finally:
-                self._cursors.discard(cursor)
                 cursor.close()
                 if not self.read_only:
                     restrict_wal(self.path)
@@ -343,8 +433,33 @@ class Connection:
             self._release()
 
     @contextmanager
+    def _interruptible(self, connection: DuckDBPyConnection) -> Iterator[None]:
+        """Let `interrupt` end the statements of a connection while the block runs."""
+        self._cursors.add(connection)
+        try:
+            yield
+        finally:
+            self._cursors.discard(connection)
+
+    def _add_lookup(self, lookup: Lookup) -> None:
+        """Attach the copy of a file to the open connection, and whenever it is opened again."""
+        with self._lock:
+            assert self._connection is not None, "call it while a cursor is open"
+            self._attachments.lookups[lookup.name.lower()] = lookup
+            self._attachments.attach_copies(self._connection, self._exchange)
+
+    def _remove_lookup(self, cursor: DuckDBPyConnection, lookup: Lookup) -> None:
+        """Detach the copy of a file, and remove it."""
+        with self._lock:
+            del self._attachments.lookups[lookup.name.lower()]
+            assert self._connection is not None, "call it while a cursor is open"
+            self._connection.execute(f"DROP VIEW IF EXISTS temp.{quoted(lookup.name)}")
+        cursor.execute(f"DETACH DATABASE IF EXISTS {quoted(lookup.alias)}")
+        shutil.rmtree(lookup.copy.parent, ignore_errors=True)
+
+    @contextmanager
     def _query_cursor(self) -> Iterator[DuckDBPyConnection]:
-        with self._cursor() as cursor:
+        with self._cursor(with_files=False) as cursor:
             try:
                 yield cursor
             except load_duckdb().OutOfMemoryException as error:
@@ -359,7 +474,7 @@ class Connection:
             raise ConfigError(
                 "the database is open read-only: open it with read_only=False to load data"
             )
-        with self._cursor() as cursor:
+        with self._cursor(with_files=False) as cursor:
             self._load_cursors.append(cursor)
             try:
                 yield cursor

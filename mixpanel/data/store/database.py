@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._fetch.plan import zone
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
+from mixpanel.data.results import Attached
 from mixpanel.data.store import (
+    attachments,
+    engine,
     export,
     fetch_log,
+    pages,
     part_files,
     sql,
     statistics,
@@ -30,13 +36,14 @@ from mixpanel.data.store.staging import lock_table, require_no_active_load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date
-    from pathlib import Path
 
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data._fetch.plan import Filters, Part
+    from mixpanel.data.readers.lookup_files import FileKind
     from mixpanel.data.results import (
         ColumnStatsResult,
         EventBreakdownResult,
@@ -47,7 +54,8 @@ if TYPE_CHECKING:
         TableType,
         TypedTable,
     )
-    from mixpanel.data.store.fetch_log import PageRecord
+    from mixpanel.data.store.fetch_log import FailedDay, PageRecord
+    from mixpanel.data.store.pages import RowPage
     from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
@@ -122,6 +130,21 @@ class Database(Connection):
         with self._cursor() as cursor:
             return sql.arrow(cursor, query, params, write=write)
 
+    def sql_polars(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+    ) -> pl.DataFrame:
+        """Run one statement and return a polars DataFrame.
+
+        :raises SQLError: as for `sql_rows`.
+        :raises ConfigError: if polars is not installed.
+        """
+        with self._cursor() as cursor:
+            return sql.polars(cursor, query, params, write=write)
+
     @contextmanager
     def sql_stream(
         self,
@@ -162,6 +185,132 @@ class Database(Connection):
         """Return the number of rows of a query, or None for a statement that is not a query."""
         with self._cursor() as cursor:
             return sql.count(cursor, query)
+
+    def sql_page(self, query: str, *, offset: int, limit: int, width: int) -> RowPage:
+        """Return up to `limit` rows of a query from `offset` on, with text cut at `width` + 1.
+
+        :raises SQLError: as for `sql_rows`.
+        """
+        with self._cursor() as cursor:
+            return pages.page(cursor, query, offset=offset, limit=limit, width=width)
+
+    # ---- attaching ------------------------------------------------------------------------------
+
+    def attach_csv(self, name: str, path: Path | str, *, encoding: str | None = None) -> Attached:
+        """Let SQL join with a CSV file under a name, until the database is closed.
+
+        >>> ws.attach_csv("plans", "plans.csv")  # doctest: +SKIP
+        >>> ws.sql("SELECT * FROM events JOIN plans USING (distinct_id)")  # doctest: +SKIP
+
+        The rows are copied: attach the file again to read its changes. SQL can access no other
+        file. The first line names the columns; a column is text unless all of its cells are written
+        unambiguously as numbers, dates or booleans. `encoding` is UTF-8, or UTF-16 with a byte
+        order mark, unless it is given. The file may be compressed (`.gz`, `.zst`).
+
+        :raises ConfigError: if it cannot be read, columns differ only in case, or the name is
+            invalid or that of a table.
+        :raises MixpanelDataError: if it is missing, or no regular file.
+        """
+        return self._attach_file(name, "csv", path, encoding)
+
+    def attach_parquet(self, name: str, path: Path | str) -> Attached:
+        """Let SQL join with a Parquet file under a name; see `attach_csv`."""
+        return self._attach_file(name, "parquet", path)
+
+    def attach_json(self, name: str, path: Path | str) -> Attached:
+        """Let SQL join with a file of JSON objects, one a line or in an array; see `attach_csv`."""
+        return self._attach_file(name, "json", path)
+
+    def attach(self, path: Path | str, *, as_: str) -> Attached:
+        """Let SQL read the tables of another database, such as another project's, under a name.
+
+        >>> ws.attach("eu.db", as_="eu")  # doctest: +SKIP
+        >>> ws.sql("FROM events UNION ALL BY NAME FROM eu.events")  # doctest: +SKIP
+
+        It is open, for reading, whenever this database is: a fetch into it waits meanwhile.
+
+        :raises DatabaseNotFoundError: if there is no such file.
+        :raises DatabaseLockedError: if another process writes to it.
+        :raises ConfigError: if it is not a database or this one, or the name is invalid or taken;
+            for a workspace in memory without external access, and after `connection` was used.
+        """
+        file = Path(path).expanduser().absolute()
+        if self.path is not None and file.resolve() == self.path.resolve():
+            raise ConfigError(f"{file} is this database itself: its tables need no prefix")
+        databases = self._attachments.databases
+        if table_name(as_).lower() in databases:
+            self.detach(as_)
+        with self._cursor(with_files=False) as cursor:
+            name = attachments.check_alias(cursor, as_)
+            unlocked = sql.has_external_access(cursor)
+            if unlocked:
+                engine.attach(cursor, name, file)
+                databases[name.lower()] = (name, file)
+        if not unlocked:
+            with self._disconnected():
+                databases[name.lower()] = (name, file)
+            try:
+                self._acquire()
+            except BaseException:
+                del databases[name.lower()]
+                raise
+            self._release()
+        return Attached(name, "database", file, None)
+
+    def attached(self) -> list[Attached]:
+        """Return the files and databases that are attached, by name."""
+        return self._attachments.listed()
+
+    def detach(self, name: str) -> None:
+        """Detach a file or database.
+
+        :raises ConfigError: if nothing of that name is attached.
+        """
+        key = table_name(name).lower()
+        lookup = self._attachments.lookups.get(key)
+        if lookup is not None:
+            with self._query_cursor() as cursor:
+                self._remove_lookup(cursor, lookup)
+            return
+        if key not in self._attachments.databases:
+            known = ", ".join(each.name for each in self.attached()) or "none"
+            raise ConfigError(f"nothing is attached as {name!r}; attached are: {known}")
+        with self._cursor(with_files=False) as cursor:
+            unlocked = sql.has_external_access(cursor)
+            if unlocked:
+                cursor.execute(f"DETACH DATABASE IF EXISTS {quoted(name)}")
+        if unlocked:
+            del self._attachments.databases[key]
+            return
+        with self._disconnected():
+            del self._attachments.databases[key]
+
+    def _attach_file(
+        self, name: str, kind: FileKind, path: Path | str, encoding: str | None = None
+    ) -> Attached:
+        from mixpanel.data.readers.lookup_files import write_lookup
+
+        source = Path(path).expanduser().absolute()
+        with self._query_cursor() as cursor:
+            existing = {each.lower() for each in catalog.names(cursor)}
+        if table_name(name).lower() in existing:
+            raise ConfigError(f"{name} is a table of the database: attach the file as another name")
+        copy, alias = self._attachments.new_copy(self.parts)
+        try:
+            with database_errors():
+                rows = write_lookup(
+                    source, kind, copy, encoding=encoding, interruptible=self._interruptible
+                )
+                lookup = attachments.Lookup(name, kind, source, copy, rows, alias)
+                with self._query_cursor() as cursor:
+                    previous = self._attachments.lookups.get(name.lower())
+                    if previous is not None:
+                        self._remove_lookup(cursor, previous)
+                    self._add_lookup(lookup)
+        except BaseException:
+            shutil.rmtree(copy.parent, ignore_errors=True)
+            raise
+        return Attached(name, kind, source, rows)
 
     # ---- inspecting -----------------------------------------------------------------------------
 
@@ -322,6 +471,7 @@ class Database(Connection):
             raise ConfigError("there are no days to load: pass at least one")
         with self._load_cursor() as cursor:
             name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
+            self._record_project(cursor)
             load = Load(
                 self,
                 name,
@@ -355,6 +505,7 @@ class Database(Connection):
         """
         with self._load_cursor() as cursor:
             name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
+            self._record_project(cursor)
             load = ProfilesLoad(
                 self,
                 name,
@@ -450,6 +601,36 @@ class Database(Connection):
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         return {entry.day: entry.fetched_at for entry in entries}
 
+    def first_day(self, name: str) -> date | None:
+        """Return the first day of a table, which need not be one that could be fetched."""
+        with self._query_cursor() as cursor:
+            known = fetch_log.find(cursor, catalog.canonical(cursor, name))
+        return None if known is None else known.from_date
+
+    def failed_days(self, name: str, filters: Filters) -> list[FailedDay]:
+        """Return the days that fetches into a table with these filters could not fetch so far."""
+        with self._query_cursor() as cursor:
+            failed = fetch_log.failed_days(cursor, catalog.canonical(cursor, name))
+        return [each for each in failed if each.filters == filters.to_json()]
+
+    def reusable_days(
+        self, name: str, filters: Filters, *, now: datetime | None = None
+    ) -> frozenset[date]:
+        """Return the days of a table that were fetched with these filters and need no refresh."""
+        checked_at = now or datetime.now(UTC)
+        with self._query_cursor() as cursor:
+            entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
+        return frozenset(
+            entry.day
+            for entry in entries
+            if entry.filters == filters.to_json() and entry.holds(checked_at)
+        )
+
+    def has_table(self, name: str) -> bool:
+        """Return True if there is a table or view of that name; case is ignored."""
+        with self._query_cursor() as cursor:
+            return catalog.canonical(cursor, name) in catalog.names(cursor)
+
     def _validate_target(
         self,
         cursor: DuckDBPyConnection,
@@ -462,6 +643,8 @@ class Database(Connection):
     ) -> str:
         zone(filters.project_timezone)
         name = catalog.canonical(cursor, name)
+        if name.lower() in self._attachments.lookups:
+            raise ConfigError(f"a file is attached as {name}: detach it, or use another table name")
         existing = catalog.names(cursor)
         if name not in existing:
             if mode == "append":

@@ -23,7 +23,7 @@ from mixpanel.data.exceptions import (
 )
 from mixpanel.data.store import resources
 from mixpanel.data.store.part_files import scratch_name
-from mixpanel.data.store.quoting import literal
+from mixpanel.data.store.quoting import literal, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import duckdb
 
 __all__ = [
+    "STORAGE_VERSION",
+    "attach",
     "connect",
     "count",
     "database_errors",
@@ -47,6 +49,8 @@ __all__ = [
 
 MEMORY = ":memory:"
 MINIMUM_VERSION = (1, 4, 4)  # older ones let /./../ escape from the allowed directories
+# Of new files, so that each DuckDB from the minimum on opens them; 2.0 has a format of its own.
+STORAGE_VERSION = f"v{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]}.0"
 # Unguessable, because the folder lies in the shared temporary directory. One per process, so that
 # all read-only handles of a file agree on DuckDB's locked settings.
 _RANDOM_SUFFIX = uuid4().hex
@@ -85,14 +89,16 @@ def connect(
     parts: Path,
     memory_limit: str | int | None,
     threads: int | None,
+    attached: Mapping[str, Path],
 ) -> tuple[duckdb.DuckDBPyConnection, Path]:
     """Open a database; return the connection and the only folder it may read and write.
 
     That folder, inside `parts`, has a random name and holds files only while they are loaded or
     exported, because DuckDB has one set of allowed directories for our statements and the user's.
+    `attached` are the files of other databases, by name in SQL, which can be read.
 
     :raises DatabaseNotFoundError: if `read_only` and the file does not exist.
-    :raises DatabaseLockedError: if another process has it open.
+    :raises DatabaseLockedError: if another process has it open, or one of those attached.
     :raises ConfigError: if the file is not a database, or cannot be opened.
     """
     duckdb_module = load_duckdb()
@@ -117,6 +123,7 @@ def connect(
         "autoload_known_extensions": False,
         "temp_directory": str(parts / scratch_name("spill")),
         "python_enable_replacements": False,
+        "storage_compatibility_version": STORAGE_VERSION,
     }
     try:
         connection: duckdb.DuckDBPyConnection = duckdb_module.connect(
@@ -127,7 +134,14 @@ def connect(
     except (duckdb_module.Error, OSError) as error:
         _raise_open_error(path or Path(MEMORY), error)
     try:
-        exchange = _lock_down(connection, external_access=external_access, parts=parts, sizes=sizes)
+        exchange = _lock_down(
+            connection,
+            path,
+            external_access=external_access,
+            parts=parts,
+            sizes=sizes,
+            attached=attached,
+        )
     except BaseException:
         connection.close()
         raise
@@ -212,9 +226,13 @@ def restrict_wal(path: Path | None) -> None:
             restrict(path.with_name(path.name + ".wal"), path.stat().st_mode & 0o777)
 
 
-def count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
-    """Count the rows of a quoted table."""
-    row = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
+def count(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """Count the rows of a quoted table, or of a query in parentheses."""
+    row = connection.execute(f"SELECT count(*) FROM {source}", parameters or {}).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -231,16 +249,20 @@ def read_only_folder() -> Path:
 
 def _lock_down(
     connection: duckdb.DuckDBPyConnection,
+    path: Path | None,
     *,
     external_access: bool,
     parts: Path,
     sizes: Mapping[str, int | str],
+    attached: Mapping[str, Path],
 ) -> Path:
     # A second connection of this process shares the instance, whose settings are locked already:
     # it must use the folder that the first one allowed.
     query = "SELECT current_setting('lock_configuration'), current_setting('allowed_directories')"
     locked, allowed = connection.execute(query).fetchone() or (False, [])
     if locked:
+        if attached.keys() - _database_names(connection):
+            raise DatabaseLockedError(path or MEMORY, os.getpid())
         for folder in map(Path, allowed):
             if folder.parent == parts and folder.name.startswith("load-"):
                 return folder
@@ -254,6 +276,8 @@ def _lock_down(
     # Times are stored in UTC. With the machine's zone `event_time > now()` would compare them with
     # another clock.
     connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    for name, file in attached.items():
+        attach(connection, name, file)
     exchange = parts / scratch_name("load", uuid4().hex)
     if not external_access:
         # We pass paths with glob characters escaped, and DuckDB compares them as given: allow
@@ -264,6 +288,28 @@ def _lock_down(
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")  # SQL could undo the above otherwise
     return exchange
+
+
+def attach(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
+    """Attach the file of another database, to be read.
+
+    :raises DatabaseNotFoundError: if it does not exist.
+    :raises DatabaseLockedError: if it is open in another process, or in this one.
+    :raises ConfigError: if it is not a database.
+    """
+    if not path.exists():
+        raise DatabaseNotFoundError(path)
+    try:
+        connection.execute(
+            f"ATTACH IF NOT EXISTS {literal(str(path))} AS {quoted(name)} (READ_ONLY)"
+        )
+    except load_duckdb().Error as error:
+        _raise_open_error(path, error)
+
+
+def _database_names(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    query = "SELECT database_name FROM duckdb_databases()"
+    return {name for (name,) in connection.execute(query).fetchall()}
 
 
 def disable_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
@@ -285,6 +331,11 @@ def _raise_open_error(path: Path, error: Exception) -> NoReturn:
     ):
         holder = _PID.search(message)
         raise DatabaseLockedError(path, int(holder[1]) if holder else None) from error
-    if "different configuration" in message:
+    if "different configuration" in message or "already attached" in message:
         raise DatabaseLockedError(path, os.getpid()) from error
+    if "database file with version number" in message:
+        raise ConfigError(
+            f"{path} was written by a newer DuckDB than {load_duckdb().__version__}: upgrade it "
+            "with pip install --upgrade duckdb"
+        ) from error
     raise ConfigError(f"{path} cannot be opened: {error_message(error)}") from error

@@ -7,7 +7,7 @@ transaction. Only `finish` changes the table itself, in one transaction.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import TruncatedError
@@ -19,7 +19,7 @@ from mixpanel.data.store.engine import (
     load_duckdb,
     transaction,
 )
-from mixpanel.data.store.fetch_log import Entry, Table
+from mixpanel.data.store.fetch_log import Entry, FailedDay, Table
 from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import (
     MAX_LINE_BYTES,
@@ -31,10 +31,10 @@ from mixpanel.data.store.parts import (
     repair_text,
     unreadable_error,
 )
-from mixpanel.data.store.staging import Loaded, Staging, connected
+from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date, datetime
     from pathlib import Path
 
@@ -109,6 +109,13 @@ class Load(Staging):
 
     def _entries(self) -> list[Entry]:
         return fetch_log.entries(self._connection, self.name, "staged")
+
+    @property
+    @connected
+    def extends_table(self) -> bool:
+        """True if the rows will be added to a table that was fetched with the same filters."""
+        is_known = fetch_log.find(self._connection, self.name) is not None
+        return self.mode in ("append", "sync") and is_known and not self._is_mixed()
 
     # Begin
 
@@ -303,25 +310,54 @@ class Load(Staging):
 
     def _merge_duplicates(self, first: int) -> dict[int, int]:
         """Drop duplicates except the one processed last; return counts by part."""
+        counts: dict[int, int] = {}
+        for part, _ in self._delete_duplicates(f"_part >= {first:d}"):
+            counts[part] = counts.get(part, 0) + 1
+        return counts
+
+    def _merge_duplicates_of_days(self) -> None:
+        """Drop duplicates that came with the exports of different days, but the last processed.
+
+        The time is part of their key, so one of the copies is outside the days of its part.
+        """
         table, key = self._staging_table, schema.EVENT_KEY
+        outside = (
+            f"SELECT hash({key}) FROM {table} JOIN (SELECT DISTINCT part, from_date, to_date FROM "
+            "_ledger WHERE table_name = $name AND state = 'staged') AS l ON l.part = _part WHERE "
+            f"coalesce(CAST({self._time_column} AS DATE) NOT BETWEEN l.from_date AND l.to_date, "
+            "true)"
+        )
+        parameters = {"name": self.name}
+        if not count(self._connection, f"({outside} LIMIT 1)", parameters):
+            return
+        deleted = self._delete_duplicates(f"hash({key}) IN ({outside})", parameters)
+        self._merged += len(deleted)
+        for part, day in deleted:
+            self._connection.execute(
+                "UPDATE _ledger SET rows = rows - 1 WHERE table_name = ? AND state = 'staged' AND "
+                "part = ? AND day = greatest(from_date, least(to_date, coalesce(?, from_date)))",
+                [self.name, part, day],
+            )
+
+    def _delete_duplicates(
+        self, condition: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[int, date | None]]:
+        """Drop duplicates among the rows of a condition; return part and day of each."""
+        table, key = self._staging_table, schema.EVENT_KEY
+        condition = f"{condition} AND {schema.HAS_INSERT_ID}"
         # Compare hashes first, and sort only rows whose hash is not unique: sorting all rows by
         # their key needs much more memory. A hash collision costs time, and no row.
-        rows = self._connection.execute(
+        return self._connection.execute(
             f"""DELETE FROM {table} WHERE rowid IN (
                 SELECT rowid FROM (SELECT rowid, {key}, properties FROM {table}
-                    WHERE _part >= $first AND {schema.HAS_INSERT_ID} AND hash({key}) IN (
-                        SELECT hash({key}) FROM {table}
-                        WHERE _part >= $first AND {schema.HAS_INSERT_ID}
+                    WHERE {condition} AND hash({key}) IN (
+                        SELECT hash({key}) FROM {table} WHERE {condition}
                         GROUP BY ALL HAVING count(*) > 1))
                 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY TRY_CAST(
                     properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, rowid DESC
-                ) > 1) RETURNING _part""",
-            {"first": first},
+                ) > 1) RETURNING _part, CAST({self._time_column} AS DATE)""",
+            parameters or {},
         ).fetchall()
-        counts: dict[int, int] = {}
-        for (part,) in rows:
-            counts[part] = counts.get(part, 0) + 1
-        return counts
 
     def _record_days(
         self, sources: Sequence[_Source], merged: dict[int, int], repaired: dict[int, int]
@@ -369,19 +405,58 @@ class Load(Staging):
     # End
 
     @connected
-    def finish(self, limit: int | None = None) -> Loaded:
+    def kept_days(self, days: Collection[date]) -> set[date]:
+        """Return those of the days that the table has already, from an earlier fetch."""
+        if fetch_log.find(self._connection, self.name) is None:
+            return set()
+        done = fetch_log.entries(self._connection, self.name, "done")
+        return {entry.day for entry in done} & set(days)
+
+    @connected
+    def record_failed(self, failed: Mapping[date, str], skipped: Collection[date] = ()) -> None:
+        """Record days that could not be fetched, and why, so that the next load knows them.
+
+        `skipped` are those that were not tried.
+        """
+        with database_errors(), transaction(self._connection):
+            self._record_failed(failed, skipped, is_gap=False)
+
+    def _record_failed(
+        self, failed: Mapping[date, str], skipped: Collection[date], *, is_gap: bool
+    ) -> None:
+        now = self._current_time()
+        records = [
+            FailedDay(day, self._filters, self.mode, reason, now, day in skipped, is_gap)
+            for day, reason in sorted(failed.items())
+        ]
+        fetch_log.record_failed(self._connection, self.name, records)
+
+    @connected
+    def finish(
+        self,
+        limit: int | None = None,
+        *,
+        failed: Mapping[date, str] | None = None,
+        skipped: Collection[date] = (),
+        future: Collection[date] = (),
+    ) -> Loaded:
         """Move the staged rows into the table, in one transaction; keep at most `limit` rows.
 
         "new" and "replace" make the staged rows the table. "append" and "sync" replace the staged
         days: older rows of those days are deleted, unless the table also has rows fetched with
         other filters. Then only duplicates are replaced.
 
+        `failed` days, with the reason of each, become gaps of the table unless it has them;
+        `skipped` ones of them were not tried. `future` days, which have not begun, are left out.
+
         :raises TableExistsError: if a table of that name was created since the load began; the
             staged rows are kept.
         :raises MixpanelDataError: if the database fails; the table is then unchanged.
         """
         self._require_active()
+        changes = None
         with database_errors(), transaction(self._connection):
+            self._merge_duplicates_of_days()
             if limit is not None:
                 self._connection.execute(
                     f"DELETE FROM {self._staging_table} WHERE rowid NOT IN (SELECT rowid "
@@ -395,16 +470,72 @@ class Load(Staging):
             changed = self._changed_days() if merges else None
             typed_tables.mark_stale(self._connection, self.name, changed)
             if merges:
+                changes = self._changes()
                 self._merge_into_table()
             else:
                 self._replace_table(known)
                 known = None
             fetch_log.commit_staged(self._connection, self.name)
             fetch_log.delete_parts(self._connection, self.name)
-            self._record_table(known)
+            self._record_failed(failed or {}, skipped, is_gap=True)
+            days = self.days - set(future)
+            self._record_table(known, days)
         typed = typed_tables.refresh_loaded(self._connection, self.name)
         self.stop()
-        return Loaded(rows, self._merged, min(self.days), max(self.days), typed=typed)
+        return Loaded(rows, self._merged, min(days), max(days), changes, typed)
+
+    def _is_mixed(self) -> bool:
+        """Return True if the table has rows that were fetched with other filters."""
+        done = fetch_log.entries(self._connection, self.name, "done")
+        return bool({entry.filters for entry in done} - {self._filters})
+
+    def _same_key(self) -> str:
+        return " AND ".join(
+            f"old.{column} IS NOT DISTINCT FROM new.{column}"
+            for column in schema.EVENT_KEY.split(", ")
+        )
+
+    def _changes(self) -> Changes:
+        """Compare the staged rows with those in the table, by their key.
+
+        Rows without an insert id are compared whole: they are new or unchanged.
+        """
+        columns = f"{schema.EVENT_KEY}, properties"
+        # Only rows of the same time can be equal, which bounds the work for a long table.
+        old = (
+            f"(SELECT {columns}, {self._time_column} AS _clock FROM {self._table} WHERE event_time "
+            f"IS NULL OR event_time BETWEEN (SELECT min(event_time) FROM {self._staging_table}) "
+            f"AND (SELECT max(event_time) FROM {self._staging_table}))"
+        )
+        new, changed, unchanged = self._connection.execute(
+            "SELECT count(*) FILTER (NOT known), count(*) FILTER (known AND NOT same), "
+            "count(*) FILTER (same) FROM (SELECT bool_or(old._known IS NOT NULL) AS known, "
+            f"bool_or(old._known IS NOT NULL AND {schema.SAME_PROPERTIES}) AS same "
+            f"FROM (SELECT {columns}, rowid AS _row FROM {self._staging_table} "
+            f"WHERE {schema.HAS_INSERT_ID}) AS new LEFT JOIN (SELECT *, true AS _known FROM {old} "
+            f"WHERE {schema.HAS_INSERT_ID}) AS old ON {self._same_key()} GROUP BY new._row)"
+        ).fetchone() or (0, 0, 0)
+        whole = f"SELECT {columns} FROM {{}} WHERE NOT {schema.HAS_INSERT_ID}"
+        staged = whole.format(self._staging_table)
+        same = count(self._connection, f"({staged} INTERSECT ALL {whole.format(old)})")
+        new += count(self._connection, f"({staged})") - same
+        vanished = None
+        if not self._is_mixed():
+            parameters = {"days": sorted(self.done)}
+            day = f"CAST({self._time_column} AS DATE)"
+            in_days = f"FROM {self._table} WHERE {day} IN (SELECT unnest($days::DATE[]))"
+            keyed = (
+                f"SELECT 1 FROM (SELECT * {in_days} AND {schema.HAS_INSERT_ID}) AS old ANTI JOIN "
+                f"{self._staging_table} AS new ON {self._same_key()}"
+            )
+            others = (
+                f"SELECT {columns} {in_days} AND NOT {schema.HAS_INSERT_ID} EXCEPT ALL {staged}"
+            )
+            others = f"{others} EXCEPT ALL {staged}"
+            vanished = sum(
+                count(self._connection, f"({each})", parameters) for each in (keyed, others)
+            )
+        return Changes(new, changed, unchanged + same, vanished)
 
     def _changed_days(self) -> set[date]:
         """Return the days of which rows will be replaced; a row without a time has no day."""
@@ -416,27 +547,22 @@ class Load(Staging):
 
     def _merge_into_table(self) -> None:
         """Replace the rows of the staged days, and other rows by their key."""
-        done = fetch_log.entries(self._connection, self.name, "done")
         day = f"CAST({self._time_column} AS DATE)"
         in_days = f"coalesce({day} IN (SELECT unnest($days::DATE[])), false)"
         by_key = f"NOT {in_days}"
         # Rows do not record their filters. With several, deleting whole days would also delete rows
         # that the staged filters do not return, so every row is matched by key.
-        if {entry.filters for entry in done} - {self._filters}:
+        if self._is_mixed():
             by_key = "true"
         else:
             self._execute_with_days(f"DELETE FROM {self._table} WHERE {in_days}")
-        same = " AND ".join(
-            f"old.{column} IS NOT DISTINCT FROM new.{column}"
-            for column in schema.EVENT_KEY.split(", ")
-        )
         columns = f"{schema.EVENT_KEY}, properties"
         columns += "" if self._timezone is None else ", event_time_local"
         into = f"INSERT INTO {self._table} ({columns}) "
         into += f"SELECT {columns} FROM {self._staging_table} WHERE"
-        self._execute_with_days(
+        self._merged += self._execute_with_days(
             f"DELETE FROM {self._table} AS old USING (FROM {self._staging_table} "
-            f"WHERE {by_key} AND {schema.HAS_INSERT_ID}) AS new WHERE {same}"
+            f"WHERE {by_key} AND {schema.HAS_INSERT_ID}) AS new WHERE {self._same_key()}"
         )
         # Rows without an insert id are compared whole. EXCEPT ALL keeps the number of equal rows.
         self._execute_with_days(
@@ -446,12 +572,14 @@ class Load(Staging):
         self._execute_with_days(f"{into} NOT ({by_key} AND NOT {schema.HAS_INSERT_ID})")
         self._connection.execute(f"DROP TABLE {self._staging_table}")
 
-    def _execute_with_days(self, statement: str) -> None:
+    def _execute_with_days(self, statement: str) -> int:
+        """Run a statement that may name `$days`, the staged days; return how many rows it wrote."""
         parameters = {"days": sorted(self.done)} if "$days" in statement else {}
-        self._connection.execute(statement, parameters)
+        row = self._connection.execute(statement, parameters).fetchone()
+        return int(row[0]) if row else 0
 
-    def _record_table(self, known: Table | None) -> None:
-        days = [*self.days]
+    def _record_table(self, known: Table | None, loaded: Collection[date]) -> None:
+        days = [*loaded]
         if known is not None:
             days += [day for day in (known.from_date, known.to_date) if day is not None]
         first, last = min(days), max(days)

@@ -189,6 +189,11 @@ class _LocalTarget:
         path = self._path
         if not path.exists() or (folder and path.is_dir() and not any(path.iterdir())):
             return
+        if not path.is_dir() and not path.is_file():  # replacing it would remove the device
+            raise ConfigError(
+                f"{path} is a device or a pipe, not a file: use another path; `csv_bytes`, and "
+                "`mp export csv -` in a shell, write to a stream"
+            )
         if not overwrite:
             raise _already_exists(path)
         if path.is_dir() != folder:

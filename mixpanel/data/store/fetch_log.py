@@ -1,8 +1,9 @@
 """The internal tables: what each table holds, and which of its days were fetched, when and how.
 
-`_metadata` has a row per table, `_ledger` a row per fetched day. `_parts` has the digest of every
-part file that was received whole; a file without a matching digest is not loaded. `_pages` has the
-pages of profiles of interrupted fetches, with the session of the server to which they belong.
+`_metadata` has a row per table, `_ledger` a row per day that was fetched or could not be. `_parts`
+has the digest of every part file that was received whole; a file without a matching digest is not
+loaded. `_pages` has the pages of profiles of interrupted fetches, with the session of the server to
+which they belong.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Entry",
+    "FailedDay",
     "PageRecord",
     "Table",
     "aware",
@@ -35,27 +37,33 @@ __all__ = [
     "delete_parts",
     "delete_typed",
     "entries",
+    "failed_days",
     "find",
     "naive",
     "pages",
     "parts",
     "prepare",
+    "project_id",
+    "record_failed",
     "record_page",
     "record_part",
+    "record_project_id",
     "record_staged",
     "register",
     "tables",
     "typed_names",
+    "typed_tables",
 ]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _metadata (
     table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE, to_date DATE,
-    row_count BIGINT, project_timezone VARCHAR, created_at TIMESTAMP
+    row_count BIGINT, project_timezone VARCHAR, created_at TIMESTAMP, project_id VARCHAR
 );
 CREATE TABLE IF NOT EXISTS _ledger (
     table_name VARCHAR, day DATE, from_date DATE, to_date DATE, filters VARCHAR, mode VARCHAR,
-    state VARCHAR, rows BIGINT, bytes BIGINT, fetched_at TIMESTAMP, part BIGINT
+    state VARCHAR, rows BIGINT, bytes BIGINT, fetched_at TIMESTAMP, part BIGINT, reason VARCHAR,
+    is_gap BOOLEAN
 );
 CREATE TABLE IF NOT EXISTS _parts (
     table_name VARCHAR, load_key VARCHAR, name VARCHAR, digest VARCHAR, bytes BIGINT,
@@ -90,7 +98,8 @@ class Table:
 class Entry:
     """A row of `_ledger`: one day of one fetch.
 
-    Its `state` in the database is "staged" until its rows are in the table, then "done".
+    Its `state` in the database is "staged" until its rows are in the table, then "done". Days
+    that could not be fetched have the state "failed" or "skipped": see `FailedDay`.
     """
 
     day: date
@@ -106,6 +115,23 @@ class Entry:
         """Return True if the staged rows of this day are still recent enough to use."""
         zone = json.loads(self.filters).get("project_timezone")
         return is_reusable(self.day, self.fetched_at, now, zone)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDay:
+    """A row of `_ledger` of a day that could not be fetched, or `skipped` after other failures.
+
+    `is_gap` says that the table was put in place without it. The row is deleted when the day is
+    fetched with the same filters.
+    """
+
+    day: date
+    filters: str
+    mode: str
+    reason: str
+    failed_at: datetime
+    skipped: bool
+    is_gap: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +161,10 @@ class PageRecord:
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
     """Create the internal tables and columns that are missing."""
     connection.execute(SCHEMA)
-    for column in ("project_timezone VARCHAR", "created_at TIMESTAMP"):
+    for column in ("project_timezone VARCHAR", "created_at TIMESTAMP", "project_id VARCHAR"):
         connection.execute(f"ALTER TABLE _metadata ADD COLUMN IF NOT EXISTS {column}")
+    for column in ("reason VARCHAR", "is_gap BOOLEAN"):
+        connection.execute(f"ALTER TABLE _ledger ADD COLUMN IF NOT EXISTS {column}")
     connection.execute(
         "INSERT INTO _metadata (table_name, type, fetched_at, row_count, created_at) "
         "SELECT '_ledger', 'database', $now, 0, $now "
@@ -167,6 +195,23 @@ def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
         "SELECT created_at FROM _metadata WHERE table_name = '_ledger'"
     ).fetchone()
     return aware(row[0]) if row else None
+
+
+def project_id(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Return the project whose data the database has; None before the first fetch."""
+    if "project_id" not in _columns(connection, "_metadata"):
+        return None
+    query = "SELECT project_id FROM _metadata WHERE table_name = '_ledger'"
+    rows = connection.execute(query).fetchall()
+    return rows[0][0] if rows else None
+
+
+def record_project_id(connection: duckdb.DuckDBPyConnection, project: str) -> None:
+    """Record the project whose data the database will have, unless it is recorded already."""
+    connection.execute(
+        "UPDATE _metadata SET project_id = ? WHERE table_name = '_ledger' AND project_id IS NULL",
+        [project],
+    )
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:
@@ -237,9 +282,9 @@ def delete_days(
 
 
 def commit_staged(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Mark the staged days as done, replacing earlier fetches of a day with the same filters."""
+    """Mark the staged days as done, replacing what is recorded of them with the same filters."""
     connection.execute(
-        "DELETE FROM _ledger AS old WHERE table_name = $name AND state = 'done' AND EXISTS ("
+        "DELETE FROM _ledger AS old WHERE table_name = $name AND state <> 'staged' AND EXISTS ("
         "FROM _ledger AS new WHERE new.table_name = $name AND new.state = 'staged' "
         "AND new.day = old.day AND new.filters = old.filters)",
         {"name": name},
@@ -247,6 +292,45 @@ def commit_staged(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     connection.execute(
         "UPDATE _ledger SET state = 'done' WHERE table_name = ? AND state = 'staged'", [name]
     )
+
+
+def record_failed(
+    connection: duckdb.DuckDBPyConnection, name: str, failed: Sequence[FailedDay]
+) -> None:
+    """Record days that could not be fetched, replacing earlier failures of the same filters.
+
+    A gap of the table stays one.
+    """
+    gaps = {(each.day, each.filters) for each in failed_days(connection, name) if each.is_gap}
+    for each in failed:
+        connection.execute(
+            "DELETE FROM _ledger WHERE table_name = ? AND state IN ('failed', 'skipped') "
+            "AND day = ? AND filters = ?",
+            [name, each.day, each.filters],
+        )
+        state = "skipped" if each.skipped else "failed"
+        is_gap = each.is_gap or (each.day, each.filters) in gaps
+        values = [name, state, each.day, each.filters, each.mode, each.reason, is_gap]
+        connection.execute(
+            "INSERT INTO _ledger (table_name, state, day, filters, mode, reason, is_gap, "
+            "fetched_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [*values, naive(each.failed_at)],
+        )
+
+
+def failed_days(connection: duckdb.DuckDBPyConnection, name: str) -> list[FailedDay]:
+    """Return the days of a table that could not be fetched since, in order."""
+    if "is_gap" not in _columns(connection, "_ledger"):
+        return []
+    rows = connection.execute(
+        "SELECT day, filters, mode, reason, fetched_at, state = 'skipped', is_gap FROM _ledger "
+        "WHERE table_name = ? AND state IN ('failed', 'skipped') ORDER BY day",
+        [name],
+    ).fetchall()
+    return [
+        FailedDay(day, filters, mode, reason, aware(at), skipped, is_gap)
+        for day, filters, mode, reason, at, skipped, is_gap in rows
+    ]
 
 
 def register(connection: duckdb.DuckDBPyConnection, table: Table, row_count: int) -> None:
@@ -282,10 +366,15 @@ def delete_typed(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 def typed_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Return the names of the typed tables by those of their sources."""
+    return {source: typed for source, typed, _ in typed_tables(connection)}
+
+
+def typed_tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str | None]]:
+    """Return source, name and stale days of each typed table; None if it is current."""
     if not _columns(connection, "_typed_tables"):
-        return {}
-    rows = connection.execute("SELECT table_name, typed_name FROM _typed_tables").fetchall()
-    return dict(rows)
+        return []
+    query = "SELECT table_name, typed_name, stale FROM _typed_tables"
+    return connection.execute(query).fetchall()
 
 
 # ---- part files --------------------------------------------------------------------------------

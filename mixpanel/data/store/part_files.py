@@ -44,7 +44,7 @@ _PART_NAME = re.compile(
     re.ASCII,
 )
 _READ_ONLY_NAME = re.compile(r"mixpanel-(?P<pid>\d+)-[0-9a-f]{32}", re.ASCII)
-_SCRATCH_NAME = re.compile(r"(?:spill|export|load)-(?P<pid>\d+)(?:-[0-9a-f]+)?", re.ASCII)
+_SCRATCH_NAME = re.compile(r"(?:spill|export|load|lookup)-(?P<pid>\d+)(?:-[0-9a-f]+)?", re.ASCII)
 
 
 def scratch_name(purpose: str, *suffixes: str) -> str:

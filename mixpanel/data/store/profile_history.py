@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store.fetch_log import naive
 from mixpanel.data.store.quoting import quoted
+from mixpanel.data.store.schema import SAME_PROPERTIES
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from mixpanel.data.store.fetch_log import Table
 
-__all__ = ["SAME", "create", "drop_macro", "is_kept", "record"]
+__all__ = ["SAME", "SUFFIX", "create", "drop_macro", "is_kept", "record"]
 
 SUFFIX, MACRO_SUFFIX = "_history", "_as_of"
 COLUMNS = {
@@ -32,17 +33,8 @@ COLUMNS = {
 }
 
 
-def _sorted(properties: str) -> str:
-    """Return SQL for properties in the order of their keys; NULL if they are not an object."""
-    return f"list_sort(map_entries(TRY_CAST({properties} AS MAP(VARCHAR, JSON))))"
-
-
 # Whether two versions of a profile, `new` and `old`, are equal; the order of keys is ignored.
-SAME = (
-    "new.last_seen IS NOT DISTINCT FROM old.last_seen "
-    "AND (new.properties IS NOT DISTINCT FROM old.properties "
-    f"OR coalesce({_sorted('new.properties')} = {_sorted('old.properties')}, false))"
-)
+SAME = f"new.last_seen IS NOT DISTINCT FROM old.last_seen AND {SAME_PROPERTIES}"
 
 
 def is_kept(connection: DuckDBPyConnection, name: str, *, wanted: bool) -> bool:

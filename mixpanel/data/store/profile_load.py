@@ -20,7 +20,7 @@ from mixpanel.data.store.engine import (
 from mixpanel.data.store.fetch_log import Entry, PageRecord, Table
 from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import Staged, private_file
-from mixpanel.data.store.staging import Loaded, ProfileChanges, Staging, connected
+from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -184,7 +184,7 @@ class ProfilesLoad(Staging):
         self.stop()
         return Loaded(rows, staged - rows, None, None, changes, typed)
 
-    def _changes(self) -> ProfileChanges:
+    def _changes(self) -> Changes:
         """Compare the staged profiles with those in the table; the order of keys is ignored."""
         same = profile_history.SAME
         new, changed, unchanged = self._connection.execute(
@@ -196,7 +196,7 @@ class ProfilesLoad(Staging):
         ).fetchone() or (0, 0, 0)
         entries = fetch_log.entries(self._connection, self.name, "done")
         if self._is_partial or {entry.filters for entry in entries} != {self._filters}:
-            return ProfileChanges(new, changed, unchanged, None, ())
+            return Changes(new, changed, unchanged, None, ())
         gone = (
             f"FROM {self._table} AS old ANTI JOIN {self._staging_table} AS new "
             "ON old.distinct_id IS NOT DISTINCT FROM new.distinct_id"
@@ -205,7 +205,7 @@ class ProfilesLoad(Staging):
         ids = self._connection.execute(
             f"SELECT old.distinct_id {gone} ORDER BY 1 LIMIT {MAX_VANISHED_IDS}"
         ).fetchall()
-        return ProfileChanges(new, changed, unchanged, vanished, tuple(each for (each,) in ids))
+        return Changes(new, changed, unchanged, vanished, tuple(each for (each,) in ids))
 
     def _merge_into_table(self) -> None:
         self._connection.execute(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROWS_FORMATS",
+    "NotAQueryError",
     "RowStream",
     "RowsFormat",
     "copied",

@@ -32,6 +32,19 @@ MAX_NESTING, NESTING_CHECK_LENGTH = 10_000, 50_000
 MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
+def _sorted(properties: str) -> str:
+    """Return SQL for properties in the order of their keys; NULL if they are not an object."""
+    return f"list_sort(map_entries(TRY_CAST({properties} AS MAP(VARCHAR, JSON))))"
+
+
+# Whether the properties of `new` and `old` are equal; the order of keys is ignored. CASE, because
+# DuckDB would evaluate both sides of an OR.
+SAME_PROPERTIES = (
+    "(CASE WHEN new.properties IS NOT DISTINCT FROM old.properties THEN true "
+    f"ELSE coalesce({_sorted('new.properties')} = {_sorted('old.properties')}, false) END)"
+)
+
+
 def ndjson_source(paths: Iterable[Path], columns: str, *, gzip: bool) -> str:
     """Return the SQL table function that reads part files, with a column `filename`."""
     files = ", ".join(literal(escape(str(path))) for path in paths)

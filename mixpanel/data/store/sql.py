@@ -12,22 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
+from mixpanel.data.store import typed_tables
 from mixpanel.data.store.engine import load_duckdb, memory_error
 from mixpanel.data.store.quoting import literal
 from mixpanel.data.store.rows import RowStream, copied, fetched
-from mixpanel.data.store.statements import check_statement, statement_body
+from mixpanel.data.store.statements import check_statement, mentioned, statement_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
     from mixpanel.data.store.rows import RowsFormat
 
-__all__ = ["arrow", "copy", "count", "data_frame", "rows", "stream", "translated"]
+__all__ = [
+    "arrow",
+    "copy",
+    "count",
+    "data_frame",
+    "has_external_access",
+    "polars",
+    "rows",
+    "stream",
+    "translated",
+]
 
 
 def rows(
@@ -80,6 +92,12 @@ def count(connection: DuckDBPyConnection, query: str) -> int | None:
     return int(found[0][0])
 
 
+def has_external_access(connection: DuckDBPyConnection) -> bool:
+    """Return True if SQL can access files, and attach them."""
+    query = "SELECT current_setting('enable_external_access')"
+    return bool(connection.execute(query).fetchall() == [(True,)])
+
+
 def _translated_chunks(connection: DuckDBPyConnection, chunks: Iterator[bytes]) -> Iterator[bytes]:
     with translated(connection):
         yield from chunks
@@ -112,6 +130,22 @@ def arrow(
         return result.to_arrow_table()
 
 
+def polars(
+    connection: DuckDBPyConnection,
+    query: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None,
+    *,
+    write: bool,
+) -> pl.DataFrame:
+    """Run a statement and return its rows as a polars DataFrame."""
+    _require_module("polars", "polars")
+    _require_module("pyarrow", "polars")  # by way of which DuckDB 1 passes rows to polars
+    run = partial(_relation, connection)
+    with _executed(connection, query, parameters, write=write, run=run) as result:
+        frame: pl.DataFrame = result.pl()
+        return frame
+
+
 def _relation(connection: DuckDBPyConnection, statement: Any, parameters: Any) -> DuckDBPyRelation:
     # A relation passes its rows to Arrow without the copy that a cursor makes.
     return connection.sql(statement, params=parameters)
@@ -132,7 +166,10 @@ def _executed(
         statement = check_statement(connection, query, write=write)
         # A second line of defence: a write that passed the check fails in the transaction.
         if write:
-            yield run(statement, values)
+            try:
+                yield run(statement, values)
+            finally:
+                typed_tables.mark_written(connection, mentioned(query))
             return
         connection.execute("BEGIN TRANSACTION READ ONLY")
         try:
@@ -159,6 +196,11 @@ def translated(connection: DuckDBPyConnection) -> Iterator[None]:
             f"the SQL contains an unpaired surrogate, which is not valid text: {error}"
         ) from error
     except duckdb.Error as error:
+        if "attached in read-only mode" in str(error):
+            raise UnsafeSQLError(
+                f"{_message(error)}\nOther databases are attached to be read. Open that one in a "
+                "workspace of its own to change it"
+            ) from error
         if "read-only mode" in str(error):
             raise UnsafeSQLError(
                 f"{_message(error)}\nSQL is read-only by default. Pass write=True to modify data"

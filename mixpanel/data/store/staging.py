@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAGING_PREFIX",
+    "Changes",
     "Loaded",
     "Mode",
-    "ProfileChanges",
     "Staging",
     "connected",
     "lock_table",
@@ -101,24 +101,25 @@ def connected(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileChanges:
-    """How many profiles are new, changed and as before, and how many did not come again.
+class Changes:
+    """How many rows are new, changed and as before, and how many did not come again.
 
-    `vanished` and the first of their ids are None if the load did not select the whole table.
+    `vanished`, and the first of the ids of profiles, are None if that cannot be determined, because
+    the load selects only some of the rows that it is compared with.
     """
 
     new: int
     changed: int
     unchanged: int
     vanished: int | None
-    vanished_ids: tuple[str | None, ...]
+    vanished_ids: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The result of a load; `merged` counts the duplicates that this process dropped.
 
-    `changes` compares profiles with those that the table had; None for other loads.
+    `changes` compares the rows with those that the table had; None for a new table.
     `typed` is the table's typed table, if it has one and that was brought up to date.
     """
 
@@ -126,7 +127,7 @@ class Loaded:
     merged: int
     from_date: date | None
     to_date: date | None
-    changes: ProfileChanges | None = None
+    changes: Changes | None = None
     typed: TypedTable | None = None
 
 
@@ -217,6 +218,7 @@ class Staging:
         ).fetchone()
         if exists and (known is None or self.mode == "new"):
             raise TableExistsError(self.name)
-        fetch_log.delete_days(self._connection, self.name, "done")
+        for state in ("done", "failed", "skipped"):
+            fetch_log.delete_days(self._connection, self.name, state)
         self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
         self._connection.execute(f"ALTER TABLE {self._staging_table} RENAME TO {self._table}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["check_statement", "statement_body"]
+__all__ = ["check_statement", "mentioned", "statement_body"]
 
 READ_STATEMENTS = "SELECT, WITH, FROM, VALUES, TABLE, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 WRITE_STATEMENTS = (
@@ -76,8 +76,9 @@ def check_statement(connection: DuckDBPyConnection, query: str, *, write: bool) 
     if not isinstance(query, str):
         raise SQLError(f"SQL must be a str, not {query!r}")
     query.encode()  # raises UnicodeEncodeError for an unpaired surrogate
-    row = connection.execute("SELECT current_setting('enable_external_access')").fetchone()
-    return _StatementCheck(connection, write=write, external=row == (True,)).statement(query)
+    # All rows, because a relation cannot write while a result of its connection is unfinished.
+    rows = connection.execute("SELECT current_setting('enable_external_access')").fetchall()
+    return _StatementCheck(connection, write=write, external=rows == [(True,)]).statement(query)
 
 
 def statement_body(query: str) -> str:
@@ -86,6 +87,11 @@ def statement_body(query: str) -> str:
         if word == ";":
             return SPACES.sub(" ", query).encode()[:at].decode()
     return query
+
+
+def mentioned(query: str) -> set[str]:
+    """Return the words and quoted names in a query, in lower case: all tables are among them."""
+    return {_unquoted(word).lower() for word, _ in _words(query)}
 
 
 class _StatementCheck:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mixpanel.data._fetch import plan
@@ -25,6 +26,7 @@ __all__ = [
     "TYPED_SUFFIX",
     "canonical",
     "drop",
+    "gaps",
     "names",
     "names_of_type",
     "resolve",
@@ -71,21 +73,47 @@ def tables(connection: DuckDBPyConnection) -> list[TableInfo]:
         else TableInfo(name, "view" if is_view else "other", count(connection, quoted(name)), None)
         for name, is_view in names(connection).items()
     ]
+    found = _with_sources(connection, found)
     return sorted(
         [*found, *_interrupted_loads(connection)], key=lambda info: (info.name, info.state)
     )
+
+
+def _with_sources(connection: DuckDBPyConnection, infos: list[TableInfo]) -> list[TableInfo]:
+    """Return the tables, typed tables and histories with the names of those they belong to."""
+    by_name = {info.name: info for info in infos}
+    for source, name, stale in fetch_log.typed_tables(connection):
+        if name in by_name and source in by_name:
+            typed = replace(by_name[name], type="typed", source=source)
+            # Whoever writes by way of `connection` changes rows without a record.
+            if stale is not None or typed.row_count != by_name[source].row_count:
+                typed = replace(typed, state="stale")
+            by_name[name] = typed
+    lowered = {name.lower(): name for name in by_name}
+    for info in infos:
+        if info.type == "profiles" and profile_history.is_kept(connection, info.name, wanted=False):
+            history = lowered[(info.name + profile_history.SUFFIX).lower()]
+            by_name[history] = replace(by_name[history], type="history", source=info.name)
+    return list(by_name.values())
 
 
 def _date_ranges(days: set[date]) -> tuple[tuple[date, date], ...]:
     return tuple((chunk.from_date, chunk.to_date) for chunk in plan.ranges(days))
 
 
+def gaps(connection: DuckDBPyConnection, table: fetch_log.Table) -> set[date]:
+    """Return the days between the first and the last of a table that were not fetched."""
+    if not (table.from_date and table.to_date):
+        return set()
+    done = fetch_log.entries(connection, table.name, "done")
+    return set(plan.days_of(table.from_date, table.to_date)) - {entry.day for entry in done}
+
+
 def _table_info(connection: DuckDBPyConnection, table: fetch_log.Table) -> TableInfo:
     done = fetch_log.entries(connection, table.name, "done")
     first, last = table.from_date, table.to_date
-    missing: set[date] = set()
-    if first and last:
-        missing = set(plan.days_of(first, last)) - {entry.day for entry in done}
+    missing = gaps(connection, table)
+    failed = {each.day for each in fetch_log.failed_days(connection, table.name) if each.is_gap}
     filters = sorted({entry.filters for entry in done})
     return TableInfo(
         table.name,
@@ -96,6 +124,7 @@ def _table_info(connection: DuckDBPyConnection, table: fetch_log.Table) -> Table
         last,
         _date_ranges(missing),
         tuple(json.loads(each) for each in filters),
+        "partial" if failed & missing else "complete",
     )
 
 

@@ -24,15 +24,16 @@ from mixpanel.data.store.engine import (
 )
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
+from mixpanel.data.store.row_ranges import parallel_source
 from mixpanel.data.store.typed_views import source_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import date
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["build", "mark_stale", "refresh", "refresh_loaded"]
+__all__ = ["build", "mark_stale", "mark_written", "refresh", "refresh_loaded"]
 
 MAX_COLUMNS = 1000
 OUTLIERS = "_outliers"
@@ -80,9 +81,10 @@ def build(
         for old in filter(None, (recorded, same)):
             kind = "VIEW" if existing.get(old) else "TABLE"
             connection.execute(f"DROP {kind} IF EXISTS {quoted(old)}")
-        found = property_types.collect(connection, f"SELECT properties FROM {quoted(source)}")
+        scanned = parallel_source(connection, source)
+        found = property_types.collect(connection, f"SELECT properties FROM {scanned}")
         columns, omitted = _settle(found, base, known, kept | pins)
-        query = _select(source, base, columns, found)
+        query = _select(scanned, base, columns, found)
         connection.execute(f"CREATE TABLE {quoted(target)} AS {query}")
         _record(connection, source, target, columns)
         previous = known.values() if recorded and not infer_again else None
@@ -102,10 +104,18 @@ def mark_stale(connection: DuckDBPyConnection, source: str, days: Iterable[date]
     connection.execute("UPDATE _typed_tables SET stale = ? WHERE table_name = ?", [stale, source])
 
 
+def mark_written(connection: DuckDBPyConnection, names: Collection[str]) -> None:
+    """Record that all rows may have changed of those of the tables that have a typed table."""
+    for source in fetch_log.typed_names(connection):
+        if source.lower() in names:
+            mark_stale(connection, source, None)
+
+
 def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
     """Build the stale days of a table's typed table again; None if there are none.
 
-    Columns keep their names and types; new properties get new columns.
+    Columns keep their names and types; new properties get new columns. If rows of other days have
+    come or gone without a record, the whole table is built again.
     """
     target, stale = _recorded_name(connection, source), _stale(connection, source)
     if target is None or stale is None:
@@ -118,8 +128,9 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
     where = f"({time} IS NULL OR CAST({time} AS DATE) IN ({days}))"
     with database_errors(), transaction(connection):
         known = _columns(connection, source)
+        scanned = parallel_source(connection, source)
         found = property_types.collect(
-            connection, f"SELECT properties FROM {quoted(source)} WHERE {where}"
+            connection, f"SELECT properties FROM {scanned} WHERE {where}"
         )
         columns, omitted = _settle(found, base, known, {})
         for column in columns:
@@ -128,10 +139,15 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
                     f"ALTER TABLE {quoted(target)} ADD COLUMN {quoted(column.name)} {column.type}"
                 )
         connection.execute(f"DELETE FROM {quoted(target)} WHERE {where}")
-        query = _select(source, base, columns, found, where)
+        query = _select(scanned, base, columns, found, where)
         connection.execute(f"INSERT INTO {quoted(target)} BY NAME {query}")
-        _record(connection, source, target, columns)
-        return _result(connection, source, target, columns, found, known.values(), omitted)
+        if count(connection, quoted(target)) == count(connection, quoted(source)):
+            _record(connection, source, target, columns)
+            return _result(connection, source, target, columns, found, known.values(), omitted)
+        connection.execute(
+            "UPDATE _typed_tables SET stale = ? WHERE table_name = ?", [ALL_DAYS, source]
+        )
+    return build(connection, source, None, {}, infer_again=False)
 
 
 def refresh_loaded(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
@@ -195,7 +211,7 @@ def _select(
     found: Mapping[str, property_types.Found],
     where: str = "true",
 ) -> str:
-    """Return the query of a typed table, which parses each event once.
+    """Return the query of a typed table from SQL for its source, which parses each event once.
 
     A property of which every value has the column's type is converted while it is parsed; others
     are taken as JSON text and checked.
@@ -232,7 +248,7 @@ def _select(
     inner = [*map(quoted, base), f"json_transform(properties, {shape}) AS s", *raw]
     return (
         f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} "
-        f"FROM (SELECT {', '.join(inner)} FROM {quoted(source)} WHERE {where})"
+        f"FROM (SELECT {', '.join(inner)} FROM {source} WHERE {where})"
     )
 
 

@@ -8,6 +8,7 @@ from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import property_types, tables
 from mixpanel.data.store.engine import database_errors, transaction
 from mixpanel.data.store.quoting import quoted, table_name
+from mixpanel.data.store.row_ranges import parallel_source
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -29,7 +30,8 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
     view = table_name(name or source + tables.TYPED_SUFFIX)
     if tables.names(connection).get(view) is False:
         raise TableExistsError(view)
-    collected = property_types.collect(connection, f"SELECT properties FROM {quoted(source)}")
+    scanned = parallel_source(connection, source)
+    collected = property_types.collect(connection, f"SELECT properties FROM {scanned}")
     found = {key: property_types.decide(each) for key, each in collected.items()}
     names = property_types.column_names(found, columns)
     chosen = [quoted(column) for column in columns]

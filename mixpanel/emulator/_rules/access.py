@@ -199,6 +199,12 @@ class CallLimiter:
         headers = {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(left)}
         return {name: value for name, value in headers.items() if value}
 
+    def left(self, now: float) -> dict[str, int | None]:
+        """Return the limit per hour and how many calls of it are left; None without a limit."""
+        calls = self._limits.per_hour
+        left = None if calls is None else max(0, calls - self._windows[1].used(now))
+        return {"limit": calls, "left": left, "used": self._windows[1].used(now)}
+
     def _is_full(self) -> bool:
         return self._limits.concurrent is not None and self._running >= self._limits.concurrent
 

@@ -9,30 +9,32 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mixpanel._page.entries import Judged
+from mixpanel._page.routes import PATHS
 from mixpanel.emulator._rules import decode, lookup_tables
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._rules.events import ValidationResult, validate_events
+from mixpanel.emulator._rules.events import Event, ValidationResult, validate_events
 from mixpanel.emulator._rules.profiles import validate_updates
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
 from mixpanel.emulator._server.exchange import ClientDisconnected, RequestExchange
+from mixpanel.emulator._server.live import Publisher, judged, live_endpoint
 from mixpanel.emulator._server.logins import login_routes
 from mixpanel.emulator._server.origins import (
-    WEB_PAGE_PATHS,
     Caller,
     Guard,
     Headers,
     cors_headers,
+    is_page_path,
     preflight,
     with_headers,
 )
 from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._server.read_api import read_routes
-from mixpanel.emulator._server.web_page import render_web_page
 from mixpanel.emulator._storage.flags import read_context
 from mixpanel.emulator._storage.request_log import RecordedRequest
 
@@ -47,6 +49,7 @@ class _Sent:
     records: list[Any]
     form: dict[str, str] | None
     query: dict[str, str]
+    size: int
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Return a 0/1 parameter of the query, else of the form."""
@@ -57,8 +60,9 @@ class _Sent:
 def build_app(project: Project, guard: Guard) -> ASGIApp:
     """Return the ASGI app of a project; `guard` decides which requests it accepts."""
     endpoints = Endpoints(project)
+    live = live_endpoint(project)
     routes = [
-        Route("/", endpoints.web_page),
+        *(Route(path, live, methods=["GET", "POST", "DELETE"]) for path in sorted(PATHS)),
         Route("/track", endpoints.track, methods=["POST"]),
         Route("/import", endpoints.import_, methods=["POST"]),
         Route("/engage", endpoints.engage, methods=["POST"]),
@@ -110,7 +114,7 @@ class RecordingMiddleware:
                 if caller.is_preflight:
                     await preflight(caller)(scope, receive, send)
                     return
-        if scope["type"] != "http" or scope["path"] in WEB_PAGE_PATHS:
+        if scope["type"] != "http" or is_page_path(scope["path"]):
             await self._app(scope, receive, send)
             return
         project = self._project
@@ -126,6 +130,7 @@ class RecordingMiddleware:
         state = scope.setdefault("state", {})
         state["recorded"] = request
         limit = _body_limit(project, request.path)
+        publisher = Publisher(project.live, request, state)
         exchange = RequestExchange(
             self._app,
             scope,
@@ -135,6 +140,7 @@ class RecordingMiddleware:
             request_log=project.request_log,
             limit=limit,
             latency=project.latency,
+            publish=publisher.publish,
             headers=allowed,
         )
         try:
@@ -145,10 +151,12 @@ class RecordingMiddleware:
                 await exchange.serve()
             else:
                 state["refuse"] = fault.refused
+                publisher.fault = fault.name
                 await fault.perform(exchange)
         except ClientDisconnected:
             pass
         finally:
+            publisher.publish(None, b"")
             if project.on_request is not None:
                 project.on_request(request)
 
@@ -170,14 +178,6 @@ class Endpoints:
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    async def web_page(self, _: Request) -> Response:
-        """GET /: the web page."""
-        project = self._project
-        flags = project.served_flags().flags
-        return HTMLResponse(
-            render_web_page(project.warehouse, project.request_log, flags, project.cdp)
-        )
-
     async def track(self, request: Request) -> Response:
         """POST /track: events, with a project token; succeeds if at least one record is valid."""
         project, sent = self._project, self._read(request)
@@ -190,6 +190,7 @@ class Endpoints:
             accepts=project.access.accepts_token,
             refuse=_records_to_reject(request),
         )
+        _judge_events(request, sent, result)
         _require_token(result)
         project.warehouse.add_aliases(result.aliases)
         project.warehouse.add_events(result.accepted, now=project.now())
@@ -210,6 +211,7 @@ class Endpoints:
             address=_address(request),
             refuse=_records_to_reject(request),
         )
+        _judge_events(request, sent, result)
         project.warehouse.add_aliases(result.aliases)
         project.warehouse.add_events(result.accepted, now=project.now())
         form = sent.form is not None and sent.flag("verbose")
@@ -258,6 +260,7 @@ class Endpoints:
         """GET /flags/definitions: all flags, for SDKs that evaluate locally."""
         project, recorded = self._project, _recorded(request)
         self._project.require_credentials(recorded, secret=False)
+        request.state.judged = [Judged({"flag_key": "definitions"})], 0
         body = project.served_flags().body
         if not project.etag:
             return Response(body, media_type=responses.Json.media_type)
@@ -268,7 +271,10 @@ class Endpoints:
         recorded = _recorded(request)
         self._project.require_credentials(recorded, secret=False)
         context = read_context(recorded.query.get("context"))
-        chosen = self._project.served_flags().decide(context, recorded.query.get("flag_key"))
+        key = recorded.query.get("flag_key")
+        chosen = self._project.served_flags().decide(context, key)
+        evaluation = {**context, "flag_key": key, "context": context, "variants": chosen}
+        request.state.judged = [Judged(evaluation)], 0
         return responses.Json({"code": 200, "flags": chosen})
 
     def _update(self, request: Request, *, groups: bool) -> Response:
@@ -283,6 +289,7 @@ class Endpoints:
             accepts=project.access.accepts_token,
             refuse=_records_to_reject(request),
         )
+        request.state.judged = judged(sent.records, result.rejected), sent.size
         _require_token(result)
         project.warehouse.apply(result.accepted, groups=groups)
         return _accepted(sent, result)
@@ -296,7 +303,7 @@ class Endpoints:
         records = decode.records(payload)
         if len(records) > project.max_records:
             raise RefusedRequest(413, f"request exceeds max limit of {project.max_records} records")
-        return _Sent(records, payload.form, recorded.query)
+        return _Sent(records, payload.form, recorded.query, len(payload.text))
 
     def _decompress(self, recorded: RecordedRequest) -> bytes:
         max_size = _body_limit(self._project, recorded.path)
@@ -326,6 +333,10 @@ def _address(request: Request) -> str:
 def _records_to_reject(request: Request) -> dict[int, str] | None:
     refuse: dict[int, str] | None = getattr(request.state, "refuse", None)
     return refuse
+
+
+def _judge_events(request: Request, sent: _Sent, result: ValidationResult[Event]) -> None:
+    request.state.judged = judged(sent.records, result.rejected, result.accepted), sent.size
 
 
 def _require_token(result: ValidationResult[Any]) -> None:

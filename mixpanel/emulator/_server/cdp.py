@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mixpanel._page.entries import Judged
 from mixpanel.emulator._rules.access import basic
 from mixpanel.emulator._rules.cdp import (
     ENDPOINTS,
@@ -85,6 +86,7 @@ class CdpEndpoints:
     async def customerio(self, request: Request) -> Response:
         """POST /customerio/v1/...: errors in strict mode, otherwise always 200."""
         recorded, rules = _recorded(request), self._project.cdp.customerio
+        request.state.lane = rules.vendor
         self._count(rules)
         strict = recorded.headers.get("x-strict-mode") == "1"
         key = rules.key(recorded.headers.get("authorization", ""))
@@ -101,7 +103,10 @@ class CdpEndpoints:
         if key is None or rules.is_foreign(key):
             why = "write key is not known" if key is None else "write key is for another region"
             validated = [each._replace(why=why) for each in validated]
-        elif strict and (bad := {i: each for i, each in enumerate(validated) if each.why}):
+            strict = False
+        bad_ones = [strict and each.why is not None for each in validated]
+        _judge(request, rules, validated, key, bad_ones)
+        if strict and (bad := {i: each for i, each in enumerate(validated) if each.why}):
             self._add(recorded, rules, body, _kept(validated, rules), key)
             status, errors = _refusal(bad, recorded, rules)
             return responses.Json({"meta": {"errors": errors}}, status)
@@ -115,6 +120,7 @@ class CdpEndpoints:
         """
         cdp = self._project.cdp
         rules = cdp.alike.get(request.url.path.split("/")[1], cdp.hightouch)
+        request.state.lane = rules.vendor
         try:
             self._count(rules)
             self._ingest_hightouch(request, rules)
@@ -197,13 +203,18 @@ class CdpEndpoints:
         if key is not None and rules.is_foreign(key):
             why = "write key is for another region"
             validated = [each._replace(why=why) for each in validated]
-        elif not permissive:
-            strict = rules.mode == "strict"
-            bad = {i: v for i, v in enumerate(validated) if v.why and (strict or v.oversize)}
-            if bad:
-                self._add(recorded, rules, body, _kept(validated, rules), key)
-                status, errors = _refusal(bad, recorded, rules)
-                raise RefusedRequest(status, "; ".join(errors))
+            permissive = True
+        strict = rules.mode == "strict"
+        bad = {
+            index: each
+            for index, each in enumerate(validated)
+            if not permissive and each.why and (strict or each.oversize)
+        }
+        _judge(request, rules, validated, key, [index in bad for index in range(len(validated))])
+        if bad:
+            self._add(recorded, rules, body, _kept(validated, rules), key)
+            status, errors = _refusal(bad, recorded, rules)
+            raise RefusedRequest(status, "; ".join(errors))
         self._add(recorded, rules, body, validated, key)
 
     def _count(self, rules: Rules) -> None:
@@ -306,6 +317,24 @@ def _validate(body: Body, request: Request, rules: Rules) -> list[ValidatedMessa
         each._replace(why=refused[index]) if index in refused else each
         for index, each in enumerate(validated)
     ]
+
+
+def _judge(
+    request: Request,
+    rules: Rules,
+    validated: list[ValidatedMessage],
+    key: str | None,
+    refused: list[bool],
+) -> None:
+    """Leave what became of each message for the live feed; some make the response an error."""
+    is_refused = rules.whole_batch and any(refused)
+    found = []
+    for message, _, why, _ in validated:
+        number = message.get("messageId") if isinstance(message, dict) else None
+        whole = "rejected with its batch, in which another message is invalid"
+        known = (rules.vendor, key, number) if isinstance(number, str) else None
+        found.append(Judged(message, why or (whole if is_refused else None), known))
+    request.state.judged = found, sum(each.size for each in validated)
 
 
 def _kept(validated: list[ValidatedMessage], rules: Rules) -> list[ValidatedMessage]:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,7 +39,9 @@ class BufferedResponse(NamedTuple):
 class RequestExchange:
     """One request, its connection, and the app that responds to it.
 
-    `headers` are added to every response.
+    `headers` are added to every response. `publish` is called with the status and the beginning of
+    the body once they are known and before they are sent, or with None and nothing where a fault
+    leaves the request without them; it ignores all calls but the first.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class RequestExchange:
         request_log: RequestLog,
         limit: int,
         latency: float,
+        publish: Callable[[int | None, bytes], None],
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         self.request = request
@@ -64,6 +67,7 @@ class RequestExchange:
         self._journal = request_log
         self._limit = limit
         self._latency = latency
+        self._publish = publish
         self._chunks: list[bytes] = []
         self._size = 0
         self._more = True
@@ -88,13 +92,24 @@ class RequestExchange:
         await self.read()
         delay = self._latency + latency
 
+        start: list[Message] = []
+
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                start.append(message)
+                return
+            body = message.get("body", b"")
+            if start:
+                head = start.pop()
+                status = head["status"]
+                self.request.response_body = body if status >= FIRST_ERROR_STATUS else b""
+                self._publish(status, body)
                 if delay:
                     await self.wait(delay)
-                self.request.status = message["status"]
+                self.request.status = status
+                await self._send(head)
             elif (self.request.status or 0) >= FIRST_ERROR_STATUS:
-                self.request.response_body += message.get("body", b"")
+                self.request.response_body += body
             await self._send(message)
 
         await self._app(self._scope, self._receive, send)
@@ -110,10 +125,12 @@ class RequestExchange:
         await self._app(self._scope, self._receive, keep)
         start, *rest = messages
         body = b"".join(message.get("body", b"") for message in rest)
+        self._publish(start["status"], body)
         return BufferedResponse(start["status"], [*start["headers"], *self.headers], body)
 
     async def send(self, response: BufferedResponse) -> None:
         """Send a response after the usual latency."""
+        self._publish(response.status, response.body)
         if self._latency:
             await self.wait(self._latency)
         self.request.status = response.status
@@ -127,10 +144,12 @@ class RequestExchange:
 
     async def write(self, data: bytes) -> None:
         """Write raw bytes to the connection."""
+        self._publish(None, b"")
         self._transport.write(data)
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Wait, and return False if the client disconnected. None waits until it does."""
+        self._publish(None, b"")
         if self._transport.is_closing():
             return False
         gone = asyncio.ensure_future(self._disconnected())
@@ -147,6 +166,7 @@ class RequestExchange:
 
     async def reset(self) -> None:
         """Break the connection with a TCP reset, which the client cannot mistake for its end."""
+        self._publish(None, b"")
         if self._transport.is_closing():
             return
         connection = self._transport.get_extra_info("socket")

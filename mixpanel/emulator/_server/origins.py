@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import Message, Scope, Send
 
+from mixpanel._page.routes import PATHS
 from mixpanel.emulator._server import responses
 
 Headers = list[tuple[bytes, bytes]]
@@ -25,7 +26,7 @@ MAX_CACHED_HOSTS: Final = 64
 PREFLIGHT_SECONDS: Final = b"600"
 PORTS: Final = {"http": 80, "https": 443}
 OWN_SITE: Final = (b"same-origin", b"none")
-WEB_PAGE_PATHS: Final = ("/", "/favicon.ico")
+FAVICON: Final = "/favicon.ico"
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?")
 
 
@@ -87,6 +88,9 @@ class Guard:
                 + (" but addresses and names without a dot" if self.allow_remote else ""),
             )
         if self._is_allowed(scope, caller):
+            if self.is_foreign(caller) and _changes_page(scope):
+                message = "pages of allowed origins may read the live page, but change nothing"
+                return responses.refused(path, 403, message)
             return None
         shown = b", ".join(caller.origins).decode("latin-1") or "another site"
         return responses.refused(
@@ -109,7 +113,7 @@ class Guard:
         if caller.site is None or caller.site in OWN_SITE:
             return True
         # Following a link to the web page sends no Origin, and has no effect.
-        return scope["path"] in WEB_PAGE_PATHS and scope["method"] in ("GET", "HEAD")
+        return scope["path"] in ("/", FAVICON) and scope["method"] in ("GET", "HEAD")
 
     def _is_local(self, host: bytes) -> bool:
         is_local = self._find_session.get(host)
@@ -119,6 +123,15 @@ class Guard:
             is_local = _is_loopback(host, self.name) or (self.allow_remote and _is_internal(host))
             self._find_session[host] = is_local
         return is_local
+
+
+def is_page_path(path: str) -> bool:
+    """Return True for the web page and its feed, which are neither recorded nor broken by faults.
+
+    >>> is_page_path("/live/faults")
+    True
+    """
+    return path in PATHS or path == FAVICON
 
 
 def preflight(caller: Caller) -> Response:
@@ -187,6 +200,10 @@ def origin_of(text: Any) -> bytes:
     host = f"[{host}]" if ":" in host else host
     place = "" if port in (None, PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host}{place}".encode()
+
+
+def _changes_page(scope: Scope) -> bool:
+    return is_page_path(scope["path"]) and scope["method"] not in ("GET", "HEAD", "OPTIONS")
 
 
 def _is_own(origin: bytes, hosts: Sequence[bytes]) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from mixpanel._page.feed import Feed
 from mixpanel.emulator._rules import lookup_tables
 from mixpanel.emulator._rules.access import Access, CallLimiter, RollingWindow, basic
 from mixpanel.emulator._rules.decode import RefusedRequest
@@ -44,6 +45,7 @@ class Project:
     flags: Flags = field(default_factory=Flags)
     saved: SavedReports = field(default_factory=SavedReports)
     request_log: RequestLog = field(default_factory=RequestLog)
+    live: Feed = field(default_factory=Feed)
     script: Script = field(default_factory=Script)
     export_cache: ExportCache = field(default_factory=ExportCache)
     replacements: RollingWindow = field(
@@ -51,9 +53,10 @@ class Project:
     )
 
     def clear(self) -> None:
-        """Remove data, requests, cohorts and scripted faults; keep the flags."""
+        """Remove data, requests, entries, cohorts and scripted faults; keep the flags."""
         self.warehouse.clear()
         self.request_log.clear()
+        self.live.clear()
         self.script.clear()
         self.profiles.clear()
         self.saved.clear()

@@ -87,15 +87,22 @@ class Warehouse:
         )
         return [_event(*row[1:]) for row in rows]
 
-    def newest(self, limit: int) -> list[tuple[str, int, str, Properties]]:
-        """Return the newest event copies: name, time in milliseconds, distinct_id, properties."""
+    def timeline(self, distinct_id: str, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events of a user and of its aliases, newest first."""
         rows = self._read(
-            "select event, time, distinct_id, properties from events"
-            " order by seq desc limit $limit",
-            {"limit": limit},
+            "select seq, event, time, distinct_id, insert_id, coalesce(raw, properties::varchar)"
+            " from events where distinct_id in $ids order by time desc, seq desc limit $limit",
+            {"ids": [distinct_id, *self.aliases_of(distinct_id)], "limit": limit},
         )
         return [
-            (event, time, distinct_id, from_json(text)) for event, time, distinct_id, text in rows
+            {
+                "event": event,
+                "time": time / 1000,
+                "distinct_id": owner,
+                "insert_id": insert_id,
+                "properties": loads(text),
+            }
+            for _, event, time, owner, insert_id, text in rows
         ]
 
     def count(self) -> int:
@@ -228,6 +235,19 @@ class Warehouse:
             while distinct_id in self._aliases:
                 distinct_id = self._aliases[distinct_id]
             return distinct_id
+
+    def aliases_of(self, distinct_id: str) -> list[str]:
+        """Return the ids that stand for a user, in alphabetical order."""
+        with self._lock:
+            self._open()
+            return sorted(alias for alias in self._aliases if self.canonical(alias) == distinct_id)
+
+    def profile(self, distinct_id: str) -> Properties | None:
+        """Return the profile of one user, None without one."""
+        rows = self._read(
+            "select properties from profiles where distinct_id = $id", {"id": distinct_id}
+        )
+        return from_json(rows[0][0]) if rows else None
 
     # Lookup tables
 

@@ -14,7 +14,15 @@ from mixpanel._records.json_encoding import Converter
 from mixpanel._records.values import is_missing, plain_scalar
 from mixpanel.flags._rules.budget import charge
 
-__all__ = ["casefolded_names", "fold", "fold_key", "fold_names", "get_casefolded", "has_json_form"]
+__all__ = [
+    "casefolded_names",
+    "fold",
+    "fold_key",
+    "fold_names",
+    "fold_texts",
+    "get_casefolded",
+    "has_json_form",
+]
 
 _MAX_CASEFOLDED_NAMES: Final = 10_000
 _NUMBERS: Final = (bool, int, float)
@@ -78,6 +86,18 @@ def _charge_folding(value: Any, items: Iterable[Any]) -> None:
 def fold_key(key: Any) -> Any:
     """Casefold a key that is text."""
     return key.casefold() if isinstance(key, str) else key
+
+
+def fold_texts(value: Any, *, keys: bool) -> Any:
+    """Casefold texts, through dicts and lists only, and with `keys` the keys of dicts."""
+    if isinstance(value, str):
+        return value.casefold()
+    if isinstance(value, dict):
+        return {
+            fold_key(key) if keys else key: fold_texts(item, keys=keys)
+            for key, item in value.items()
+        }
+    return [fold_texts(item, keys=keys) for item in value] if isinstance(value, list) else value
 
 
 casefolded_names: Final[set[Any]] = set()

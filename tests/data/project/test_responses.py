@@ -240,7 +240,7 @@ WRONG = [
     (lambda p: p.dashboards.update(7, time_filter={"a": object()}), "must be JSON"),
     (lambda p: p.dashboards.update(7, extra=5), "extra must be a dict"),
     (lambda p: p.reports.list(type="chart"), "type='chart' is unknown: choose insights"),
-    (lambda p: p.annotations.list(from_date="yesterday"), "must be a day, as 2026-01-31"),
+    (lambda p: p.annotations.list(from_date="tomorrow"), "must be a day, as 2026-01-31, today"),
     (lambda p: p.annotations.list(from_date="2026-02-30"), "does not exist"),
     (lambda p: p.alerts.update(5, bookmark_id="x"), "must be a whole number"),
     (lambda p: p.reports.bulk_delete([], confirm=True), "must not be empty"),

@@ -549,7 +549,7 @@ async def test_jql_runs_and_warns(ws, server):
     [
         ({"from_date": "2026-01-03", "to_date": "2026-01-01"}, "later than"),
         ({"from_date": "2026-01-01", "to_date": "2999-01-01"}, "in the future"),
-        ({"from_date": "yesterday", "to_date": "2026-01-01"}, "is not a date"),
+        ({"from_date": "tomorrow", "to_date": "2026-01-01"}, "is not a date"),
         ({"from_date": None, "to_date": "2026-01-01"}, "is not a date"),
         ({"from_date": datetime(2026, 1, 1), "to_date": "2026-01-01"}, "without a time"),
         (JAN | {"unit": "year"}, "choose minute, hour, day, week, month"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from datetime import date, timedelta
 from pathlib import Path
@@ -165,3 +166,19 @@ def test_a_missing_filesystem_package_is_named(db, monkeypatch):
         db.export_parquet("events", "s3://bucket/lake")
     with pytest.raises(ConfigError, match="need a path with a scheme"):
         db.export_csv("events", "x.csv", storage_options={"key": "k"})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on Windows")
+def test_an_export_never_replaces_a_device_or_a_pipe(db, tmp_path):
+    """Nor a link to one, such as /dev/stdout; overwrite=True is about files."""
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for path in (fifo, link):
+        for overwrite in (True, False):
+            with pytest.raises(ConfigError, match="is a device or a pipe, not a file"):
+                db.export_csv("events", path, overwrite=overwrite)
+            with pytest.raises(ConfigError, match="is a device or a pipe, not a file"):
+                db.export_parquet("events", path, partition_by=None, overwrite=overwrite)
+    assert fifo.is_fifo()
+    assert link.is_symlink()

@@ -95,6 +95,25 @@ def test_an_unused_file_is_closed_and_opened_again(path):
     assert ["shop.db"] == [one.name for one in path.parent.iterdir()]
 
 
+def test_a_file_that_two_threads_open_at_once_is_closed_again(path, monkeypatch):
+    """Whichever comes second uses the connection of the first, and is counted once."""
+    with Database.open(path) as database:
+        wait_until(lambda: database._connection is None)
+        acquire, looks = database._acquire_if_connected, []
+
+        def connected_by_another_thread():
+            found = acquire()
+            if found is None and not looks:
+                looks.append(1)
+                database._connect()
+            return found
+
+        monkeypatch.setattr(database, "_acquire_if_connected", connected_by_another_thread)
+        assert 1 == database.sql_scalar("SELECT 1")
+        assert [1] == looks
+        wait_until(lambda: database._connection is None)
+
+
 def test_a_connection_that_was_handed_out_stays_open(path):
     """DuckDB's own objects must not be closed under their user."""
     with Database.open(path) as db:

@@ -236,7 +236,29 @@ def test_arrow_tables_are_checked_like_rows(db):
         db.sql_arrow("DROP TABLE _ledger")
 
 
-@pytest.mark.parametrize(("ask", "module"), [("sql_df", "pandas"), ("sql_arrow", "pyarrow")])
+def test_polars_frames_are_checked_like_rows(db):
+    """The same statements are allowed, and parameters are bound."""
+    pytest.importorskip("polars")
+    frame = db.sql_polars("SELECT ? AS a, '{}'::JSON AS j, NULL::TIMESTAMP AS t", [5])
+    assert [{"a": 5, "j": "{}", "t": None}] == frame.to_dicts()
+    assert ["a"] == db.sql_polars("SELECT 1 AS a WHERE false").columns
+    with pytest.raises(UnsafeSQLError):
+        db.sql_polars("DROP TABLE _ledger")
+
+
+@pytest.mark.parametrize("run", ["sql_df", "sql_arrow", "sql_polars"])
+def test_frames_of_statements_that_write_have_the_count(db, run):
+    """Each of them runs once."""
+    pytest.importorskip("polars")
+    db.sql_rows("CREATE TABLE one (i INTEGER)", write=True)
+    for _ in range(2):
+        assert (1, 1) == getattr(db, run)("INSERT INTO one VALUES (1)", write=True).shape
+    assert 2 == db.sql_scalar("SELECT count(*) FROM one")
+
+
+@pytest.mark.parametrize(
+    ("ask", "module"), [("sql_df", "pandas"), ("sql_arrow", "pyarrow"), ("sql_polars", "polars")]
+)
 def test_a_missing_package_is_named(db, monkeypatch, ask, module):
     """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, module, None)

@@ -120,3 +120,62 @@ def test_rare_properties_of_very_many_have_no_column(db, monkeypatch):
     monkeypatch.setattr(typed_tables, "MAX_COLUMNS", 2)
     typed = db.typed_table("events")
     assert ({"id", "plan"}, 1) == (set(types_of(typed)), typed.omitted)
+
+
+def info_of(db, name):
+    """Return what `tables` lists about a table."""
+    return next(table for table in db.tables() if table.name == name)
+
+
+def test_a_typed_table_is_listed_with_its_source_and_whether_it_is_current(db):
+    """It is stale after a change of its source by SQL, or by a fetch that could not refresh it."""
+    db.typed_table("events")
+    typed = info_of(db, "events_typed")
+    assert ("typed", "events", 2, "complete") == (
+        typed.type, typed.source, typed.row_count, typed.state
+    )  # fmt: skip
+    assert ("events", None) == (info_of(db, "events").type, info_of(db, "events").source)
+    for query in (
+        'UPDATE main."EVENTS" SET properties = \'{"id": 1}\'',
+        "DELETE FROM events WHERE rowid = 0",
+        "TRUNCATE Events",
+    ):
+        db.sql_rows(query, write=True)
+        assert "stale" == info_of(db, "events_typed").state
+        assert info_of(db, "events").row_count == db.typed_table("events").rows
+        assert "complete" == info_of(db, "events_typed").state
+    db.sql_rows("CREATE TABLE mine AS SELECT 1 AS n", write=True)
+    db.sql_rows("FROM events", write=False)
+    assert "complete" == info_of(db, "events_typed").state
+    db.connection.execute("INSERT INTO events(event_name) VALUES ('by hand')")
+    assert "stale" == info_of(db, "events_typed").state
+
+
+def test_a_fetch_after_a_change_by_sql_leaves_no_old_row_in_the_typed_table(db):
+    """Not even of days that were not fetched again."""
+    db.typed_table("events")
+    db.sql_rows("DELETE FROM events WHERE properties->>'$.id' = '5'", write=True)
+    assert 2 == fetch(db, [{"id": 7}], day=DAY + timedelta(1)).typed.rows
+    assert [(6,), (7,)] == db.sql_rows("SELECT id FROM events_typed ORDER BY id").rows
+    db.connection.execute("DELETE FROM events WHERE properties->>'$.id' = '6'")
+    assert 2 == fetch(db, [{"id": 8}], day=DAY + timedelta(2)).typed.rows
+    assert [(7,), (8,)] == db.sql_rows("SELECT id FROM events_typed ORDER BY id").rows
+
+
+@pytest.mark.parametrize(("rows", "threads", "ranges"), [(0, 4, 0), (9, 4, 1), (5000, 4, 3)])
+def test_several_threads_scan_a_small_table(rows, threads, ranges):
+    """Each row is scanned once, in its order, also after rows were deleted."""
+    from mixpanel.data.store.row_ranges import parallel_source
+
+    with Database.open(threads=threads) as database:
+        connection = database.connection
+        connection.execute(f"CREATE TABLE t AS SELECT range AS n FROM range({rows})")
+        connection.execute("DELETE FROM t WHERE n % 7 = 3 OR n < 100 AND n > 9")
+        connection.execute("CREATE VIEW v AS FROM t")
+        source = parallel_source(connection, "t")
+        assert ranges == source.count("SELECT") or (ranges < 2 and source == '"t"')
+        expected = connection.execute("FROM t").fetchall()
+        assert expected == connection.execute(f"SELECT n FROM {source}").fetchall()
+        assert '"v"' == parallel_source(connection, "v")
+        connection.execute("ALTER TABLE t RENAME n TO ROWID")  # it hides DuckDB's own
+        assert '"t"' == parallel_source(connection, "t")

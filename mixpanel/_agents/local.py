@@ -1,0 +1,350 @@
+"""What an agent reads from the local database; each function returns an answer of limited size."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mixpanel._agents.answers import MAX_CELL, MAX_ROWS, Page, decoded_cursor, page_of
+from mixpanel._agents.reports import local_report
+from mixpanel.data._queries.discovery_responses import similar
+from mixpanel.data.exceptions import (
+    ConfigError,
+    EventNotFoundError,
+    MixpanelDataError,
+    PropertyNotFoundError,
+)
+from mixpanel.data.store.quoting import literal, pointer, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mixpanel.data.results import TableInfo
+    from mixpanel.data.store import Database
+
+__all__ = [
+    "FUNCTIONS",
+    "error_of",
+    "has_events",
+    "list_events",
+    "list_properties",
+    "property_values",
+    "sample",
+    "sql",
+    "table_facts",
+    "table_names",
+]
+
+SAMPLED = 20_000  # rows that are read to find the properties of a table
+MOST_PROPERTIES = 2_000
+MOST_EVENTS = 1_000
+SAMPLE_ROWS = 5
+
+
+# ---- SQL ----------------------------------------------------------------------------------------
+
+
+def sql(
+    database: Database, query: str, *, limit: int = 100, cursor: str | None = None
+) -> dict[str, Any]:
+    """Return a page of the rows of a query.
+
+    :raises SQLError: when DuckDB rejects it.
+    :raises UnsafeSQLError: when it does more than read.
+    """
+    scope = {"tool": "sql", "query": query}
+    offset = decoded_cursor(cursor, scope)
+    found = database.sql_page(query, offset=offset, limit=min(limit, MAX_ROWS), width=MAX_CELL)
+    ordered = "order by" in " ".join(query.casefold().split())
+    unstable = "" if ordered else "only with ORDER BY do pages keep their order"
+    page = page_of(
+        found.rows,
+        scope,
+        offset=offset,
+        limit=limit,
+        has_more=found.has_more,
+        hint=unstable,
+    )
+    columns = [
+        {"name": name, "type": type_}
+        for name, type_ in zip(found.columns, found.types, strict=True)
+    ]
+    return {"columns": columns, "rows": page.rows, "row_count": len(page.rows), **page.to_dict()}
+
+
+def sample(database: Database, table: str) -> dict[str, Any]:
+    """Return the columns of a table and a few of its rows."""
+    schema = database.schema(table)
+    columns = [{"name": each.name, "type": each.type} for each in schema.columns]
+    query = f"FROM {quoted(schema.table_name)} LIMIT {SAMPLE_ROWS}"
+    found = database.sql_page(query, offset=0, limit=SAMPLE_ROWS, width=MAX_CELL)
+    page = page_of(found.rows, {"table": schema.table_name}, limit=SAMPLE_ROWS)
+    return {
+        "table": schema.table_name,
+        "columns": columns,
+        "row_count": database.sql_scalar(f"SELECT count(*) FROM {quoted(schema.table_name)}"),
+        "first_rows": page.rows,
+    }
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def table_facts(database: Database) -> list[dict[str, Any]]:
+    """Return what is known of each table, those with most rows first.
+
+    A table of events has its `events` with counts, and one of events or profiles has `properties`:
+    name, type of its values in JSON, and the share of the rows that have it. Both are found in up
+    to 20,000 rows, and in all of a smaller table.
+    """
+    infos = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
+    return [_facts(database, info) for info in infos]
+
+
+def _facts(database: Database, info: TableInfo) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "name": info.name,
+        "type": info.type,
+        "rows": info.row_count,
+        "from_date": None if info.from_date is None else str(info.from_date),
+        "to_date": None if info.to_date is None else str(info.to_date),
+        "missing_days": [f"{first} to {last}" for first, last in info.gaps],
+        "filters": [each for each in info.filters if each],
+        "columns": {},
+    }
+    if info.state != "complete":
+        return facts | {"state": "incomplete: repeat the fetch to complete it"}
+    columns = {each.name: each.type for each in database.schema(info.name).columns}
+    facts["columns"] = columns
+    if info.type == "events" and "event_name" in columns:
+        facts["events"] = _event_counts(database, info.name)
+    if info.type in ("events", "profiles") and columns.get("properties") == "JSON":
+        facts["properties"] = _properties(database, info.name, None)
+    return facts
+
+
+def _event_counts(database: Database, table: str) -> list[tuple[str, int]]:
+    query = (
+        f"SELECT event_name, count(*) FROM {quoted(table)} WHERE event_name NOT NULL "
+        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MOST_EVENTS}"
+    )
+    return [(name, count) for name, count in database.sql_rows(query).rows]
+
+
+def _properties(database: Database, table: str, event: str | None) -> list[dict[str, Any]]:
+    """Return the properties in a sample of a table, the most frequent first."""
+    where = "" if event is None else f"WHERE event_name = {literal(event)}"
+    sampled = (
+        f"SELECT properties FROM (FROM {quoted(table)} {where}) "
+        f"USING SAMPLE reservoir({SAMPLED} ROWS) REPEATABLE (1)"
+    )
+    query = (
+        f"WITH sampled AS MATERIALIZED ({sampled}), "
+        "named AS (SELECT properties, unnest(json_keys(properties)) AS key FROM sampled) "
+        "SELECT key, count(*), (SELECT count(*) FROM sampled), mode(json_type(properties, "
+        "'/' || replace(replace(key, '~', '~0'), '/', '~1'))) FROM named "
+        f"GROUP BY key ORDER BY 2 DESC, 1 LIMIT {MOST_PROPERTIES}"
+    )
+    return [
+        {"name": key, "type": _json_type(type_), "share": round(count / max(total, 1), 3)}
+        for key, count, total, type_ in database.sql_rows(query).rows
+    ]
+
+
+def _json_type(found: str | None) -> str:
+    types = {"VARCHAR": "text", "BOOLEAN": "boolean", "DOUBLE": "number", "NULL": "null"}
+    types |= {"UBIGINT": "number", "BIGINT": "number", "ARRAY": "list", "OBJECT": "object"}
+    types |= {"HUGEINT": "number", "UHUGEINT": "number"}
+    return types.get(found or "NULL", "other")
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def _table_of_events(database: Database, table: str | None) -> list[str]:
+    """Return the named table, or all tables of events.
+
+    :raises TableNotFoundError: when there is none of that name.
+    :raises ConfigError: when there is no table of events at all.
+    """
+    if table is not None:
+        return [database.schema(table).table_name]
+    found = [
+        each.name
+        for each in database.tables()
+        if each.type == "events" and each.state == "complete"
+    ]
+    if not found:
+        raise ConfigError("the local database has no table of events", code="NO_LOCAL_EVENTS")
+    return found
+
+
+def table_names(database: Database) -> list[str]:
+    """Return the names of all tables and views."""
+    return [each.name for each in database.tables() if each.state == "complete"]
+
+
+def has_events(database: Database) -> bool:
+    """Return True if there is a table of events."""
+    return any(each.type == "events" and each.state == "complete" for each in database.tables())
+
+
+def list_events(
+    database: Database,
+    *,
+    search: str = "",
+    table: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """Return the events of a table, or of all tables of events, the most frequent first."""
+    tables = _table_of_events(database, table)
+    scope = {"tool": "list_events", "search": search, "tables": tables}
+    offset = decoded_cursor(cursor, scope)
+    every = " UNION ALL BY NAME ".join(
+        f"(SELECT event_name, event_time, distinct_id FROM {quoted(each)})" for each in tables
+    )
+    rows = database.sql_rows(
+        "SELECT event_name, count(*), count(DISTINCT distinct_id), min(event_time), "
+        f"max(event_time) FROM ({every}) WHERE contains(lower(event_name), lower(?)) "
+        "GROUP BY 1 ORDER BY 2 DESC, 1",
+        [search],
+    ).rows
+    events = [
+        {"event": event, "count": count, "users": users, "first": _utc(first), "last": _utc(last)}
+        for event, count, users, first, last in rows
+    ]
+    page = page_of(
+        events[offset:],
+        scope,
+        offset=offset,
+        limit=limit,
+        total=len(events),
+        hint="search narrows the list",
+    )
+    return {"source": "local", "tables": tables, **_listed("events", page, len(events))}
+
+
+def _utc(time: datetime | None) -> str | None:
+    return None if time is None else time.replace(tzinfo=UTC).isoformat()
+
+
+def _listed(name: str, page: Page, total: int) -> dict[str, Any]:
+    return {name: page.rows, "total": total, **page.to_dict()}
+
+
+def list_properties(
+    database: Database,
+    event: str,
+    *,
+    search: str = "",
+    table: str | None = None,
+    limit: int = 200,
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """Return the properties of an event, the most frequent first.
+
+    :raises EventNotFoundError: with similar names.
+    """
+    names = _table_of_events(database, table)
+    scope = {"tool": "list_properties", "event": event, "search": search, "tables": names}
+    offset = decoded_cursor(cursor, scope)
+    found = _table_with(database, names, event)
+    properties = [
+        each
+        for each in _properties(database, found, event)
+        if search.casefold() in each["name"].casefold()
+    ]
+    page = page_of(
+        properties[offset:],
+        scope,
+        offset=offset,
+        limit=limit,
+        total=len(properties),
+        hint="search narrows the list",
+    )
+    answer = _listed("properties", page, len(properties))
+    if len(properties) == MOST_PROPERTIES:
+        answer["total"] = f"{MOST_PROPERTIES:,} or more; search finds others"
+    return {"source": "local", "table": found, "event": event, **answer}
+
+
+def _table_with(database: Database, tables: Sequence[str], event: str) -> str:
+    """Return the first table that has an event of this name.
+
+    :raises EventNotFoundError: with similar names.
+    """
+    known: dict[str, None] = {}
+    for table in tables:
+        query = f"SELECT DISTINCT event_name FROM {quoted(table)} WHERE event_name NOT NULL"
+        names = {name for (name,) in database.sql_rows(query).rows}
+        if event in names:
+            return table
+        known |= dict.fromkeys(sorted(names))
+    raise EventNotFoundError(event, similar(event, list(known)))
+
+
+def property_values(
+    database: Database,
+    property: str,
+    event: str,
+    *,
+    table: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """Return the values of a property of an event, the most frequent first.
+
+    :raises EventNotFoundError: with similar names.
+    :raises PropertyNotFoundError: with similar names.
+    """
+    names = _table_of_events(database, table)
+    scope = {"tool": "property_values", "event": event, "property": property, "tables": names}
+    offset = decoded_cursor(cursor, scope)
+    found = _table_with(database, names, event)
+    value = f"(properties->{literal(pointer(property))})"
+    source = f"FROM {quoted(found)} WHERE event_name = {literal(event)}"
+    distinct, count, missing = database.sql_rows(
+        f"SELECT count(DISTINCT {value}), count({value}), count(*) - count({value}) {source}"
+    ).rows[0]
+    if not count:
+        known = [each["name"] for each in _properties(database, found, event)]
+        raise PropertyNotFoundError(property, event, similar(property, known))
+    query = (
+        f"SELECT {value} AS value, count(*) AS count {source} AND {value} IS NOT NULL "
+        "GROUP BY ALL ORDER BY 2 DESC, 1"
+    )
+    rows = database.sql_page(query, offset=offset, limit=limit, width=MAX_CELL)
+    page = page_of(
+        [{"value": each, "count": number} for each, number in rows.rows],
+        scope,
+        offset=offset,
+        limit=limit,
+        total=distinct,
+    )
+    answer = _listed("values", page, distinct)
+    where = {"table": found, "event": event, "property": property}
+    return {"source": "local", **where, "missing": missing, **answer}
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sql": sql,
+    "sample": sample,
+    "table_facts": table_facts,
+    "table_names": table_names,
+    "has_events": has_events,
+    "list_events": list_events,
+    "list_properties": list_properties,
+    "property_values": property_values,
+    "local_report": local_report,
+}
+
+
+def error_of(error: BaseException) -> dict[str, Any]:
+    """Return an error as JSON, for the process that asked."""
+    if isinstance(error, MixpanelDataError):
+        return error.to_dict()
+    with suppress(Exception):
+        return {"code": "INTERNAL", "message": f"{type(error).__name__}: {error}", "details": {}}
+    return {"code": "INTERNAL", "message": type(error).__name__, "details": {}}

@@ -1,0 +1,241 @@
+"""A project and its local tables within 2,000 tokens, whatever their number and their names."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mixpanel._agents.answers import json_text, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["MAX_TOKENS", "overview_of", "overview_text"]
+
+MAX_TOKENS = 2_000
+RESERVED = 260  # of them, for what was left out and the figures around the lists
+MAX_NAME = 80  # characters; a longer name is cut here, and whole in the lists of other commands
+FEW = 8  # properties of an event of the project
+LIST_COST = 8  # tokens of an empty list with its name
+PLAIN_TYPES = frozenset({"text"})  # types that need no mention
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What of a table is shown so far, and where the next item of each list comes from."""
+
+    table: dict[str, Any]
+    pending: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def overview_of(
+    head: Mapping[str, Any],
+    tables: Sequence[Mapping[str, Any]],
+    project_events: Mapping[str, Sequence[str]] | None = None,
+    *,
+    max_tokens: int = MAX_TOKENS,
+) -> dict[str, Any]:
+    """Return the head, the tables with columns, events and properties, and what was left out.
+
+    `tables` are those of `local.table_facts`; `project_events` maps the events of the project to
+    their properties. Where not all fits into `max_tokens`, every table gets a line before any gets
+    a list, and the lists get their most frequent items in turn.
+    """
+    answer: dict[str, Any] = dict(copy.deepcopy(dict(head)))
+    answer["tables"] = []
+    room = max_tokens - RESERVED - tokens(json_text(answer))
+    shown: list[_Shown] = []
+    for table in tables:
+        line = _line(table)
+        cost = tokens(json_text(line)) + 2
+        if cost > room:
+            break
+        room -= cost
+        answer["tables"].append(line)
+        lists: dict[str, list[Any]] = {
+            "columns": [[_name(name), str(type_)[:40]] for name, type_ in table["columns"].items()],
+            "events": [[_name(name), count] for name, count in table.get("events", ())],
+            "properties": [_property(each) for each in table.get("properties", ())],
+        }
+        shown.append(_Shown(line, {name: items for name, items in lists.items() if items}))
+    if project_events is not None:
+        answer["project_events"] = {}
+        room -= 10
+        line = answer["project_events"]
+        names = [
+            [_name(event), [_name(each) for each in properties]]
+            for event, properties in project_events.items()
+        ]
+        shown.append(_Shown(line, {"": names}))
+    room = _fill(shown, room)
+    left_out = _left_out(tables, answer["tables"], project_events, answer.get("project_events"))
+    if left_out:
+        answer["left_out"] = left_out
+    return answer
+
+
+def _line(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a table that are not lists, without those that are empty."""
+    names = ("name", "type", "rows", "from_date", "to_date", "state")
+    line = {name: table[name] for name in names if table.get(name) is not None}
+    line["name"] = _name(line["name"])
+    gaps, filters = table.get("missing_days", ()), table.get("filters", ())
+    if gaps:
+        line["missing_days"] = [*gaps[:3], *([f"and {len(gaps) - 3} more"] if gaps[3:] else [])]
+    if filters:
+        text = json_text(list(filters))
+        line["fetched_with"] = text if len(text) <= MAX_NAME * 2 else text[: MAX_NAME * 2] + "…"
+    return line
+
+
+def _name(name: Any) -> str:
+    text = str(name)
+    return text if len(text) <= MAX_NAME else text[:MAX_NAME] + "…"
+
+
+def _property(known: Mapping[str, Any]) -> str:
+    """Return a property as `name`, or `name (type, 12%)` where that is worth knowing."""
+    share = known["share"]
+    notes = [] if known["type"] in PLAIN_TYPES else [str(known["type"])]
+    if share < 0.995:
+        notes.append(f"{share:.0%}" if share >= 0.01 else "<1%")
+    return _name(known["name"]) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _fill(shown: Sequence[_Shown], room: int) -> int:
+    """Add the next item of each list in turn, while there is room; return what is left of it."""
+    turns = [iter(_additions(one)) for one in shown]
+    while turns:
+        for turn in list(turns):
+            addition = next(turn, None)
+            if addition is None:
+                turns.remove(turn)
+                continue
+            place, key, value, cost = addition
+            if cost > room:
+                turns.remove(turn)
+                continue
+            room -= cost
+            if isinstance(place, dict):
+                place[key] = value
+            else:
+                place.append(value)
+    return room
+
+
+def _additions(one: _Shown) -> Iterator[tuple[Any, Any, Any, int]]:
+    """Yield where to add what, and its tokens: first the columns, then a few of each list."""
+    table = one.table
+    if "" in one.pending:  # events of the project, which have a dictionary of their own
+        for name, properties in one.pending[""]:
+            yield table, name, [], tokens(json_text({name: []})) + 1
+            for each in properties[:FEW]:
+                yield table[name], None, each, tokens(json_text(each)) + 1
+        return
+    if "columns" in one.pending:
+        yield from _of_list(table, "columns", one.pending["columns"])
+    turns = [
+        _of_list(table, name, one.pending[name])
+        for name in ("events", "properties")
+        if name in one.pending
+    ]
+    while turns:
+        for turn in list(turns):
+            addition = next(turn, None)
+            if addition is None:
+                turns.remove(turn)
+            else:
+                yield addition
+
+
+def _of_list(table: dict[str, Any], name: str, items: list[Any]) -> Iterator[Any]:
+    """Yield an empty list or dictionary for a table, and then its items."""
+    pairs = name != "properties"
+    yield table, name, {} if pairs else [], LIST_COST
+    for item in items:
+        shown = {item[0]: item[1]} if pairs else item
+        key, value = item if pairs else (None, item)
+        yield table[name], key, value, tokens(json_text(shown)) + 1
+
+
+def _left_out(
+    tables: Sequence[Mapping[str, Any]],
+    shown: Sequence[Mapping[str, Any]],
+    project_events: Mapping[str, Sequence[str]] | None,
+    shown_events: Mapping[str, Sequence[str]] | None,
+) -> list[str]:
+    """Return a line for each kind of what is not there, with the tool that lists it."""
+    counted = dict.fromkeys(("columns", "events", "properties"), 0)
+    for table, line in zip(tables, shown, strict=False):
+        for kind in counted:
+            counted[kind] += len(table.get(kind, ())) - len(line.get(kind, ()))
+    notes = []
+    if len(tables) > len(shown):
+        notes.append(f"{len(tables) - len(shown):,} tables (sql: SHOW TABLES)")
+    names = {
+        "columns": "columns (sql: DESCRIBE TABLE)",
+        "events": "events of tables (list_events)",
+        "properties": "properties of tables (list_properties)",
+    }
+    notes += [f"{counted[kind]:,} {name}" for kind, name in names.items() if counted[kind]]
+    if project_events is not None and shown_events is not None:
+        missing = len(project_events) - len(shown_events)
+        lists = [
+            len(properties) - len(shown_events.get(_name(event), ()))
+            for event, properties in project_events.items()
+        ]
+        if missing:
+            notes.append(f"{missing:,} events of the project (list_events)")
+        if sum(lists):
+            notes.append(f"{sum(lists):,} properties of its events (list_properties)")
+    return notes
+
+
+# ---- as text ------------------------------------------------------------------------------------
+
+
+def overview_text(answer: Mapping[str, Any]) -> str:
+    """Return an overview as text for people and models; names that are no words are in quotes."""
+    lines = [f"{name}: {_shown(value)}" for name, value in answer.items() if name not in _LISTS]
+    for table in answer["tables"]:
+        lines += _table_lines(table)
+    if not answer["tables"]:
+        lines += ["", "There are no local tables yet."]
+    if answer.get("project_events"):
+        lines += ["", "## Events of the project, and their properties"]
+        for name, properties in answer["project_events"].items():
+            lines.append(f"{_shown(name)}: {', '.join(map(_shown, properties))}".rstrip(": "))
+    if answer.get("left_out"):
+        lines += ["", f"Left out: {'; '.join(answer['left_out'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
+    days = f", {table['from_date']} to {table['to_date']}" if table.get("to_date") else ""
+    state = f" ({table['state']})" if table.get("state") else ""
+    yield ""
+    yield f"## {_shown(table['name'])}: {table['type']}, {table['rows']:,} rows{days}{state}"
+    if table.get("missing_days"):
+        yield f"missing days: {', '.join(table['missing_days'])}"
+    if table.get("fetched_with"):
+        yield f"fetched with: {table['fetched_with']}"
+    if table.get("columns"):
+        columns = (f"{_shown(name)} {type_}" for name, type_ in table["columns"].items())
+        yield f"columns: {', '.join(columns)}"
+    if table.get("events"):
+        events = (f"{_shown(name)} {count:,}" for name, count in table["events"].items())
+        yield f"events: {', '.join(events)}"
+    if table.get("properties"):
+        yield f"properties: {', '.join(map(_shown, table['properties']))}"
+
+
+_LISTS = ("tables", "project_events", "left_out")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
+    text = value if isinstance(value, str) else json_text(value)
+    plain = text.isprintable() and not any(mark in text for mark in '",;:\n\\')
+    return text if plain else json_text(text)

@@ -1,0 +1,64 @@
+"""The process that reads the local database for an agent: `python -P -m mixpanel._agents.worker`.
+
+Some of DuckDB's functions do not notice an interrupt, so a statement that takes too long is ended
+by killing its process. Requests come on stdin and answers go to stdout, one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from mixpanel._agents.local import FUNCTIONS, error_of
+from mixpanel.data.store import Database
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+__all__ = ["main"]
+
+READY = b"{}\n"
+
+
+def main(path: str, memory_limit: str, threads: str) -> None:
+    """Answer requests until stdin ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # Whatever a library prints must not stand between the answers.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
+    _write(answers, READY)
+    database: Database | None = None
+    while True:
+        request = json.loads(requests.get())
+        try:
+            if database is None:
+                database = Database.open(
+                    path, read_only=True, memory_limit=memory_limit, threads=int(threads) or None
+                )
+            function = FUNCTIONS[request["function"]]
+            found: dict[str, Any] = {"answer": function(database, **request["arguments"])}
+            line = json.dumps(found).encode()
+        except Exception as error:
+            line = json.dumps({"error": error_of(error)}, default=str).encode()
+        _write(answers, line + b"\n")
+
+
+def _read(stdin: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
+    """Pass requests on; end the process with its parent, also in the middle of a statement."""
+    for line in stdin:
+        requests.put(line)
+    os._exit(0)
+
+
+def _write(answers: BinaryIO, line: bytes) -> None:
+    answers.write(line)
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,246 @@
+"""Blocks of messages in memory, and the files they are in."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mixpanel._delivery.spool.store import DONE, DeadLetter, NewBlock, block_id, now
+from mixpanel._records.record import Record
+from mixpanel.credentials import ApiSecret, ProjectToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mixpanel._delivery.spool.store import SpoolStore, StoredBlock
+    from mixpanel._runtime.file_lock import FileLock
+    from mixpanel.credentials import Authority
+
+__all__ = [
+    "Block",
+    "Codec",
+    "Credentials",
+    "RecordCodec",
+    "Source",
+    "by_block",
+    "new_blocks",
+    "restored",
+]
+
+MAX_BLOCK_MESSAGES = 2000
+MAX_BLOCK_BYTES = 2_000_000
+PLAUSIBLE = 1577836800.0  # 2020-01-01: before it, a clock is wrong
+
+_auth = attrgetter("auth")
+_block = attrgetter("block")
+
+
+class Codec(Protocol):
+    """Write and restore what a kind of record has beside its body."""
+
+    def dump(self, records: Sequence[Record]) -> str | None:
+        """Return what belongs to these records, as JSON of an array with an item for each."""
+        ...
+
+    def load(self, endpoint: str, body: bytes, extra: Any) -> Record:
+        """Return the record of a body and its item."""
+        ...
+
+
+class RecordCodec:
+    """The codec of Mixpanel's records, which have nothing beside their bodies."""
+
+    def dump(self, records: Sequence[Record]) -> str | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def load(self, endpoint: str, body: bytes, extra: Any) -> Record:  # noqa: ARG002
+        """Return the record of a body."""
+        return Record(endpoint, body)
+
+
+class Credentials:
+    """What authorizes single messages, as text without secrets.
+
+    A project token is in the message itself. A secret is not written: a number stands for it, which
+    this process alone can resolve.
+    """
+
+    def __init__(self) -> None:
+        self._session = secrets.token_hex(8)
+        self._texts: dict[ApiSecret, str] = {}
+        self._secrets: dict[str, ApiSecret] = {}
+
+    def dump(self, auth: Authority | None) -> str | None:
+        """Return the text for an authority."""
+        if auth is None:
+            return None
+        if isinstance(auth, ProjectToken):
+            return f"token:{auth.token}"
+        text = self._texts.get(auth)
+        if text is None:
+            text = self._texts[auth] = f"secret:{self._session}:{len(self._texts)}"
+            self._secrets[text] = auth
+        return text
+
+    def load(self, text: str | None) -> Authority | None:
+        """Return the authority of a text.
+
+        :raises LookupError: for a secret of another process.
+        """
+        if text is None:
+            return None
+        if text.startswith("token:"):
+            return ProjectToken(text.removeprefix("token:"))
+        return self._secrets[text]
+
+
+class Source:
+    """An open file: its store and lock, and per endpoint what of it is on disk only.
+
+    `left` counts the messages that were not read into memory; `position` is the place of the last
+    block that was. `base` is added to the sequence number of a message to make a place.
+    """
+
+    def __init__(self, store: SpoolStore, lock: FileLock) -> None:
+        self.store = store
+        self.lock = lock
+        self.left: dict[str, int] = {}
+        self.position: dict[str, int] = {}
+        self.base: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the file and release its lock."""
+        try:
+            self.store.close()
+        finally:
+            self.lock.release()
+
+
+class Block:
+    """A block that is in memory: which of its messages are settled or attempted.
+
+    Only the writer changes it.
+    """
+
+    __slots__ = ("auth", "created", "id", "remaining", "source", "state")
+
+    def __init__(
+        self,
+        source: Source,
+        id: int,  # noqa: A002
+        created: float,
+        auth: str | None,
+        remaining: int,
+        state: bytearray,
+    ) -> None:
+        self.source = source
+        self.id = id
+        self.created = created
+        self.auth = auth
+        self.remaining = remaining
+        self.state = state
+
+    def settle(self, records: Sequence[Record]) -> bool:
+        """Mark messages as settled; return True if all are."""
+        state = self.state
+        for record in records:
+            if state[record.index] != DONE:
+                state[record.index] = DONE
+                self.remaining -= 1
+        return self.remaining <= 0
+
+    def mark(self, records: Sequence[Record], state: int) -> None:
+        """Set the state of messages that are not settled."""
+        for record in records:
+            if self.state[record.index] != DONE:
+                self.state[record.index] = state
+
+
+def by_block(records: Iterable[Record]) -> Iterator[tuple[Block, list[Record]]]:
+    """Yield runs of records that are in the same block; those in none are left out."""
+    for block, run in groupby(records, _block):
+        if block is not None:
+            yield block, list(run)
+
+
+def new_blocks(
+    source: Source,
+    endpoint: str,
+    records: list[Record],
+    codec: Codec,
+    credentials: Credentials,
+) -> Iterator[tuple[NewBlock, list[Record]]]:
+    """Yield records of one endpoint as blocks to be written, in order."""
+    for auth, group in groupby(records, _auth) if endpoint == "imports" else [(None, records)]:
+        run = list(group)
+        while run:
+            part, size = run[:MAX_BLOCK_MESSAGES], 0
+            bodies = [record.body for record in part]
+            if sum(map(len, bodies)) > MAX_BLOCK_BYTES:
+                for count, body in enumerate(bodies):
+                    size += len(body)
+                    if size > MAX_BLOCK_BYTES and count:
+                        part, bodies = part[:count], bodies[:count]
+                        break
+            run = run[len(part) :]
+            flags = None
+            if endpoint in ("people", "groups"):
+                flags = bytes([record.repeatable for record in part])
+            id_ = block_id(endpoint, source.base[endpoint] + part[0].sequence)
+            yield (
+                NewBlock(id_, now(), bodies, flags, credentials.dump(auth), codec.dump(part)),
+                part,
+            )
+
+
+def restored(
+    block: Block, stored: StoredBlock, endpoint: str, codec: Codec, auth: Authority | None
+) -> list[Record]:
+    """Return the records of a block that are not settled.
+
+    :raises ValueError: if what belongs to them cannot be read.
+    """
+    assert stored.bodies is not None
+    extras = [None] * stored.messages if stored.extra is None else json.loads(stored.extra)
+    if len(extras) != stored.messages:
+        raise ValueError("the block does not match its index")
+    state, flags = block.state, stored.flags
+    records = []
+    for index, (body, extra) in enumerate(zip(stored.bodies, extras, strict=True)):
+        if state[index] == DONE:
+            continue
+        record = codec.load(endpoint, body, extra)
+        record.auth = auth
+        if flags is not None:
+            record.repeatable = bool(flags[index])
+        record.block = block
+        record.index = index
+        records.append(record)
+    return records
+
+
+def age_of(created: float) -> float:
+    """Return the age in seconds of what was written at a time; 0 if a clock is implausible."""
+    current = now()
+    if current < PLAUSIBLE or created < PLAUSIBLE or created > current:
+        return 0.0
+    return current - created
+
+
+def dead_letter(
+    record: Record, block: Block | None, reason: str, error: str, codec: Codec
+) -> DeadLetter:
+    """Return a record as a dead letter."""
+    if block is None:
+        key, created, auth = secrets.token_hex(16), now(), None
+    else:
+        key = f"{block.source.store.path.name[:16]}-{block.id}-{record.index}"
+        created, auth = block.created, block.auth
+    return DeadLetter(
+        key, now(), record.endpoint, reason, error, created, record.repeatable, auth,
+        codec.dump([record]), record.body,
+    )  # fmt: skip

@@ -1,0 +1,601 @@
+"""A buffer whose messages are in a file as well, from before they are sent until they are settled.
+
+In addition to those of `Buffer`, these invariants hold whenever the lock is free:
+
+- A message that is not settled is in exactly one place: `staged` or `writing` of its queue (not on
+  disk yet), `unsent` or a batch in flight (in memory, and on disk unless `block` is None), or on
+  disk only, where `on_disk` counts it.
+- `unspooled` counts the messages that are not on disk: staged, being written, and those that stayed
+  in memory because the disk failed (`memory_only`).
+- While a queue has messages on disk only, new ones line up behind them on disk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+
+from mixpanel._delivery.buffer import Buffer, EndpointQueue, _locked
+from mixpanel._delivery.health import SpoolHealth
+from mixpanel._delivery.spool.store import place_of
+from mixpanel._delivery.spool.writer import SpoolWriter
+from mixpanel._runtime import event_loop, native_threads
+from mixpanel.exceptions import ClosedError, QueueFullError, SpoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from mixpanel._delivery.buffer import Batch, Claim, Fate
+    from mixpanel._delivery.spool.blocks import Block
+    from mixpanel._delivery.spool.options import SpoolOptions
+    from mixpanel._delivery.stats import DeliveryStats
+    from mixpanel._records.record import Record
+    from mixpanel.exceptions import DeliveryError
+    from mixpanel.settings import Limits
+
+__all__ = ["SpoolQueue", "SpooledBuffer"]
+
+LOADED = 20_000  # messages of a queue that are kept in memory
+LOADED_BYTES = 8 * 1024 * 1024
+COMMIT_TIMEOUT = 30.0  # seconds
+TAKE_TIMEOUT = 1.0  # seconds that a caller who sends a batch waits until it is on disk
+CLOSE_TIMEOUT = 0.2  # seconds; what closing may take beyond its own timeout
+
+_sequence = attrgetter("sequence")
+
+
+class SpoolQueue(EndpointQueue):
+    """The messages of one endpoint: `unsent` are those that are in memory and may be sent.
+
+    `disk_sequence` is a lower bound of the sequence numbers of those on disk only.
+    """
+
+    def __init__(self, endpoint: str, max_in_flight: int, max_bytes: int) -> None:
+        super().__init__(endpoint, max_in_flight, max_bytes)
+        self.staged: deque[Record] = deque()
+        self.writing: list[Record] = []
+        self.on_disk = 0
+        self.disk_sequence = 0
+
+    def oldest_sequence(self) -> int | None:
+        """Return the sequence number of the oldest message that is not settled."""
+        heads = [batch.unsettled[0].sequence for batch in self.in_flight if batch.unsettled]
+        if self.unsent:
+            heads.append(self.unsent[0].sequence)
+        if self.on_disk:
+            heads.append(self.disk_sequence)
+        if self.writing:
+            heads.append(self.writing[0].sequence)
+        if self.staged:
+            heads.append(self.staged[0].sequence)
+        return min(heads, default=None)
+
+    def has_space(self) -> bool:
+        """Return True if more messages may be held in memory."""
+        return len(self.unsent) < LOADED and self.bytes < LOADED_BYTES
+
+
+class SpooledBuffer(Buffer):
+    """Keep the messages of one consumer in memory and in its spool."""
+
+    is_durable = True
+    queues: dict[str, SpoolQueue]  # type: ignore[assignment]
+
+    def __init__(
+        self, limits: Limits, stats: DeliveryStats, options: SpoolOptions, **settings: Any
+    ) -> None:
+        self.options = options
+        self.writer: SpoolWriter | None = None
+        self.on_ready: Callable[[], object] = lambda: None
+        self.sends_in_caller: Callable[[], bool] = lambda: False
+        super().__init__(limits, stats, **settings)
+
+    def clear(self) -> None:
+        """Forget everything without settling it, as a forked child does with its copy."""
+        super().clear()
+        self.queues = {
+            name: SpoolQueue(name, each.max_in_flight, each.max_bytes)
+            for name, each in self.queues.items()
+        }
+        self.unspooled = self.unspooled_bytes = self.memory_only = 0
+        self.disk_bytes = 0
+        self.adopted_bytes = 0
+        self.kept = 0  # left in the spool when the client was closed
+        self.is_closed = False
+        self.writer = SpoolWriter(self, self.options)
+
+    def attach(self, on_ready: Callable[[], object], in_caller: Callable[[], bool]) -> None:
+        """Call `on_ready` when there is more to send; `in_caller` is True if callers send."""
+        self.on_ready, self.sends_in_caller = on_ready, in_caller
+
+    def start(self) -> None:
+        """Open the spool in the background, to send what an earlier process has left."""
+        if not self.is_closed and self.writer is not None:
+            self.writer.ring()
+
+    # ---- in ---------------------------------------------------------------------------------
+
+    def put(self, record: Record) -> bool | None:
+        """Accept a record; see `Buffer.put`. It is on disk some milliseconds later."""
+        size = len(record.body)
+        record.enqueued_at = self.clock()
+        stats, limits = self.stats, self.limits
+        reason, signal, first = "", False, False
+        try:
+            with self.lock:
+                if stats.changing:
+                    self._deferred.append(record)
+                    return True
+                stats.changing = True
+                try:
+                    if (
+                        self._max_queue_size < 0
+                        or self.unspooled >= self._max_queue_size
+                        or self.unspooled_bytes + size > limits.max_queue_bytes
+                        or self.bytes + self.disk_bytes + size
+                        > limits.max_spool_bytes + self.adopted_bytes
+                    ):
+                        reason = self._refuse(size)
+                        if reason == "wait":
+                            return None
+                    else:
+                        queue = self.queues[record.endpoint]
+                        record.block = None
+                        # No call and no jump from here to the append, as in `Buffer.put`.
+                        record.sequence = stats.accepted = stats.accepted + 1
+                        stats.pending += 1
+                        self.unspooled += 1
+                        self.unspooled_bytes += size
+                        self.bytes += size
+                        queue.staged.append(record)
+                        waiting = len(queue.staged)
+                        first = waiting == 1
+                        signal = first or (
+                            (waiting + len(queue.unsent)) % limits.max_batch_size == 0
+                        )
+                finally:
+                    stats.changing = False
+        except (QueueFullError, ClosedError):
+            raise
+        except BaseException:
+            self._recount()
+            raise
+        if self._deferred and not self._putting_deferred:
+            self._put_deferred()
+        if reason:
+            stats.count_dropped(reason)
+            stats.report_drop(reason, [record])
+            self._report_outcome([record], "dropped", reason)
+        elif first:
+            self._writer.ring()
+        return signal
+
+    @property
+    def _writer(self) -> SpoolWriter:
+        assert self.writer is not None
+        return self.writer
+
+    def _refuse(self, size: int) -> str:
+        """Return why a message is not accepted, or "wait".
+
+        :raises QueueFullError: with `when_full="raise"`.
+        """
+        if self.end_reason == "closed":
+            raise ClosedError("the client is closed: this message was not accepted")
+        if self.end_reason is not None:
+            return self.end_reason
+        if size > self.limits.max_queue_bytes:
+            return "too_large"
+        if self.when_full == "raise":
+            raise self._queue_full_error()
+        return "wait" if self.when_full == "wait" else "queue_full"
+
+    @_locked
+    def ensure_space(self, records: list[Record]) -> None:
+        """Check that all of these records fit if `when_full` is "raise"; see `Buffer`."""
+        if self.when_full != "raise":
+            return
+        limits, size = self.limits, sum([len(record.body) for record in records])
+        if (
+            self.unspooled + len(records) > limits.max_queue_size
+            or self.unspooled_bytes + size > limits.max_queue_bytes
+            or self.bytes + self.disk_bytes + size > limits.max_spool_bytes + self.adopted_bytes
+        ):
+            raise self._queue_full_error(f"none of {len(records):,} was accepted: ")
+
+    def _recount(self) -> None:
+        stats, count, size = self.stats, self.kept, 0
+        with self.lock:
+            outer, stats.changing = stats.changing, True
+            try:
+                self.unspooled = self.unspooled_bytes = self.memory_only = 0
+                for queue in self.queues.values():
+                    for batch in queue.in_flight:
+                        batch.live = True
+                    in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
+                    taken = {id(record) for record in in_flight}
+                    queue.unsent = deque([one for one in queue.unsent if id(one) not in taken])
+                    queue.bytes = sum([len(record.body) for record in queue.unsent])
+                    waiting = [*queue.staged, *queue.writing]
+                    loaded = [*queue.unsent, *in_flight]
+                    in_memory = [record for record in loaded if record.block is None]
+                    count += len(waiting) + len(loaded) + queue.on_disk
+                    size += sum([len(record.body) for record in waiting + loaded])
+                    self.memory_only += len(in_memory)
+                    self.unspooled += len(waiting) + len(in_memory)
+                    self.unspooled_bytes += sum([len(one.body) for one in waiting + in_memory])
+                settled = stats.delivered + stats.rejected + sum(stats.dropped.values())
+                self.bytes, stats.pending, stats.accepted = size, count, settled + count
+            finally:
+                stats.changing = outer
+
+    # ---- out --------------------------------------------------------------------------------
+
+    def due(self) -> int:
+        """Return a lower bound of how many batches may be taken now."""
+        if self.sends_in_caller() and not self._is_interrupted():
+            self._commit_full_batches()
+        return super().due()
+
+    def take(self, claim: Claim, *, everything: bool = False) -> Batch | None:
+        """Take the next batch that is due into a claim; see `Buffer.take`."""
+        if everything and not self._is_interrupted():
+            self._wait_until_written()
+        return super().take(claim, everything=everything)
+
+    def _commit_full_batches(self) -> None:
+        """Wait until batches that are full are on disk, for a caller who is to send them."""
+        limits = self.limits
+        for queue in self.queues.values():
+            staged = len(queue.staged) + len(queue.writing)
+            if staged and staged + len(queue.unsent) >= limits.max_batch_size:
+                self._wait_until_written()
+                return
+
+    def _wait_until_written(self) -> None:
+        if any(queue.staged or queue.writing for queue in self.queues.values()):
+            native_wait(self._writer.request_commit(), TAKE_TIMEOUT)
+
+    def claim_directly(
+        self, records: list[Record], claims: list[Claim], owner_is_alive: Callable[[], bool]
+    ) -> None:
+        """Accept records that skip the queue, and the spool: their caller gets the outcome."""
+        for record in records:
+            record.block = None
+        super().claim_directly(records, claims, owner_is_alive)
+
+    # ---- settling ---------------------------------------------------------------------------
+
+    def settle(self, batch: Batch, records: list[Record], fate: Fate, reason: str = "") -> bool:
+        """Count the outcome of some records of a batch; see `Buffer.settle`."""
+        if not super().settle(batch, records, fate, reason):
+            return False
+        if self.memory_only:
+            self._forget_memory_only(records)
+        if fate == "delivered":
+            self._writer.retire(records)
+        return True
+
+    @_locked
+    def _forget_memory_only(self, records: Sequence[Record]) -> None:
+        in_memory = [record for record in records if getattr(record, "block", None) is None]
+        count = min(len(in_memory), self.memory_only)
+        size = min(sum([len(record.body) for record in in_memory]), self.unspooled_bytes)
+        self.memory_only -= count
+        self.unspooled -= count
+        self.unspooled_bytes -= size
+
+    def announce(
+        self,
+        records: Sequence[Record],
+        fate: Fate,
+        reason: str = "",
+        error: DeliveryError | None = None,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        """Report the outcome of settled records; what was given up becomes a dead letter."""
+        if fate != "delivered" and reason != "raised":
+            texts = _error_texts(records, error)
+            self._writer.retire(records, reason or fate, texts)
+        super().announce(records, fate, reason, error, quiet=quiet)
+
+    @_locked
+    def _finish(self, batch: Batch) -> list[Record]:
+        unsafe = [record for record in batch.unsettled if not record.repeatable]
+        queue, before = batch.queue, batch.unsettled
+        ambiguous = super()._finish(batch)
+        if unsafe and before:
+            cut_off = {id(record) for record in ambiguous}
+            self._writer.unmark([record for record in unsafe if id(record) not in cut_off])
+        if isinstance(queue, SpoolQueue) and queue.on_disk and queue.has_space():
+            self._writer.ring()
+        return ambiguous
+
+    # ---- for the writer's thread ------------------------------------------------------------
+
+    @_locked
+    def take_staged(self, *, respool: bool) -> dict[str, list[Record]]:
+        """Return what is to be written, by endpoint; with `respool`, also what the disk refused."""
+        taken = {}
+        for name, queue in self.queues.items():
+            assert not queue.writing
+            if respool and self.memory_only:
+                self._stage_again(queue)
+            if queue.staged:
+                staged: deque[Record] = deque()
+                queue.writing, queue.staged = list(queue.staged), staged
+                taken[name] = queue.writing
+        return taken
+
+    def _stage_again(self, queue: SpoolQueue) -> None:
+        refused = [record for record in queue.unsent if record.block is None]
+        if refused:
+            size = sum([len(record.body) for record in refused])
+            kept = deque([record for record in queue.unsent if record.block is not None])
+            staged = deque([*refused, *queue.staged])
+            queue.unsent, queue.staged = kept, staged
+            queue.bytes -= size
+            self.memory_only -= len(refused)
+
+    @_locked
+    def written(self, endpoint: str, runs: Sequence[tuple[Block, list[Record]]]) -> None:
+        """Move what was written to `unsent`, or leave it on disk where memory holds enough."""
+        queue = self.queues[endpoint]
+        for block, records in runs:
+            size = sum([len(record.body) for record in records])
+            if queue.on_disk == 0 and queue.has_space():
+                if queue.unsent and queue.unsent[-1].sequence > records[0].sequence:
+                    # What the disk refused before was written again, after later ones.
+                    queue.unsent = deque(sorted([*queue.unsent, *records], key=_sequence))
+                else:
+                    queue.unsent.extend(records)
+                queue.bytes += size
+                block.source.position[endpoint] = place_of(block.id)
+            else:
+                if queue.on_disk == 0:
+                    queue.disk_sequence = records[0].sequence
+                queue.on_disk += len(records)
+                self.disk_bytes += size
+                self.bytes -= size
+                block.source.left[endpoint] = block.source.left.get(endpoint, 0) + len(records)
+            self.unspooled -= len(records)
+            self.unspooled_bytes -= size
+        queue.writing = []
+
+    @_locked
+    def not_written(self) -> None:
+        """Keep in memory what the disk refused, unless others wait before it on disk."""
+        for queue in self.queues.values():
+            records, nothing = queue.writing, list[Any]()
+            if not records:
+                continue
+            if queue.on_disk:
+                queue.staged = deque([*records, *queue.staged])
+            else:
+                size = sum([len(record.body) for record in records])
+                queue.unsent.extend(records)
+                queue.bytes += size
+                self.memory_only += len(records)
+            queue.writing = nothing
+
+    @_locked
+    def adopted(self, endpoint: str, count: int, size: int) -> None:
+        """Count what an earlier process has left."""
+        queue, stats = self.queues[endpoint], self.stats
+        stats.accepted += count
+        stats.pending += count
+        queue.on_disk += count
+        queue.disk_sequence = 0
+        self.disk_bytes += size
+        self.adopted_bytes += size
+
+    @_locked
+    def loaded(self, endpoint: str, count: int, size: int, records: list[Record]) -> None:
+        """Take a block from the disk into memory: `count` messages, those in `records` to send."""
+        queue = self.queues[endpoint]
+        taken = min(count, queue.on_disk)
+        loaded_bytes = sum([len(record.body) for record in records])
+        queue.unsent.extend(records)
+        queue.bytes += loaded_bytes
+        queue.on_disk -= taken
+        self.bytes += loaded_bytes
+        self.disk_bytes = max(0, self.disk_bytes - size)
+        if records:
+            queue.disk_sequence = records[-1].sequence
+
+    @_locked
+    def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool) -> None:
+        """Count messages that are dropped without having been in memory."""
+        stats = self.stats
+        stats.dropped.setdefault(reason, 0)
+        if on_disk:
+            queue = self.queues[endpoint]
+            queue.on_disk -= count
+        stats.pending -= count
+        stats.dropped[reason] += count
+
+    @_locked
+    def forget_blocks(self, source: object) -> None:
+        """Forget that messages are in a file that is gone."""
+        for queue in self.queues.values():
+            for record in [*queue.unsent, *(r for b in queue.in_flight for r in b.unsettled)]:
+                if record.block is not None and record.block.source is source:
+                    record.block = None
+                    self.memory_only += 1
+                    self.unspooled += 1
+                    self.unspooled_bytes += len(record.body)
+
+    # ---- health -----------------------------------------------------------------------------
+
+    def _pending_of(self, queue: EndpointQueue) -> int:
+        count = super()._pending_of(queue)
+        if isinstance(queue, SpoolQueue):
+            count += len(queue.staged) + len(queue.writing) + queue.on_disk
+        return count
+
+    def _spool_health(self) -> SpoolHealth:
+        writer = self._writer
+        on_disk = self.stats.pending - self.unspooled
+        return SpoolHealth(
+            str(self.options.folder),
+            self.options.durability,
+            on_disk,
+            self.bytes + self.disk_bytes - self.unspooled_bytes,
+            writer.file_bytes,
+            self.unspooled,
+            writer.dead_letters,
+            writer.quarantined,
+            None if writer.error is None else str(writer.error),
+        )
+
+    # ---- durability -------------------------------------------------------------------------
+
+    def commit_blocking(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk.
+
+        :raises SpoolError: if it is not, because the disk failed, or after the timeout.
+        """
+        native_wait(self._writer.request_commit(), timeout, raising=True)
+
+    async def commit(self, timeout: float | None = COMMIT_TIMEOUT) -> None:
+        """Wait until everything accepted so far is on disk.
+
+        :raises SpoolError: if it is not, because the disk failed, or after the timeout.
+        """
+        await wait_in_loop(self._writer.request_commit(), timeout)
+
+    async def mark_attempted(self, records: Sequence[Record]) -> SpoolError | None:
+        """Write that updates which must not be repeated are about to be sent.
+
+        Return the error if that cannot be written: they must not be sent then.
+        """
+        try:
+            await wait_in_loop(self._writer.mark(records), COMMIT_TIMEOUT)
+        except SpoolError as error:
+            return error
+        return None
+
+    def mark_attempted_blocking(
+        self, records: Sequence[Record], timeout: float
+    ) -> SpoolError | None:
+        """Like `mark_attempted`, in the calling thread."""
+        try:
+            native_wait(self._writer.mark(records), min(timeout, COMMIT_TIMEOUT), raising=True)
+        except SpoolError as error:
+            return error
+        return None
+
+    def unmark(self, records: Sequence[Record]) -> None:
+        """Write that updates were provably not applied, so that they may be sent."""
+        self._writer.unmark([record for record in records if not record.repeatable])
+
+    # ---- waiting ----------------------------------------------------------------------------
+
+    def mark_for_flush(self) -> int:
+        """Make everything accepted so far due; see `Buffer.mark_for_flush`."""
+        marker = super().mark_for_flush()
+        if not self.is_closed:
+            self._writer.ring(hurry=True)
+        return marker
+
+    def mark_endpoint_for_flush(self, endpoint: str) -> int:
+        """Like `mark_for_flush`, for the messages of one endpoint."""
+        marker = super().mark_endpoint_for_flush(endpoint)
+        if not self.is_closed:
+            self._writer.ring(hurry=True)
+        return marker
+
+    # ---- the end ----------------------------------------------------------------------------
+
+    def drop_all(self, reason: str, end_reason: Literal["closed", "exit"] | None = None) -> None:
+        """Close the spool. What is in it stays there, and counts as pending; the rest is dropped.
+
+        With `end_reason`, nothing is accepted from then on.
+        """
+        self.reclaim()
+        if end_reason is not None:
+            with self.lock:
+                self.end_reason, self._max_queue_size = end_reason, -1
+        if not self.is_closed:
+            self.is_closed = True
+            self._writer.close(CLOSE_TIMEOUT)
+        records = self._keep_spooled(reason)
+        if records:
+            self.announce(records, "dropped", reason)
+        self.notify()
+
+    @_locked
+    def _keep_spooled(self, reason: str) -> list[Record]:
+        """Let go of what is on disk, and count what is not as dropped; return the latter."""
+        stats, dropped = self.stats, self.stats.dropped
+        lost: list[Record] = []
+        kept = 0
+        for queue in self.queues.values():
+            in_memory = [record for record in queue.unsent if record.block is None]
+            lost += [*in_memory, *queue.writing, *queue.staged]
+            kept += len(queue.unsent) - len(in_memory) + queue.on_disk
+            queue.unsent, queue.staged, queue.writing = deque(), deque(), []
+            queue.bytes = queue.on_disk = 0
+        if lost:
+            dropped.setdefault(reason, 0)
+            dropped[reason] += len(lost)
+            stats.pending -= len(lost)
+        self.kept += kept
+        self.bytes = self.disk_bytes = self.unspooled = self.unspooled_bytes = 0
+        self.memory_only = 0
+        return lost
+
+
+def _error_texts(records: Sequence[Record], error: DeliveryError | None) -> list[str]:
+    """Return the reason of each record: its own where the server gave one."""
+    if error is None:
+        return [""] * len(records)
+    listed = error.rejected_records
+    if len(listed) == len(records):
+        return [each.message for each in listed]
+    return [str(error)] * len(records)
+
+
+def native_wait(future: Future[None], timeout: float | None, *, raising: bool = False) -> None:
+    """Wait for the writer in this thread.
+
+    :raises SpoolError: with `raising`, its error, or that it takes too long.
+    """
+    try:
+        native_threads.wait_for(future, timeout)
+    except TimeoutError:
+        if raising:
+            raise _too_slow(timeout) from None
+    except SpoolError:
+        if raising:
+            raise
+
+
+async def wait_in_loop(future: Future[None], timeout: float | None) -> None:
+    """Wait for the writer in this event loop.
+
+    :raises SpoolError: its error, or that it takes too long.
+    """
+    here = event_loop.running_loop()
+    assert here is not None
+    done = anyio.Event()
+    future.add_done_callback(lambda _: here.call_soon(done.set))
+    with anyio.move_on_after(timeout):
+        await done.wait()
+    if not future.done():
+        raise _too_slow(timeout)
+    error = future.exception()
+    if error is not None:
+        raise SpoolError(str(error)) from None
+
+
+def _too_slow(timeout: float | None) -> SpoolError:
+    return SpoolError(
+        f"the spool was not written within {timeout:g} s: the disk is slow or full. The message is "
+        "in memory, and is written when the disk responds"
+    )

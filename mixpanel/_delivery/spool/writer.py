@@ -1,0 +1,809 @@
+"""The thread that writes and reads the files of one spool."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sqlite3
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mixpanel._delivery.spool.blocks import (
+    Block,
+    Credentials,
+    Source,
+    age_of,
+    by_block,
+    dead_letter,
+    new_blocks,
+    restored,
+)
+from mixpanel._delivery.spool.folder import (
+    claim_orphan,
+    create_file,
+    destination_folder,
+    free_bytes,
+    orphans,
+    quarantine,
+    remove_file,
+)
+from mixpanel._delivery.spool.store import (
+    ATTEMPTED,
+    WAITING,
+    DeadLetter,
+    NewBlock,
+    SpoolStore,
+    is_damage,
+    now,
+    place_of,
+)
+from mixpanel._runtime import fork, native_threads
+from mixpanel._runtime.safe_logging import logger
+from mixpanel.exceptions import AmbiguousDeliveryError, ConfigurationError, SpoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from mixpanel._delivery.spool.options import SpoolOptions
+    from mixpanel._delivery.spool.store import StoredBlock
+    from mixpanel._records.record import Record
+
+__all__ = ["SpoolWriter"]
+
+GROUP_WINDOW = 0.005  # seconds in which messages gather before they are committed
+ADOPT_EVERY = 30.0  # seconds between two looks for files of dead processes
+RETRY_EVERY = 1.0  # seconds between attempts to write to a disk that failed
+CHECK_SPACE_EVERY = 1.0  # seconds
+PAGE_MESSAGES = 10_000  # that are read back at a time
+PAGE_BYTES = 4 * 1024 * 1024
+SHRINK_PAGES = 2000  # unused pages of a file that are returned at a time
+FORK_TIMEOUT = 5.0  # seconds that a fork waits for a commit
+
+_inherited: list[object] = []  # of the parent process: a forked child must not close them
+_writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
+
+
+class _Changes:
+    """What is to be written about messages that are in files already."""
+
+    def __init__(self) -> None:
+        self.touched: dict[Block, None] = {}
+        self.finished: dict[Block, None] = {}
+        self.dead: list[DeadLetter] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.touched or self.finished or self.dead)
+
+
+class _Files:
+    """The open files; apart from the writer, so that they can be closed when it is collected."""
+
+    def __init__(self) -> None:
+        self.own: Source | None = None
+        self.other: Source | None = None
+
+    def close(self) -> None:
+        for source in (self.own, self.other):
+            if source is not None:
+                with suppress(Exception):
+                    source.close()
+        self.own = self.other = None
+
+
+class SpoolWriter:
+    """Commit what a buffer stages, delete what is settled, and read what was left on disk.
+
+    All work on files happens in one thread, which starts when it is first needed. Other threads
+    leave work in queues here and ring.
+    """
+
+    def __init__(self, buffer: Any, options: SpoolOptions) -> None:
+        self._buffer = weakref.ref(buffer)  # the buffer owns the writer
+        self.options = options
+        self.credentials = Credentials()
+        self.error: SpoolError | None = None  # while the spool is degraded
+        self.quarantined = 0
+        self.dead_letters = 0
+        self.folder: Path | None = None
+        self.file_bytes = 0
+        self._bell = native_threads.new_lock()
+        self._bell.acquire()
+        self._io = native_threads.new_rlock()  # held while files are used; a fork waits for it
+        self._start_lock = native_threads.new_lock()
+        self._thread: Any = None
+        self._thread_id = 0
+        self._pid = os.getpid()
+        self._hurry = False
+        self._closing = False
+        self._closed: Future[None] = native_threads.new_future()
+        self._reports: list[Callable[[], object]] = []
+        self._waiters: deque[Future[None]] = deque()
+        self._retired: deque[tuple[Sequence[Record], str, Sequence[str]]] = deque()
+        self._marks: deque[tuple[Sequence[Record], int, Future[None] | None]] = deque()
+        self._changes = _Changes()
+        self._files = _Files()
+        self._retry_at = 0.0
+        self._adopt_at = 0.0
+        self._space_at = 0.0
+        self._refused: set[Path] = set()  # orphans that could not be opened
+        weakref.finalize(self, self._files.close).atexit = False
+        _writers.add(self)
+
+    # ---- from any thread ------------------------------------------------------------------------
+
+    def ring(self, *, hurry: bool = False) -> None:
+        """Let the thread look at what there is to do, and start it if it does not run."""
+        if hurry:
+            self._hurry = True
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+        with suppress(RuntimeError):  # it has rung already
+            self._bell.release()
+
+    def _start(self) -> None:
+        # A signal handler may have interrupted this very thread here: it need not wait.
+        if not self._start_lock.acquire(blocking=False):
+            return
+        try:
+            if (self._thread is None or not self._thread.is_alive()) and not self._closed.done():
+                reference, bell = weakref.ref(self), self._bell
+                with suppress(RuntimeError):  # at the end of the interpreter no thread starts
+                    self._thread = native_threads.start_thread(
+                        lambda: _run(reference, bell), "mixpanel-spool"
+                    )
+        finally:
+            self._start_lock.release()
+
+    def request_commit(self) -> Future[None]:
+        """Return a future for the time when everything accepted so far is on disk."""
+        return self._wait_for(self._waiters.append)
+
+    def _wait_for(self, leave: Any) -> Future[None]:
+        future: Future[None] = native_threads.new_future()
+        if native_threads.get_ident() == self._thread_id:
+            future.set_exception(SpoolError("a callback of the spool cannot wait for the spool"))
+            return future
+        leave(future)
+        self.ring(hurry=True)
+        if self._closed.done():
+            self._fail_waiters(SpoolError("the client is closed: its spool is, too"))
+        return future
+
+    def retire(
+        self, records: Sequence[Record], reason: str = "", texts: Sequence[str] = ()
+    ) -> None:
+        """Delete settled messages; with a reason, keep them as dead letters."""
+        self._retired.append((records, reason, texts))
+        self.ring()
+
+    def mark(self, records: Sequence[Record]) -> Future[None]:
+        """Write that updates are about to be sent; return a future for the time when it is."""
+        unsafe = [record for record in records if not record.repeatable]
+        return self._wait_for(lambda future: self._marks.append((unsafe, ATTEMPTED, future)))
+
+    def unmark(self, records: Sequence[Record]) -> None:
+        """Write that updates were not applied."""
+        if records:
+            self._marks.append((records, WAITING, None))
+            self.ring()
+
+    def close(self, timeout: float) -> None:
+        """Write what is staged, and close the files; return after the timeout at the latest."""
+        self._closing = True
+        if self._thread is not None and self._thread.is_alive():
+            self.ring(hurry=True)
+            with suppress(TimeoutError):
+                native_threads.wait_for(self._closed, timeout)
+        elif self._files.own is not None or self._has_work():
+            self._cycle_and_close()
+        _resolve(self._closed, None)
+
+    def _has_work(self) -> bool:
+        buffer = self._buffer()
+        return buffer is not None and (buffer.unspooled > 0 or bool(self._retired))
+
+    # ---- the thread -----------------------------------------------------------------------------
+
+    def wait_seconds(self) -> float:
+        """Return how long to wait for the bell."""
+        return RETRY_EVERY if self.error is not None else ADOPT_EVERY
+
+    def gather(self) -> None:
+        """Let messages gather for a while, unless somebody waits for the commit."""
+        end = time.monotonic() + GROUP_WINDOW
+        while not (self._hurry or self._closing):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._bell.acquire(timeout=left)
+
+    def run_cycle(self) -> bool:
+        """Do all there is to do; return False when the writer is closed."""
+        self._thread_id = native_threads.get_ident()
+        if self._closing:
+            self._cycle_and_close()
+            return False
+        self._cycle()
+        return True
+
+    def _cycle_and_close(self) -> None:
+        try:
+            self._cycle()
+        finally:
+            with self._io:
+                self._close_files()
+            _resolve(self._closed, None)
+            self._fail_waiters(SpoolError("the client is closed: its spool is, too"))
+
+    def _cycle(self) -> None:
+        self._hurry = False
+        buffer = self._buffer()
+        if buffer is None:
+            return
+        waiters = _drain(self._waiters)
+        moved = False
+        try:
+            with self._io:
+                if os.getpid() != self._pid:
+                    return
+                moved = self._work(buffer)
+        except Exception as error:
+            logger.exception("the spool failed")
+            self._degrade(buffer, error)
+            buffer.not_written()
+        finally:
+            failure = self.error
+            if failure is None and buffer.memory_only:
+                failure = SpoolError(
+                    f"{buffer.memory_only:,} message(s) are in memory only, because the disk "
+                    "failed when they were tracked"
+                )
+            for future in waiters:
+                _resolve(future, failure)
+        reports, self._reports = self._reports, []
+        for report in reports:  # they run code of the user's, so not while files are in use
+            report()
+        if moved:
+            buffer.notify()
+            buffer.on_ready()
+
+    def _work(self, buffer: Any) -> bool:
+        """Write, read and adopt; return True if there is more to send than before."""
+        if self.error is not None and time.monotonic() < self._retry_at and not self._closing:
+            return self._refuse(buffer)
+        moved = False
+        try:
+            self._open(buffer)
+            self._check_space()
+            moved = self._write(buffer)
+            self._recovered()
+            if not self._closing:
+                moved = self._adopt(buffer) or moved
+                moved = self._read_pages(buffer) or moved
+                self._finish_other()
+                self._tidy()
+        except (sqlite3.Error, OSError, ConfigurationError) as error:
+            if is_damage(error):
+                self._set_aside(buffer, self._files.own, error)
+                self.ring()
+            else:
+                self._degrade(buffer, error)
+            moved = self._refuse(buffer) or moved
+        return moved
+
+    def _refuse(self, buffer: Any) -> bool:
+        """Leave in memory what cannot be written."""
+        buffer.take_staged(respool=False) if not _is_writing(buffer) else None
+        buffer.not_written()
+        for _, _, future in _drain(self._marks):
+            if future is not None:
+                _resolve(future, self.error or SpoolError("the spool is being renewed"))
+        return True
+
+    # ---- opening --------------------------------------------------------------------------------
+
+    def _open(self, buffer: Any) -> None:
+        own = self._files.own
+        if own is not None:
+            self._check_still_there(buffer, own)
+        if self._files.own is not None:
+            return
+        self.folder = folder = destination_folder(self.options.folder, self.options.destination)
+        source = self._claim(folder, buffer)
+        if source is None:
+            path, lock = create_file(folder)
+            try:
+                source = Source(SpoolStore(path, self.options.durability), lock)
+            except BaseException:
+                remove_file(path)
+                lock.release()
+                raise
+        self._files.own = source
+        source.store.set_meta(
+            pid=str(os.getpid()), host=socket.gethostname(), opened=str(round(now(), 3)),
+            durability=self.options.durability,
+        )  # fmt: skip
+        self.dead_letters = source.store.dead_totals()[0]
+        self._count(source, buffer)
+
+    def _check_still_there(self, buffer: Any, own: Source) -> None:
+        """Start a new file when somebody has removed this one."""
+        if time.monotonic() < self._space_at:
+            return
+        with suppress(OSError):
+            if own.store.path.stat().st_ino == own.store.inode:
+                return
+        logger.warning("the spool file %s is gone; a new one is started", own.store.path)
+        self._set_aside(buffer, own, SpoolError("the file was removed"), gone=True)
+
+    def _count(self, source: Source, buffer: Any) -> None:
+        """Count what a file has, as messages that this process accepted."""
+        totals = source.store.totals()
+        for endpoint in buffer.queues:
+            source.base[endpoint] = source.store.last_place(endpoint)
+            source.position[endpoint] = 0
+            count, size = totals.get(endpoint, (0, 0))
+            source.left[endpoint] = count
+            if count:
+                buffer.adopted(endpoint, count, size)
+
+    def _claim(self, folder: Path, buffer: Any) -> Source | None:
+        """Return the file of a dead process, locked and open; None if there is none."""
+        taken = {each.store.path for each in (self._files.own, self._files.other) if each}
+        for path in orphans(folder, besides=frozenset(taken | self._refused)):
+            try:
+                lock = claim_orphan(path)
+            except OSError as error:
+                self._refused.add(path)
+                logger.warning("the spool file %s is not used: %s", path, error)
+                continue
+            if lock is None:
+                continue
+            try:
+                return Source(SpoolStore(path, self.options.durability), lock)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    lock.release()
+                    raise
+                self._quarantine(path, error, buffer)
+                lock.release()
+            except BaseException:
+                lock.release()
+                raise
+        return None
+
+    def _check_space(self) -> None:
+        """Check the free space of the disk once a second.
+
+        :raises OSError: ENOSPC, if it is below the floor.
+        """
+        if time.monotonic() < self._space_at and self.error is None:
+            return
+        self._space_at = time.monotonic() + CHECK_SPACE_EVERY
+        floor = self.options.limits.min_free_bytes
+        assert self.folder is not None
+        free = free_bytes(self.folder)
+        if free is not None and free < floor:
+            problem = f"only {free:,} bytes are free, and {floor:,} must stay free"
+            raise OSError(errno.ENOSPC, problem)
+
+    # ---- writing --------------------------------------------------------------------------------
+
+    def _write(self, buffer: Any) -> bool:
+        own, codec = self._files.own, self.options.codec
+        assert own is not None
+        marked = self._collect()
+        staged = buffer.take_staged(respool=True)
+        runs: list[tuple[str, NewBlock, list[Record]]] = [
+            (endpoint, new, part)
+            for endpoint, records in staged.items()
+            for new, part in new_blocks(own, endpoint, records, codec, self.credentials)
+        ]
+        try:
+            self._commit(own, [new for _, new, _ in runs])
+        except BaseException as error:
+            for future in marked:
+                _resolve(future, _as_spool_error(error))
+            raise
+        for future in marked:
+            _resolve(future, None)
+        by_endpoint: dict[str, list[tuple[Block, list[Record]]]] = {}
+        for endpoint, new, part in runs:
+            block = Block(own, new.id, new.created, new.auth, len(part), bytearray(len(part)))
+            for index, record in enumerate(part):
+                record.block = block
+                record.index = index
+            by_endpoint.setdefault(endpoint, []).append((block, part))
+        for endpoint, pairs in by_endpoint.items():
+            buffer.written(endpoint, pairs)
+        self._commit_others(buffer)
+        return bool(runs)
+
+    def _collect(self) -> list[Future[None]]:
+        """Turn what other threads have left into changes; return who waits for them."""
+        changes = self._changes
+        for records, reason, texts in _drain(self._retired):
+            if reason:
+                self._bury(records, reason, texts)
+            for block, run in by_block(records):
+                if block.settle(run):
+                    changes.touched.pop(block, None)
+                    changes.finished[block] = None
+                else:
+                    changes.touched[block] = None
+        waiting = []
+        for records, state, future in _drain(self._marks):
+            for block, run in by_block(records):
+                block.mark(run, state)
+                if block.remaining:
+                    changes.touched[block] = None
+            if future is not None:
+                waiting.append(future)
+        return waiting
+
+    def _bury(self, records: Sequence[Record], reason: str, texts: Sequence[str]) -> None:
+        codec = self.options.codec
+        self._changes.dead += [
+            dead_letter(record, getattr(record, "block", None), reason, text, codec)
+            for record, text in zip(records, texts, strict=True)
+        ]
+
+    def _commit(self, own: Source, blocks: list[NewBlock]) -> None:
+        """Write everything; what is written is taken from the changes."""
+        changes = self._changes
+        if not blocks and not changes:
+            return
+        mine = [block for block in changes.finished if block.source is own]
+        parts = [block for block in changes.touched if block.source is own]
+        store = own.store
+        if len(blocks) + bool(mine) + len(parts) + len(changes.dead) == 1 and blocks:
+            store.add(blocks[0])  # one statement is a transaction, too
+        else:
+            with store.transaction():
+                for block in blocks:
+                    store.add(block)
+                if changes.dead:
+                    store.bury(changes.dead, self.options.limits.max_dead_letter_bytes)
+                if mine:
+                    store.remove([block.id for block in mine])
+                for part in parts:
+                    store.set_state(part.id, bytes(part.state), part.remaining)
+            if changes.dead:
+                self.dead_letters = store.dead_totals()[0]
+                changes.dead.clear()
+        for each in mine:
+            del changes.finished[each]
+        for each in parts:
+            del changes.touched[each]
+
+    def _commit_others(self, buffer: Any) -> None:
+        changes, other = self._changes, self._files.other
+        try:
+            self._commit_other(other)
+        except (sqlite3.Error, OSError) as error:
+            if not is_damage(error):
+                raise
+            self._set_aside(buffer, other, error)
+        # Of files that are gone, nothing can be written.
+        changes.finished.clear()
+        changes.touched.clear()
+
+    def _commit_other(self, other: Source | None) -> None:
+        changes = self._changes
+        if other is not None and (changes.finished or changes.touched):
+            done = [block for block in changes.finished if block.source is other]
+            parts = [block for block in changes.touched if block.source is other]
+            with other.store.transaction():
+                if done:
+                    other.store.remove([block.id for block in done])
+                for part in parts:
+                    other.store.set_state(part.id, bytes(part.state), part.remaining)
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def _adopt(self, buffer: Any) -> bool:
+        """Look for a file of a dead process, now and then."""
+        if self._files.other is not None or time.monotonic() < self._adopt_at:
+            return False
+        assert self.folder is not None
+        self._adopt_at = time.monotonic() + ADOPT_EVERY
+        source = self._claim(self.folder, buffer)
+        if source is None:
+            return False
+        self._files.other = source
+        self._count(source, buffer)
+        logger.debug("the spool adopted %s", source.store.path)
+        return True
+
+    def _read_pages(self, buffer: Any) -> bool:
+        moved = False
+        for endpoint, queue in buffer.queues.items():
+            for source in (self._files.other, self._files.own):
+                while (
+                    source is not None
+                    and queue.has_space()
+                    and source.left.get(endpoint, 0) > 0
+                    and not self._closing
+                ):
+                    if not self._read_page(buffer, source, endpoint):
+                        break
+                    moved = True
+                if source is not None and source.left.get(endpoint, 0) > 0:
+                    break
+        return moved
+
+    def _read_page(self, buffer: Any, source: Source, endpoint: str) -> bool:
+        position = source.position[endpoint]
+        found = source.store.read(endpoint, position, PAGE_MESSAGES, PAGE_BYTES)
+        if not found:
+            # The counts of the file promised more than it has.
+            buffer.lost(endpoint, source.left[endpoint], "corrupt", on_disk=True)
+            source.left[endpoint] = 0
+            return False
+        for stored in found:
+            self._load(buffer, source, endpoint, stored)
+        return True
+
+    def _load(self, buffer: Any, source: Source, endpoint: str, stored: StoredBlock) -> None:
+        place = place_of(stored.id)
+        source.position[endpoint] = place
+        source.left[endpoint] = max(0, source.left[endpoint] - stored.remaining)
+        state = bytearray(stored.state or bytes(stored.messages))
+        block = Block(source, stored.id, stored.created, stored.auth, stored.remaining, state)
+        records: list[Record] = []
+        problem, error = "", ""
+        try:
+            auth = self.credentials.load(stored.auth)
+        except LookupError:
+            auth = None
+            if not self.options.has_credentials:
+                problem, error = "no_credentials", "its API secret was not written to disk"
+        if stored.bodies is None:
+            self._bury_damaged(buffer, endpoint, block, stored)
+            return
+        try:
+            records = restored(block, stored, endpoint, self.options.codec, auth)
+        except (ValueError, KeyError, TypeError, IndexError):
+            self._bury_damaged(buffer, endpoint, block, stored)
+            return
+        enqueued = buffer.clock() - age_of(stored.created)
+        sequence = max(0, place - source.base[endpoint]) if source is self._files.own else 0
+        for record in records:
+            record.enqueued_at = enqueued
+            record.sequence = sequence
+        attempted = [
+            record for record in records
+            if state[record.index] == ATTEMPTED and not self.options.repeat_ambiguous
+        ]  # fmt: skip
+        given_up = records if problem else attempted
+        if given_up:
+            kept = [] if problem else [r for r in records if state[r.index] != ATTEMPTED]
+            records = kept
+        buffer.loaded(endpoint, stored.remaining - len(given_up), stored.size, records)
+        if given_up:
+            buffer.lost(endpoint, len(given_up), problem or "ambiguous", on_disk=True)
+            ambiguous = AmbiguousDeliveryError(
+                error
+                or f"{len(given_up)} update(s) were being sent when their process ended; they may "
+                "have been applied and are not safe to repeat",
+                endpoint=endpoint,
+            )
+            reason = problem or "ambiguous"
+            self._reports.append(lambda: buffer.announce(given_up, "dropped", reason, ambiguous))
+
+    def _bury_damaged(self, buffer: Any, endpoint: str, block: Block, stored: StoredBlock) -> None:
+        """Set a block aside whose checksum does not match."""
+        key = f"{block.source.store.path.name[:16]}-{block.id}-damaged"
+        text = f"{stored.remaining} message(s) whose checksum does not match"
+        self._changes.dead.append(
+            DeadLetter(
+                key, now(), endpoint, "corrupt", text, stored.created, repeatable=True, auth=None,
+                extra=None, body=json.dumps({"damaged": stored.remaining}).encode(),
+            )
+        )  # fmt: skip
+        block.remaining = 0
+        self._changes.finished[block] = None
+        buffer.lost(endpoint, stored.remaining, "corrupt", on_disk=True)
+        self._report(buffer, SpoolError(f"{endpoint}: a damaged block of the spool: {text}"))
+        self.ring()
+
+    def _finish_other(self) -> None:
+        """Remove the file of a dead process when everything in it is settled."""
+        other, own = self._files.other, self._files.own
+        if other is None or any(other.left.values()) or other.store.totals():
+            return
+        assert own is not None
+        while letters := other.store.dead():
+            with own.store.transaction():
+                own.store.bury(letters, self.options.limits.max_dead_letter_bytes)
+            other.store.remove_dead([letter.id for letter in letters])
+        self.dead_letters = own.store.dead_totals()[0]
+        self._files.other = None
+        other.store.close()
+        remove_file(other.store.path)
+        other.lock.release()
+        self._adopt_at = 0.0
+        self.ring()
+
+    def _tidy(self) -> None:
+        own = self._files.own
+        if own is None:
+            return
+        self.file_bytes = own.store.file_bytes()
+        if not any(own.left.values()) and own.store.free_pages() > SHRINK_PAGES:
+            own.store.shrink(SHRINK_PAGES)
+
+    # ---- failures -------------------------------------------------------------------------------
+
+    def _degrade(self, buffer: Any, error: BaseException) -> None:
+        """Go on in memory, and report that once."""
+        self._retry_at = time.monotonic() + RETRY_EVERY
+        is_new = self.error is None
+        self.error = _as_spool_error(error)
+        if is_new:
+            self.error.needs_attention = True
+            self._report(buffer, self.error)
+
+    def _recovered(self) -> None:
+        if self.error is not None:
+            self.error = None
+            logger.warning("the spool can be written again")
+
+    def _set_aside(
+        self, buffer: Any, source: Source | None, error: BaseException, *, gone: bool = False
+    ) -> None:
+        """Close a damaged file and keep it under another name; start anew with what memory has."""
+        damaged = [source] if source is not None else []
+        if not gone and self._files.other is not None:
+            # Either may be the damaged one: SQLite does not say.
+            both = [each for each in (self._files.own, self._files.other) if each is not None]
+            damaged = [each for each in both if _is_bad(each)] or damaged
+        for each in damaged:
+            with suppress(Exception):
+                each.store.close()
+            if not gone:
+                self._quarantine(each.store.path, error, buffer)
+            each.lock.release()
+            for endpoint, left in each.left.items():
+                if left:
+                    buffer.lost(endpoint, left, "corrupt", on_disk=True)
+            if each is self._files.own:
+                self._files.own = None
+            if each is self._files.other:
+                self._files.other = None
+            buffer.forget_blocks(each)
+            for block in [*self._changes.touched, *self._changes.finished]:
+                if block.source is each:
+                    self._changes.touched.pop(block, None)
+                    self._changes.finished.pop(block, None)
+
+    def _quarantine(self, path: Path, error: BaseException, buffer: Any) -> None:
+        kept = path
+        with suppress(OSError):
+            kept = quarantine(path)
+        self.quarantined += 1
+        found = SpoolError(f"the spool file {path.name} is damaged ({error}); kept as {kept.name}")
+        found.needs_attention = True
+        self._report(buffer, found)
+
+    def _report(self, buffer: Any, error: SpoolError) -> None:
+        self._reports.append(lambda: buffer.stats.report(error, []))
+
+    # ---- the end --------------------------------------------------------------------------------
+
+    def _close_files(self) -> None:
+        own, other = self._files.own, self._files.other
+        for source in (own, other):
+            if source is None:
+                continue
+            empty = False
+            with suppress(sqlite3.Error):
+                empty = source.store.is_empty()
+            with suppress(sqlite3.Error):
+                source.store.close()
+            if empty:
+                with suppress(OSError):
+                    remove_file(source.store.path)
+            source.lock.release()
+        self._files.own = self._files.other = None
+
+    def _fail_waiters(self, error: SpoolError) -> None:
+        for future in _drain(self._waiters):
+            _resolve(future, error)
+        for _, _, marked in _drain(self._marks):
+            if marked is not None:
+                _resolve(marked, error)
+
+    def leave_to_parent(self) -> None:
+        """Forget the files in a forked child, without closing them: they are the parent's."""
+        _inherited.append((self._files.own, self._files.other, self._files))
+        self._files.own = self._files.other = None
+
+
+def _run(reference: weakref.ref[SpoolWriter], bell: Any) -> None:
+    """Work until the writer is closed, or nobody refers to it any more."""
+    seconds = 0.0
+    while True:
+        bell.acquire(timeout=seconds) if seconds else None
+        writer = reference()
+        if writer is None:
+            return
+        writer.gather()
+        if not writer.run_cycle():
+            return
+        seconds = writer.wait_seconds()
+        del writer
+
+
+def _is_writing(buffer: Any) -> bool:
+    return any(queue.writing for queue in buffer.queues.values())
+
+
+def _is_bad(source: Source) -> bool:
+    try:
+        return source.store.integrity() != "ok"
+    except sqlite3.Error:
+        return True
+
+
+def _drain(queue: deque[Any]) -> list[Any]:
+    found = []
+    while queue:
+        try:
+            found.append(queue.popleft())
+        except IndexError:
+            break
+    return found
+
+
+def _resolve(future: Future[None], error: SpoolError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _as_spool_error(error: BaseException) -> SpoolError:
+    text = getattr(error, "strerror", None) or str(error)
+    return SpoolError(
+        f"the spool cannot be written ({text}): messages are kept in memory until it can"
+    )
+
+
+# ---- fork ---------------------------------------------------------------------------------------
+
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    # A commit that is in progress would leave SQLite's own locks held in the child.
+    locks = [writer._io for writer in list(_writers)]
+    _held.extend(lock for lock in locks if lock.acquire(timeout=FORK_TIMEOUT))
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for writer in list(_writers):
+        writer.leave_to_parent()
+
+
+fork.register(
+    fork.Order.LOCKS,
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

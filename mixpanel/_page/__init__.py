@@ -1,0 +1,1 @@
+"""The live page: what arrives at the emulator, or leaves a program, as it happens."""

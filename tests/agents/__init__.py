@@ -1,0 +1,1 @@
+"""Tests of what agents use: tools, server, overview and documentation."""

@@ -1,0 +1,126 @@
+"""What is wrong with the records that arrive."""
+
+import pytest
+
+from mixpanel._page.entries import Judged
+from mixpanel._page.feed import Feed
+from mixpanel._page.problems import KINDS
+from tests.page.test_entries import event, exchange
+
+NOW = 1_764_000_000
+GOOD = {"time": NOW, "$insert_id": "i-1"}
+
+
+def kinds(*records, lane="events", reason=None, status=200):
+    """Return the kinds of problems that records have together."""
+    feed = Feed()
+    feed.add(exchange(), lane, [Judged(each, reason) for each in records], status=status)
+    return [each["kind"] for each in feed.state()["problems"]]
+
+
+def good(name="Order Paid", **properties):
+    return event(name, **{**GOOD, **properties})
+
+
+def test_a_good_event_has_no_problem():
+    """Nor do many of them."""
+    assert [] == kinds(good(), good("Signed Up"), good(amount=1), good(amount=2.5))
+
+
+@pytest.mark.parametrize(
+    ("records", "kind"),
+    [
+        ([event(time=NOW)], "insert-id"),
+        ([good(time=NOW / 1000)], "time-unit"),
+        ([good(time=NOW * 10**6)], "time-unit"),
+        ([good(paid_at=NOW), good(paid_at=NOW * 1000)], "time-unit"),
+        ([good(text="x" * 256)], "too-long"),
+        ([good(amount=1), good(amount="1")], "mixed-types"),
+        ([good("Order Paid"), good("order_paid")], "similar-names"),
+        ([good("Subscription Started"), good("Subscription Startd")], "similar-names"),
+        ([good(distinct_id="undefined")], "banned-id"),
+        ([good(distinct_id="[object Object]")], "banned-id"),
+    ],
+)
+def test_each_problem_is_found(records, kind):
+    """In one event, or by comparing several."""
+    assert [kind] == kinds(*records)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "kind"),
+    [
+        ("'properties.time' is invalid: older than five days, use /import", 200, "too-old"),
+        ("'properties.time' is invalid: more than one hour in the future", 200, "future"),
+        ("'properties.distinct_id' is invalid: 'null' is not allowed as an id", 200, "banned-id"),
+        ("Invalid credentials", 401, "credentials"),
+        ("request exceeds max limit of 2000 records", 413, "too-large"),
+        ("Project exceeded rate limits. Retry with exponential backoff.", 429, "rate"),
+        ("record must be an object", 200, "rejected"),
+    ],
+)
+def test_a_rejection_has_a_kind(reason, status, kind):
+    """By its reason, else by the status of the response."""
+    assert [kind] == kinds(good(), reason=reason, status=status)
+
+
+def test_a_request_that_cannot_be_read_has_a_kind():
+    """It has no records."""
+    assert ["unreadable"] == kinds(None, reason="invalid JSON: EOF", status=400)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Step 1 Completed", "Step 2 Completed"),
+        ("Signed In", "Signed Up"),
+        ("Flight Departed", "Flight Arrived"),
+        ("$identify", "$Identify"),
+    ],
+)
+def test_names_that_are_meant_to_differ_are_no_problem(names):
+    """Numbers, other words, and the names of Mixpanel itself."""
+    assert [] == kinds(*map(good, names))
+
+
+def test_the_usual_type_is_no_problem():
+    """Only the values that differ from most of the others are."""
+    feed = Feed()
+    values = [1, 2, 3, "4", 5]
+    judged = [Judged(good(amount=value)) for value in values]
+    entries = feed.add(exchange(), "events", judged)
+    assert [False, False, False, True, False] == [bool(each.notes) for each in entries]
+    (problem,) = feed.state()["problems"]
+    assert "amount is a string here and a number in others" == problem["examples"][0]["text"]
+    assert entries[3].id == problem["examples"][0]["id"]
+
+
+def test_a_message_with_a_number_as_timestamp_is_a_problem():
+    """Customer data platforms take ISO 8601."""
+    message = {"type": "track", "event": "E", "userId": "u", "messageId": "m", "timestamp": NOW}
+    assert ["time-unit"] == kinds(message, lane="customerio")
+
+
+def test_problems_have_a_meaning_and_a_remedy():
+    """Errors come first, and examples are few."""
+    feed = Feed()
+    judged = [Judged(event(f"E{n}", time=NOW, text="x" * 300)) for n in range(20)]
+    feed.add(exchange(), "events", judged)
+    feed.add(exchange(), "events", [Judged(None, "no")], status=400)
+    found = feed.state()["problems"]
+    assert ["error", "warning", "warning"] == [each["severity"] for each in found]
+    assert [1, 20, 20] == [each["count"] for each in found]
+    assert max(len(each["examples"]) for each in found) == 5
+    assert all(each["meaning"] and each["remedy"] for each in found)
+    assert {each["kind"] for each in found} <= set(KINDS)
+
+
+def test_comparing_is_bounded():
+    """Names of events and properties without end need no more memory."""
+    feed = Feed()
+    for n in range(30):
+        judged = [Judged(good(f"{n} {m} x", **{f"p{n}-{m}": 1})) for m in range(200)]
+        feed.add(exchange(), "events", judged)
+    problems = feed._problems
+    assert len(problems._names) <= 1000
+    assert len(problems._types) <= 2000
