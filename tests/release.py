@@ -25,12 +25,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 EPOCH = "1767225600"  # 2026-01-01, the time of every file in the archives
+MEMORY = """
+from mixpanel.data import Credentials, Workspace
+robot = Credentials(username="robot", secret="any", project_id="42")
+with Workspace.memory(credentials=robot) as ws:
+"""
 # What each extra is for: this must be importable when it is installed alone.
 IMPORTS = {
     "": "from mixpanel import AsyncMixpanel, Mixpanel; import mixpanel.testing, mixpanel.cdp",
-    "data": "from mixpanel.data import Workspace; Workspace.memory().sql_rows('SELECT 1')",
-    "pandas": "from mixpanel.data import Workspace; Workspace.memory().sql('SELECT 1 AS n').n",
-    "arrow": "from mixpanel.data import Workspace; Workspace.memory().sql_arrow('SELECT 1')",
+    "data": f"{MEMORY}    ws.sql_rows('SELECT 1')",
+    "pandas": f"{MEMORY}    ws.sql('SELECT 1 AS n').n",
+    "arrow": f"{MEMORY}    ws.sql_arrow('SELECT 1')",
     "plot": "import matplotlib, mixpanel.data",
     "cli": "from mixpanel.cli.app import app; app(['--version'])",
     "openfeature": "from mixpanel.flags.openfeature import MixpanelProvider",
@@ -214,7 +219,7 @@ def check_installation(work: Path, python: str, wheel: Path, extras: Sequence[st
         step(f"Python {python}: install {f'[{extra}]' if extra else 'without extras'}")
         interpreters[extra] = installed(work, python, wheel, extra)
         run(
-            interpreters[extra], "-W", "error", "-c", f"import mixpanel; {IMPORTS[extra]}",
+            interpreters[extra], "-W", "error", "-c", f"import mixpanel\n{IMPORTS[extra]}",
             cwd=work, env=clean(),
         )  # fmt: skip
         if not extra:
