@@ -36,6 +36,8 @@ IMPORTS = {
     "data": f"{MEMORY}    ws.sql_rows('SELECT 1')",
     "pandas": f"{MEMORY}    ws.sql('SELECT 1 AS n').n",
     "arrow": f"{MEMORY}    ws.sql_arrow('SELECT 1')",
+    "polars": f"{MEMORY}    ws.sql_polars('SELECT 1')",
+    "mcp": "import mcp, mixpanel.cli.mcp",
     "plot": "import matplotlib, mixpanel.data",
     "cli": "from mixpanel.cli.app import app; app(['--version'])",
     "openfeature": "from mixpanel.flags.openfeature import MixpanelProvider",

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests.docs import api, navigation
-from tests.docs.pages import ROOT, Page, linked_files, markdown_files
+from tests.docs.pages import ROOT, Page, linked_files, markdown_files, without_comments
 
 BUILD = ROOT / "build" / "docs"
 SITE = BUILD / "site"
@@ -25,7 +25,11 @@ def stage(folder: Path) -> None:
     """Copy every page and linked file into a folder, each at its own path, and write the API's."""
     shutil.rmtree(folder, ignore_errors=True)
     pages = markdown_files()
-    for path in [*(ROOT / page.path for page in pages), *linked_files(pages)]:
+    for page in pages:
+        target = folder / page.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(without_comments(page.text), encoding="utf-8")
+    for path in linked_files(pages):
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -76,7 +80,7 @@ def llms_full() -> str:
                 text = (
                     api.as_text(pages[path])
                     if path in pages
-                    else (ROOT / path).read_text(encoding="utf-8")
+                    else without_comments((ROOT / path).read_text(encoding="utf-8"))
                 )
                 parts.append(f"<!-- {address(path)} -->\n\n{text.strip()}\n")
     return "\n".join(parts)
