@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import yaml
-
 from tests.docs import api, navigation
 from tests.docs.pages import ROOT, Page, linked_files, markdown_files, without_comments
 
@@ -44,6 +42,8 @@ def build() -> None:
 
     :raises subprocess.CalledProcessError: for a broken link or any other warning of the builder.
     """
+    import yaml
+
     stage(BUILD / "pages")
     shutil.rmtree(SITE, ignore_errors=True)
     path = BUILD / "mkdocs.yml"
@@ -65,9 +65,21 @@ def llms_index() -> str:
     for section in navigation.sections():
         for title, paths in section.items():
             lines += [f"## {title}", ""]
-            lines += [f"- [{navigation.title_of(path)}]({address(path)})" for path in paths]
+            lines += [
+                f"- [{navigation.title_of(path)}]({address(path)}): {first_sentence(path)}"
+                for path in paths
+            ]
             lines.append("")
     return "\n".join(lines)
+
+
+def first_sentence(path: str) -> str:
+    """Return what a page is about, in at most about 120 characters."""
+    for section in api.SECTIONS:
+        if path == f"api/{section.page}.md":
+            return section.text.partition(". ")[0].rstrip(".")
+    text = re.split(r"[.:;] ", Page.read(ROOT / path).summary)[0].rstrip(".")
+    return text if len(text) <= 120 else text[:120].rpartition(" ")[0] + " …"
 
 
 def llms_full() -> str:
