@@ -27,6 +27,8 @@ LOCKS = {
     "demo": "pyproject.toml --extra cli --extra emulator",
     "lint": "--group lint",
     "audit": "--group audit",
+    "docs": "pyproject.toml --all-extras --group docs",
+    "release": "--group release",
     "build": "--group build",
     "tox": "--group tox",
     "lock": "--group lock",
