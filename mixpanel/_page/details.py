@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import keyword
 import shlex
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -22,6 +23,7 @@ __all__ = ["as_assertion", "as_curl", "details", "masked_headers", "pretty_json"
 
 MAX_VALUE = 20_000  # characters of one value, for a browser to lay out
 MAX_RAW = 200_000
+MAX_MEMBERS = 500
 MAX_COPIED = 100_000
 MASK = "••••"
 SECRET_HEADERS = frozenset(
@@ -40,12 +42,14 @@ DEFAULT_NAMES = frozenset({
 def details(entry: Entry, origin: str) -> dict[str, Any]:
     """Return everything about an entry; `origin` is the address that it was sent to."""
     exchange = entry.exchange
-    raw = pretty_json(entry.record)
+    raw, members = pretty_json(entry.record), _members(entry)
     return {
         **summary(entry),
         "properties": [
-            _property(name, value, entry.notes) for name, value in _members(entry).items()
+            _property(name, value, entry.notes)
+            for name, value in islice(members.items(), MAX_MEMBERS)
         ],
+        "properties_left_out": max(0, len(members) - MAX_MEMBERS),
         "reason": entry.reason,
         "findings": [{"kind": kind, "text": text} for kind, text in entry.notes],
         "raw": raw[:MAX_RAW],

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mixpanel._page.details import details
-from mixpanel._page.entries import LANES, VERDICTS, Entry, Judged
-from mixpanel._page.stream import Stream
+from mixpanel._page.entries import LANES, VERDICTS, Entry, Judged, summary
+from mixpanel._page.stream import Stream, is_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,6 +141,8 @@ class Routes:
             reply = self._answer(request)
         except Refused as refused:
             reply = _json({"error": refused.message}, refused.status)
+        if request.method == "HEAD":
+            reply.stream = None
         reply.headers = {**SECURITY, **reply.headers}
         return reply
 
@@ -165,6 +167,7 @@ class Routes:
 
     def _live(self, request: Incoming) -> Reply:
         query = request.query
+        conditions = _conditions(query)
         return Reply(
             200,
             headers={"content-type": "text/event-stream", "x-accel-buffering": "no"},
@@ -172,7 +175,7 @@ class Routes:
                 self._feed,
                 self._state,
                 last_event_id=request.headers.get("last-event-id", query.get("after", "")),
-                conditions={name: query[name] for name in CONDITIONS if query.get(name)},
+                conditions=conditions,
                 full=query.get("full") in ("1", "true"),
             ),
         )
@@ -206,9 +209,11 @@ class Routes:
         return _json(self._source.explain(key, context))
 
     def _export(self, request: Incoming) -> Reply:
-        conditions = {name: request.query.get(name) for name in CONDITIONS}
+        conditions = _conditions(request.query)
         lines = [
-            json.dumps(each, default=str) + "\n" for each in self._feed.summaries(**conditions)
+            json.dumps({**summary(each), "record": each.record}, default=str) + "\n"
+            for each in self._feed.entries()
+            if is_wanted(each, conditions)
         ]
         headers = {
             "content-type": "application/x-ndjson",
@@ -280,6 +285,16 @@ class Routes:
             reason=texts["reason"], tries=numbers["tries"] or 0, index=numbers["index"] or 0,
             count=numbers["count"] or 1,
         )  # fmt: skip
+
+
+def _conditions(query: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return what limits the entries of a request; several values of one field have commas."""
+    found = {name: query[name].split(",") for name in CONDITIONS if query.get(name)}
+    for name, known in (("lane", LANES), ("verdict", VERDICTS)):
+        for value in found.get(name, ()):
+            if value not in known:
+                raise Refused(400, f"{name}={value[:60]} is unknown: choose {', '.join(known)}")
+    return found
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mixpanel._page.entries import summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from mixpanel._page.entries import Entry
     from mixpanel._page.feed import Feed
 
-__all__ = ["INTERVAL", "Stream", "frame"]
+__all__ = ["INTERVAL", "Stream", "frame", "is_wanted"]
 
 INTERVAL = 0.1  # seconds between two frames: 5,000 events a second must not be 5,000 frames
 STATE_INTERVAL = 1.0
@@ -34,7 +34,7 @@ class Stream:
         state: Callable[[], dict[str, Any]],
         *,
         last_event_id: str = "",
-        conditions: dict[str, str] | None = None,
+        conditions: Mapping[str, Sequence[str]] | None = None,
         full: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,7 +83,7 @@ class Stream:
         if not found:
             return b""
         self._seq = found[-1].seq
-        shown = [self._as_json(entry) for entry in found if self._is_wanted(entry)]
+        shown = [self._as_json(entry) for entry in found if is_wanted(entry, self._conditions)]
         if not shown and not lost:
             return b""
         return frame(None, {"entries": shown, "lost": lost}, f"{self._feed.name}.{self._seq}")
@@ -92,17 +92,16 @@ class Stream:
         found = summary(entry)
         return {**found, "record": entry.record} if self._full else found
 
-    def _is_wanted(self, entry: Entry) -> bool:
-        return all(
-            str(getattr(entry, name)) in wanted.split(",")
-            for name, wanted in self._conditions.items()
-        )
-
     def _position(self, last_event_id: str) -> int:
         name, _, number = last_event_id.partition(".")
         if name != self._feed.name or not number.isdecimal() or len(number) > 18:
             return 0
         return min(int(number), self._feed.seq)
+
+
+def is_wanted(entry: Entry, conditions: Mapping[str, Sequence[str]]) -> bool:
+    """Return True if each field that has a condition has one of its values."""
+    return all(str(getattr(entry, name)) in wanted for name, wanted in conditions.items())
 
 
 def frame(event: str | None, data: Any, number: str | None = None) -> bytes:

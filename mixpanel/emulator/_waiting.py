@@ -3,10 +3,12 @@
 import difflib
 import time
 from collections.abc import Mapping
+from math import isnan
 from typing import Any, Final
 
 from mixpanel._page.entries import CDP_LANES, Entry
 from mixpanel._page.feed import Feed
+from mixpanel._records.json_encoding import dumps, loads
 from mixpanel.emulator._storage.warehouse import Warehouse
 
 POLL_INTERVAL: Final = 0.005  # seconds
@@ -61,7 +63,7 @@ class WaitForEvent:
         self._timeout = timeout
         self._lane = lane
         self._distinct_id = distinct_id
-        self._properties = properties
+        self._properties = {name: _as_json_value(value) for name, value in properties.items()}
         self._seq = -1
         self._looked_at_store = False
         self._end = time.monotonic() + timeout
@@ -153,6 +155,23 @@ class WaitForEvent:
             if name not in found or found[name] != value
         ]
         return f"one has {', '.join(parts)[:500]}"
+
+
+def checked_timeout(timeout: Any) -> float:
+    """Return a timeout in seconds.
+
+    :raises ValueError: it is not a number.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or isnan(timeout):
+        raise ValueError(f"timeout={timeout!r} must be a number of seconds")
+    return timeout
+
+
+def _as_json_value(value: Any) -> Any:
+    """Return a value as it is sent: a datetime is text then."""
+    body, notes = dumps({"value": value})
+    # A value without a JSON form may still compare equal, such as unittest.mock.ANY.
+    return value if notes else loads(body)["value"]
 
 
 def _line(entry: Entry) -> str:

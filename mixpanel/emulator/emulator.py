@@ -31,7 +31,13 @@ from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
 from mixpanel.emulator._storage.saved_reports import Restrictions, SavedReports
 from mixpanel.emulator._storage.warehouse import Warehouse
-from mixpanel.emulator._waiting import EVENT_LANES, POLL_INTERVAL, WaitForCount, WaitForEvent
+from mixpanel.emulator._waiting import (
+    EVENT_LANES,
+    POLL_INTERVAL,
+    WaitForCount,
+    WaitForEvent,
+    checked_timeout,
+)
 from mixpanel.emulator.faults import Fault
 from mixpanel.exceptions import ConfigurationError
 
@@ -503,6 +509,7 @@ class Emulator:
         properties: Mapping[str, Any],
     ) -> "WaitForCount | WaitForEvent":
         project = self._project
+        timeout = checked_timeout(timeout)
         if isinstance(what, int) and not isinstance(what, bool):
             if lane is not None or distinct_id is not None or properties:
                 raise ValueError("a number of events has no conditions: name an event instead")

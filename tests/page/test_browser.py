@@ -4,10 +4,13 @@ import json
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from mixpanel import BufferedConsumer, Mixpanel, RetryPolicy
+from mixpanel._page import program
 from mixpanel.emulator import Emulator, Fault, Limits
 from tests.page.browsers import running_browser
 from tests.page.samples import DAY, FLAG, event, send, send_a_bit_of_everything
@@ -526,6 +529,35 @@ def _send_for(url, batch, seconds):
         for n in range(int(seconds * 10)):
             http.post("/track", content=batch)
             time.sleep(max(0.0, begin + n / 10 - time.monotonic()))
+
+
+def test_the_page_of_a_program_shows_what_it_sends(browser, emu):
+    """From the process itself, in the order in which it was tracked."""
+    emu.play(Fault.status(503), path="/track")
+    quick = RetryPolicy(first_wait=0.01)
+    mp = Mixpanel("T", BufferedConsumer(base_url=emu.url, retry=quick), debug=True)
+    context = browser.new_context()
+    # Playwright runs an event loop in this thread, where a sync client must not block.
+    with ThreadPoolExecutor(1) as elsewhere:
+
+        def call(method, *arguments):
+            elsewhere.submit(method, *arguments).result()
+
+        call(mp.track, "u-17", "First")
+        call(mp.track, "u-17", "Second")
+        call(mp.flush)
+        call(mp.track, "u-17", "Third")
+        page = context.new_page()
+        page.goto(mp.debug_page)
+        page.get_by_text("1 waiting for an outcome").wait_for()
+        states = [each[:2] for each in rows(page)]
+        assert [("queued", "Third"), ("accepted", "Second"), ("accepted", "First")] == states
+        assert page.get_by_role("button", name="Delivered").is_visible()
+        assert not page.get_by_role("button", name="Faults").is_visible()
+        call(mp.close)
+        page.get_by_text("0 waiting for an outcome").wait_for()
+        context.close()
+        program.stop()
 
 
 # ---- for everyone -------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ import contextlib
 import gzip
 import json
 import time
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import anyio
 import httpx
 import pytest
 
+from mixpanel import Mixpanel
 from mixpanel.emulator import Emulator, Fault, Limits
 from tests.page.test_feed import frames
 
@@ -410,6 +412,46 @@ def test_waiting_for_something_else_is_refused(emu, what):
         emu.wait_for("A", lane="x")
     with pytest.raises(ValueError, match="has no conditions"):
         emu.wait_for(1, amount=2)
+
+
+@pytest.mark.parametrize("timeout", [None, "2", float("nan"), True])
+def test_a_timeout_that_is_no_number_is_refused(emu, timeout):
+    """Instead of waiting for ever."""
+    with pytest.raises(ValueError, match="must be a number of seconds"):
+        emu.wait_for("A", timeout=timeout)
+
+
+def test_conditions_are_compared_as_json(emu, http):
+    """A datetime is sent as text."""
+    day = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    with Mixpanel("T", base_url=emu.url) as mp:
+        mp.track("u-17", "Order Paid", {"at": day, "tags": ("a", "b")})
+    assert emu.wait_for("Order Paid", at=day, tags=["a", "b"], timeout=0)
+
+
+def test_a_record_with_very_many_properties_is_cut(emu, http):
+    """A browser could not show them."""
+    http.post("/track", json=[event(**{f"p{n}": n for n in range(3000)})])
+    (entry,) = emu.live()
+    shown = http.get(f"/live/entry?id={entry['id']}").json()
+    assert "rejected" == shown["verdict"]
+    assert (500, 2503) == (len(shown["properties"]), shown["properties_left_out"])
+
+
+@pytest.mark.parametrize("path", ["/", "/live", "/live/export"])
+def test_head_has_no_body_and_ends(http, path):
+    """The stream, too."""
+    answer = http.head(path)
+    assert (200, b"") == (answer.status_code, answer.content)
+
+
+@pytest.mark.parametrize("path", ["/live", "/live/export"])
+def test_an_unknown_lane_or_verdict_is_refused(http, path):
+    """A stream that never has anything would look like a program that sends nothing."""
+    for condition in ("lane=event", "verdict=accepted,ok"):
+        answer = http.get(f"{path}?{condition}")
+        assert 400 == answer.status_code
+        assert "is unknown: choose" in answer.json()["error"]
 
 
 def test_waiting_for_a_message_of_a_vendor(emu, http):

@@ -134,7 +134,7 @@ def test_a_reader_may_choose_what_it_gets():
     """By lane, verdict and event, with records or without."""
     feed = Feed()
     add(feed, "a", "b")
-    stream = Stream(feed, dict, conditions={"event": "b,c"}, full=True)
+    stream = Stream(feed, dict, conditions={"event": ["b", "c"]}, full=True)
     _, (_, _, data), _ = frames(stream.poll())
     assert [event("b")] == [each["record"] for each in data["entries"]]
 

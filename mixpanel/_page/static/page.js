@@ -783,6 +783,7 @@ const views = {
     return [
       own.length ? pairs(own) : el("p", { class: "note" }, entry.properties.length ? "It has no properties of its own." : "The record could not be read, or has no properties."),
       others.length > 0 && el("details", { class: "fold", open: own.length === 0 }, el("summary", {}, `${others.length} default ${others.length === 1 ? "property" : "properties"}`), pairs(others)),
+      entry.properties_left_out > 0 && el("p", { class: "note" }, `… and ${plain.format(entry.properties_left_out)} more.`),
     ].filter(Boolean);
   },
   raw(entry) {
