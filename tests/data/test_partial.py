@@ -106,7 +106,7 @@ def test_a_partial_fetch_has_the_other_days_and_names_the_gap(emu, ws, tmp_path,
     assert (THIRD, THIRD, "missing") == (failed.from_date, failed.to_date, failed.state)
     assert reason in failed.reason
     assert (30, 6, True) == (result.rows, result.chunks, result.has_failures)
-    assert ((THIRD, THIRD),) == result.failed_date_ranges
+    assert ((THIRD, THIRD),) == result.failed_date_ranges == result.gaps
     assert THIRD not in rows_by_day(ws)
     [table] = ws.tables()
     gap = date.fromisoformat(THIRD)
@@ -142,6 +142,7 @@ def test_a_partial_sync_updates_the_other_days(emu, ws, tmp_path):
     load(emu, tmp_path, [event(first + timedelta(n), 9, "Late") for n in range(4)])
     breaks(emu, Fault.terminated_early(), broken)
     result = ws.sync_events(partial=True)
+    assert () == result.gaps
     assert [(broken, "outdated")] == [(each.from_date, each.state) for each in result.failed]
     assert {str(first + timedelta(n)): 5 if n == 1 else 6 for n in range(4)} == rows_by_day(ws)
     assert (3, 0, 15, 0) == (result.new, result.changed, result.unchanged, result.vanished)
@@ -220,7 +221,7 @@ def test_a_partial_replacement_keeps_a_table_that_has_the_day(emu, ws, tmp_path)
     fill(emu, tmp_path)
     ws.fetch_events(**WEEK)
     breaks(emu, Fault.status(403), THIRD)
-    with pytest.raises(InterruptedFetchError):
+    with pytest.raises(InterruptedFetchError, match="the old table has these days, and stays"):
         ws.fetch_events(**WEEK, replace=True, partial=True)
     assert 7 == len(rows_by_day(ws))
     emu.clear_faults()
