@@ -170,6 +170,10 @@ class FetchResult(ParallelResultNames, Result):
     failed: tuple[FailedDays, ...] = ()
     typed: TypedTable | None = None
 
+    def _scalars(self) -> dict[str, Any]:
+        named = [f"{each.from_date} to {each.to_date} {each.state}" for each in self.failed]
+        return super()._scalars() | ({"failed": ", ".join(named)} if named else {})
+
     @property
     def gaps(self) -> tuple[tuple[str, str], ...]:
         """First and last day of each range that the table lacks, as it could not be fetched."""

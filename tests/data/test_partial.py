@@ -132,6 +132,24 @@ def test_the_next_fetch_fills_the_gap_only(emu, ws, tmp_path):
         ws.fetch_events(**WEEK)
 
 
+def test_a_gap_that_stays_is_no_error_with_partial(emu, ws, tmp_path):
+    """Also when it is the only day to fetch; without `partial` it is one."""
+    fill(emu, tmp_path)
+    breaks(emu, Fault.status(400), THIRD)
+    ws.fetch_events(**WEEK, partial=True)
+    again = ws.fetch_events(**WEEK, partial=True)
+    assert (0, ((THIRD, THIRD),)) == (again.rows, again.gaps)
+    assert f"failed='{THIRD} to {THIRD} missing'" in repr(again)
+    with pytest.raises(InterruptedFetchError):
+        ws.fetch_events(**WEEK)
+    assert ["partial"] == [table.state for table in ws.tables()]
+    emu.clear_faults()
+    breaks(emu, Fault.terminated_early(), THIRD)
+    with pytest.raises(InterruptedFetchError, match="no other day was fetched either"):
+        ws.fetch_events("other", from_date=THIRD, to_date=THIRD, partial=True)
+    assert ["events"] == [table.name for table in ws.tables()]
+
+
 def test_a_partial_sync_updates_the_other_days(emu, ws, tmp_path):
     """A day that cannot be refreshed keeps its rows, and is fetched again next time."""
     today = datetime.now(UTC).date()

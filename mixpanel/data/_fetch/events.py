@@ -214,6 +214,7 @@ class _EventFetch:
         self.consecutive_failures = 0
         self.accepted = False  # whether Mixpanel accepts such a query, at least for some days
         self.failed: list[_Failure] = []
+        self.gaps: set[date] = set()
         self.downloading = anyio.Semaphore(query.concurrency)
         self.queue: list[_QueuedPart] = []
         self.queue_filled = anyio.Event()
@@ -254,6 +255,7 @@ class _EventFetch:
                 failed = await self.writer(
                     lambda: self.database.failed_days(query.name, query.filters)
                 )
+                self.gaps = {each.day for each in failed if each.is_gap}
                 calls_left = self.api.export_limiter.remaining()
                 missing = _missing_chunks(query, done, calls_left, failed)
                 self.days, self.batches = sum(chunk.days for chunk in missing), len(missing)
@@ -275,8 +277,12 @@ class _EventFetch:
         outdated = await self.writer(lambda: self.load.kept_days(reasons))
         staged = await self.writer(lambda: self.load.done)
         replaces = self.query.mode == "replace" and outdated
-        if reasons and not (self.query.partial and staged and not replaces):
+        # Without any day, there is a result only if the table is known to lack these days.
+        has_result = staged or self.gaps.issuperset(reasons)
+        if reasons and not (self.query.partial and has_result and not replaces):
             await self.writer(lambda: self.load.record_failed(reasons, skipped))
+            if not staged:  # nothing to resume
+                await self.writer(self.load.abandon)
             raise self._error(reasons, kept=bool(replaces and staged))
         loaded = None
         if staged:
@@ -285,7 +291,8 @@ class _EventFetch:
                     self.query.filters.limit, failed=reasons, skipped=skipped, future=future
                 )
             )
-        else:  # all of the days have not begun
+        else:  # the days have not begun, or are gaps that stay
+            await self.writer(lambda: self.load.record_failed(reasons, skipped))
             await self.writer(self.load.abandon)
         return self._result(loaded, self._failed_days(future, outdated))
 
