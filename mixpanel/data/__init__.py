@@ -196,6 +196,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         ParquetSync,
         ProfilePlan,
         ProfileProgress,
+        ReconciledDay,
+        ReconcileResult,
         Result,
         SQLResult,
         SummaryResult,
@@ -204,6 +206,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
         TableType,
         TypedColumn,
         TypedTable,
+        UnreadableLines,
         WorkspaceInfo,
     )
     from mixpanel.data.workspace import (
@@ -337,6 +340,8 @@ __all__ = [
     "QueryError",
     "QueryResult",
     "RateLimitError",
+    "ReconcileResult",
+    "ReconciledDay",
     "Report",
     "ReportLink",
     "ReportNotFoundError",
@@ -372,6 +377,7 @@ __all__ = [
     "TruncatedError",
     "TypedColumn",
     "TypedTable",
+    "UnreadableLines",
     "UnreadablePartError",
     "UnsafeSQLError",
     "UploadUrl",

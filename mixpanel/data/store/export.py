@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store import lake, tables
+from mixpanel.data.store.engine import load_duckdb
 from mixpanel.data.store.export_targets import target_of
 from mixpanel.data.store.quoting import quoted
-from mixpanel.data.store.rows import copy_bytes, csv_select, query_source
+from mixpanel.data.store.rows import (
+    copy_bytes,
+    copy_stream,
+    csv_select,
+    in_small_batches,
+    query_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,8 +123,15 @@ def csv(
         raise ConfigError(f"{path}: CSV is compressed as .gz only, not as .{suffix}")
     target = target_of(path, storage_options, database_path)
     target.check(folder=False, overwrite=overwrite)
-    chunks = copy_bytes(connection, statement, "FORMAT csv, HEADER", exchange)
-    return target.write(_compressed(chunks) if suffix == "gz" else chunks)
+
+    def write(statement: str) -> list[str]:
+        chunks = copy_bytes(connection, statement, "FORMAT csv, HEADER", exchange)
+        return target.write(_compressed(chunks) if suffix == "gz" else chunks)
+
+    try:
+        return write(statement)
+    except load_duckdb().OutOfMemoryException:
+        return write(in_small_batches(connection, statement))
 
 
 def _compressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -134,7 +148,7 @@ def csv_bytes(
 ) -> Iterator[bytes]:
     """Return a table as the bytes of a CSV file, as they are written."""
     statement = _csv_statement(connection, table, query)
-    return copy_bytes(connection, statement, "FORMAT csv, HEADER", exchange)
+    return copy_stream(connection, statement, "FORMAT csv, HEADER", exchange)
 
 
 def _csv_statement(connection: DuckDBPyConnection, table: str | None, query: str | None) -> str:
