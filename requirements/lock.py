@@ -21,11 +21,14 @@ RUN_US = ("runtimes", "uwsgi", "lake")  # peers that run this package
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
     "tests": "pyproject.toml --all-extras --group tests",
+    "page": "pyproject.toml --all-extras --group page",
     "types": "pyproject.toml --all-extras --group types",
     "lowest": "pyproject.toml --extra all --group tests --resolution lowest-direct",
     "demo": "pyproject.toml --extra cli --extra emulator",
     "lint": "--group lint",
     "audit": "--group audit",
+    "docs": "pyproject.toml --all-extras --group docs",
+    "release": "--group release",
     "build": "--group build",
     "tox": "--group tox",
     "lock": "--group lock",

@@ -6,7 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import (
+from mixpanel._agents.reports import local_report
+from mixpanel._agents.results import (
     MAX_CELL,
     MAX_ROWS,
     MAX_TEXT,
@@ -15,7 +16,6 @@ from mixpanel._agents.answers import (
     json_text,
     page_of,
 )
-from mixpanel._agents.reports import local_report
 from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.exceptions import (
     ConfigError,

@@ -119,6 +119,8 @@ def test_the_python_code_of_a_page_runs(emu, page, monkeypatch):
         for value in names.values():
             if isinstance(value, Mixpanel):
                 value.close()
+                if hasattr(value.consumer, "close"):
+                    value.consumer.close()
             elif isinstance(value, AsyncMixpanel):
                 anyio.run(value.aclose)
 

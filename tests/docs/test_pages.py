@@ -75,6 +75,7 @@ def test_a_block_without_language_or_reason_is_found():
     assert len(checks.code([page("# X\n\n<!-- not run: no -->\n\n```python\n1\n```\n")])) == 1
 
 
+@pytest.mark.slow
 def test_the_reference_is_complete_and_current():
     """Every module, help text and example; the pages of commands as the code has them."""
     assert checks.reference() == []
