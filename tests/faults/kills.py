@@ -3,16 +3,18 @@
 python -m tests.faults.kills                 100 kills
 python -m tests.faults.kills --count 500     some minutes
 
-Each process is forked from one that has imported the package, so that a kill takes no second. It tracks events, `$add` updates and Customer.io messages through a spool, and reports
-what was committed. It is killed with SIGKILL: after a random time, or at a random call of one of
-the steps in `POINTS`. The next process finds its files, and so on; the last one may finish. Between
+A process tracks events, `$add` updates and Customer.io messages through a spool, and reports what
+was committed. It is killed with SIGKILL: after a random time, or at a random call of one of the
+steps in `POINTS`. The next process finds its files, and so on; the last one may finish. Between
 them the server fails in its own ways. Then each acknowledged message must have been applied, or be
-among the dead letters, where ambiguous updates go.
+among the dead letters, where ambiguous updates go. The processes are forked from one that has
+imported the package, so that a kill takes half a second.
 """
 
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import select
@@ -199,6 +201,7 @@ def serve(channel):
     from mixpanel._runtime import event_loop
 
     event_loop.load_backend("asyncio")
+    logging.disable()  # each kill would log what it made ambiguous
     while True:
         data, descriptors, _, _ = socket.recv_fds(channel, 65536, 1)
         if not data:
