@@ -43,7 +43,8 @@ class FlagSource:
         base_url: str | None = None,
     ) -> None:
         self._file, self._credentials = file, credentials
-        self._region, self._base_url = region, base_url
+        self._region: Region = region
+        self._base_url = base_url
         self._provider: LocalFeatureFlagsProvider | None = None
         self._loaded_at = 0.0
         self._lock = anyio.Lock()

@@ -54,7 +54,8 @@ class LocalDatabase:
         self.path = path
         self.timeout = timeout
         # The default is half of the machine's memory, here shared by all processes.
-        self._memory = memory_limit or f"{resources.memory_limit(None) // CONCURRENT}B"
+        share = max(resources.LEAST_MEMORY, resources.memory_limit(None) // CONCURRENT)
+        self._memory = memory_limit or f"{share}B"
         self._threads = threads or 0
         self._idle: list[_Worker] = []
         self._busy: set[int] = set()

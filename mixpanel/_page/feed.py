@@ -22,7 +22,7 @@ MAX_KEYS = 100_000
 MAX_EXAMINED = 200  # accepted records of one request: more of a batch are alike
 SECONDS = 60
 TALLIED = ("accepted", "duplicate", "rejected", "faulted", "bytes")
-GROUPS = {"dropped": "rejected", "queued": "accepted", "retrying": "faulted"}
+GROUPS = {"dropped": "rejected", "retrying": "faulted"}
 
 
 class Feed:
@@ -65,6 +65,7 @@ class Feed:
         reason: str | None = None,
         stored: bool = True,
         size: int = 0,
+        via: str | None = None,
     ) -> list[Entry]:
         """Add the records of a request, in order.
 
@@ -98,6 +99,7 @@ class Feed:
                     index=index,
                     count=len(judged),
                     size=share,
+                    via=via,
                 )
                 if one.note:
                     entry.notes.append(("ignored", one.note))
@@ -106,7 +108,8 @@ class Feed:
                     self._problems.examine(entry)
                 self._entries[entry.id] = entry
                 self._bytes += share
-                self._tally(entry.verdict, share)
+                if via is None:
+                    self._tally(entry.verdict, share)
                 added.append(entry)
             self._drop_oldest()
             return added
@@ -123,10 +126,9 @@ class Feed:
             entry.seq = self.seq
             self._entries.move_to_end(entry.id)
             if entry.verdict != verdict:
-                self._tally(entry.verdict, 0)
-                if verdict in self._totals or verdict in GROUPS:
-                    self._totals[GROUPS.get(verdict, verdict)] -= 1
-                if entry.verdict == "rejected":
+                if entry.via is None:
+                    self._tally(entry.verdict, 0)
+                if entry.verdict in ("rejected", "dropped"):
                     self._problems.examine(entry)
 
     def after(self, seq: int) -> tuple[list[Entry], int]:
@@ -215,12 +217,14 @@ class Feed:
         return False
 
     def _tally(self, verdict: str, size: int) -> None:
+        """Count a verdict; that of a queued message is still to come."""
         second, name = int(self._clock()), GROUPS.get(verdict, verdict)
         if not self._rates or self._rates[-1][0] != second:
             self._rates.append((second, dict.fromkeys(TALLIED, 0)))
         counts = self._rates[-1][1]
         for tally in (counts, self._totals):
-            tally[name] += 1
+            if name in tally:
+                tally[name] += 1
             tally["bytes"] += size
 
     def _drop_oldest(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from mixpanel._page.entries import CDP_LANES, json_type
+from mixpanel._page.entries import BY_CHOICE, CDP_LANES, json_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +80,11 @@ KINDS: dict[str, Kind] = {
         "Rejected for another reason", "error",
         "The record breaks a rule of its endpoint.",
         "The reason is in the entry.",
+    ),
+    "dropped": Kind(
+        "Dropped by the program", "error",
+        "The client gave the message up, so the server has not seen it, or not surely.",
+        "The reason is in the entry; the errors before it are in the log.",
     ),
     "mixed-types": Kind(
         "One property with several types", "warning",
@@ -169,7 +174,8 @@ class Problems:
 
     def examine(self, entry: Entry) -> None:
         """Find what is wrong with an entry, and add it to its notes."""
-        if entry.verdict == "rejected":
+        is_lost = entry.verdict == "dropped" and entry.reason not in BY_CHOICE.values()
+        if entry.verdict == "rejected" or is_lost:
             self._add(entry, self._kind_of_rejection(entry), entry.reason or "")
         if entry.lane in ("tables", "queries", "flags"):
             return
@@ -218,6 +224,8 @@ class Problems:
                 return kind
         if kind_of_status := BY_STATUS.get(entry.status or 0):
             return kind_of_status
+        if entry.verdict == "dropped":
+            return "dropped"
         return "unreadable" if entry.record is None else "rejected"
 
     def _examine_event(self, entry: Entry, properties: Mapping[str, Any]) -> None:

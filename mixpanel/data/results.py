@@ -32,8 +32,11 @@ __all__ = [
     "FailedDays",
     "FetchPlan",
     "FetchResult",
+    "ParquetSync",
     "ProfilePlan",
     "ProfileProgress",
+    "ReconcileResult",
+    "ReconciledDay",
     "Result",
     "SQLResult",
     "SummaryResult",
@@ -42,6 +45,7 @@ __all__ = [
     "TableType",
     "TypedColumn",
     "TypedTable",
+    "UnreadableLines",
     "WorkspaceInfo",
 ]
 
@@ -228,6 +232,16 @@ class ProfilePlan(Result):
     since: datetime | None
 
 
+@dataclass(frozen=True, repr=False)
+class UnreadableLines(Result):
+    """Lines of a streamed export that are not events, kept unchanged in the file `path`."""
+
+    from_date: date
+    to_date: date
+    lines: int
+    path: str
+
+
 # ---- the database -------------------------------------------------------------------------------
 
 
@@ -263,6 +277,20 @@ class Attached(Result):
     kind: AttachedKind
     path: Path
     rows: int | None
+
+
+@dataclass(frozen=True, repr=False)
+class ParquetSync(Result):
+    """What was done to bring a folder of Parquet files up to date.
+
+    `written` and `removed` are days, `kept` is the number of those that had not changed, and
+    `paths` are the files written. The day of rows without a time is None.
+    """
+
+    written: tuple[str | None, ...]
+    kept: int
+    removed: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -314,6 +342,51 @@ class TypedTable(Rows):
     vanished: tuple[str, ...] = ()
     changed: tuple[tuple[str, str, str], ...] = ()
     omitted: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class ReconciledDay(Result):
+    """A day's number of events in a table and at Mixpanel; `difference` is local minus Mixpanel.
+
+    `state` is "missing" if the day was not fetched as a whole, "running" if it is not over, else
+    "same" or "different".
+    """
+
+    day: str
+    local: int
+    mixpanel: int
+    difference: int
+    state: Literal["same", "different", "missing", "running"]
+
+
+@dataclass(frozen=True, repr=False)
+class ReconcileResult(Rows):
+    """The days of a table of events, compared with Mixpanel's own counts.
+
+    Days are those of `timezone`. `local_time` says that the table has the project's local times,
+    as of a project from before 2023, and should be fetched with its `project_timezone`.
+    """
+
+    _FIELD = "days"
+
+    table: str
+    timezone: str
+    days: tuple[ReconciledDay, ...]
+    local_time: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True if each day that is over has as many events as at Mixpanel."""
+        return all(each.state in ("same", "running") for each in self.days)
+
+    @property
+    def difference(self) -> int:
+        """The sum of the differences."""
+        return sum(each.difference for each in self.days)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, `ok` and `difference` as values that JSON can represent."""
+        return super().to_dict() | {"ok": self.ok, "difference": self.difference}
 
 
 @dataclass(frozen=True, repr=False)

@@ -89,8 +89,8 @@ def test_an_overview_has_the_tables_and_the_budget(shop):
     table, profiles = found["tables"]
     assert ("events", FIRST, LAST) == (table["name"], table["from_date"], table["to_date"])
     assert 60 == table["events"]["Opened App"]
-    assert "amount (number, 19%)" in table["properties"]
-    assert ("profiles", ["city"]) == (profiles["name"], profiles["properties"])
+    assert "number, 19%" == table["properties"]["amount"]
+    assert ("profiles", {"city": "text"}) == (profiles["name"], profiles["properties"])
 
 
 def test_sql_returns_columns_with_types_and_rows(shop):

@@ -164,7 +164,7 @@ def test_the_commands_of_a_page_work(emu, page, monkeypatch):
         has_output = "".join(shown + "\n" for shown, _ in commands) != block.code
         done = subprocess.run(
             ["sh", "-c" if has_output else "-ec", script],
-            env=shell(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+            env=shell(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=90,
             check=False,
         )  # fmt: skip
         printed = done.stdout.replace(emu.url, ADDRESS)

@@ -170,7 +170,7 @@ async def work(given):
                     await mp.people_increment("u", {marker: 1})
                 else:
                     await cio.track("u", "Visit", {"m": marker})
-            tell(TRACKED, number)
+            tell(TRACKED, *made)
             if chance.random() < 0.5:
                 await consumer._sender.buffer.commit()
                 await cio._sender.buffer.commit()
@@ -261,7 +261,8 @@ class Run:
                 if what == STARTED:
                     end = time.monotonic() + seconds
                 elif what == TRACKED:
-                    self.number = max(self.number, int(value))
+                    self.kinds |= {int(marker[1:]): marker[0] for marker in value.split()}
+                    self.number = max(self.number, *self.kinds)
                 elif what == ACKNOWLEDGED:
                     self.number = max(self.number, int(value))
                     self.acked.append((first, int(value)))
@@ -302,7 +303,7 @@ class Run:
                 if number not in numbers:
                     tally.lost.append(number)
         tally.acknowledged = len({n for a, b in self.acked for n in range(a + 1, b + 1)})
-        tally.lost = sorted(set(tally.lost))
+        tally.lost = [f"{self.kinds[number]}{number}" for number in sorted(set(tally.lost))]
         tally.copies = [marker for marker, keys in record.keys.items() if len(keys) > 1]
         tally.twice = [m for m in record.unsafe if record.applied[m] > 1]
         tally.sent_again = sum(times - 1 for times in applied.values())

@@ -427,6 +427,8 @@ class _EventFetch:
                         return self._chunk_failed(chunk, self.failed[-1].error, skipped=True)
                     part = await self._download(chunk)
             except QueryError as failure:
+                self.calls += 1
+                self.downloads += 1
                 return self._chunk_failed(chunk, failure)
             except (ServerError, RateLimitError, TruncatedError) as failure:
                 error = failure
