@@ -32,6 +32,7 @@ VARIES = (
 
 # Pages with a test file of their own are run there; the rest, new ones too, are run here.
 RUN_HERE = {page.path.name: page for page in documentation() if not other_tests(page)}
+RUN_HERE["README.md of mixpanel/cdp"] = Page.read(ROOT / "mixpanel" / "cdp" / "README.md")
 WITH_PYTHON = [
     page for page in RUN_HERE.values() if any(b.language == "python" for b in page.blocks())
 ]
