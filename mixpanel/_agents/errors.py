@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import cut, json_text
+from mixpanel._agents.results import cut, json_text
 from mixpanel.data.exceptions import APIError, MixpanelDataError
 from mixpanel.exceptions import MixpanelException
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import decoded_cursor, page_of
+from mixpanel._agents.results import decoded_cursor, page_of
 from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:

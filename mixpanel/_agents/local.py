@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import MAX_CELL, MAX_ROWS, Page, decoded_cursor, page_of
 from mixpanel._agents.reports import local_report
+from mixpanel._agents.results import MAX_CELL, MAX_ROWS, Page, decoded_cursor, page_of
 from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.exceptions import (
     ConfigError,

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from mixpanel._agents.answers import MAX_CELL, MAX_ROWS, MAX_TEXT, json_text
 from mixpanel._agents.errors import ToolFailure
+from mixpanel._agents.results import MAX_CELL, MAX_ROWS, MAX_TEXT, json_text
 from mixpanel._agents.tools import TOOLS, Toolbox, available
 from tests.agents.shop import (
     DAYS,

@@ -901,7 +901,7 @@ const QUICK = [
   ["429", "429 retry-after 2", "Too many requests"],
   ["Reset", "reset", "The connection breaks"],
   ["Slow", "latency 2", "Two seconds later"],
-  ["Lost answer", "reset after", "Stored, but no response"],
+  ["Lost response", "reset after", "Stored, but no response"],
 ];
 
 function drawFaults() {

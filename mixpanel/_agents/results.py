@@ -1,4 +1,4 @@
-"""Answers of a limited size: JSON text, pages with a cursor, and what was left out."""
+"""Results of a limited size: JSON text, pages with a cursor, and what was left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "tokens",
 ]
 
-MAX_TEXT = 40_000  # characters of an answer: about 13,000 tokens, and clients cut at 25,000
+MAX_TEXT = 40_000  # characters of a result: about 13,000 tokens, and clients cut at 25,000
 MAX_ROWS = 1_000
 MAX_CELL = 2_000  # characters of one value
 MAX_OFFSET = 1_000_000_000
