@@ -107,7 +107,7 @@ def archives(work: Path, into: Path) -> tuple[Path, Path]:
     tree = source(work / "tree")
     sdist, wheel = (build(tree, work / "first", target) for target in ("sdist", "wheel"))
 
-    step("build them again, elsewhere: the same bytes")
+    step("build them again in another folder: the same bytes")
     other = shutil.copytree(tree, work / "another tree")
     for path in other.rglob("*"):
         os.utime(path, (1, 1))

@@ -23,7 +23,7 @@ def test_every_link_leads_somewhere():
         ("missing.md", "leads to no file"),
         ("delivery.md#no-such-heading", "leads to no heading"),
         ("#no-such-heading", "leads to no heading"),
-        ("../../elsewhere.md", "leads out of the repository"),
+        ("../../outside.md", "leads out of the repository"),
         ("/docs/delivery.md", "must be relative"),
     ],
 )
