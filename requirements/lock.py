@@ -16,7 +16,7 @@ PEERS = (
     "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
     "headless", "utils", "duckdb", "dbt",
 )  # fmt: skip
-RUN_US = ("runtimes", "uwsgi", "lake")  # peers that run this package
+RUN_US = ("runtimes", "apps", "uwsgi", "lake")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
