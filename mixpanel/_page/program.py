@@ -141,7 +141,7 @@ class ProgramSource:
             {"event": each.event, "time": each.at, "properties": dict(each.properties)}
             for each in reversed(found)
         ]
-        return {"distinct_id": distinct_id, "asked_for": distinct_id, "aliases": [],
+        return {"distinct_id": distinct_id, "requested": distinct_id, "aliases": [],
                 "profile": None, "timeline": timeline, "lost": []}  # fmt: skip
 
     def flags(self) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class WaitForCount:
         :raises TimeoutError: the time is over.
         """
         warehouse = self._warehouse
-        # Asked before looking: what comes until the deadline counts.
+        # Read before looking: what comes until the deadline counts.
         is_over = time.monotonic() >= self._end
         if warehouse.copies() >= self._count and warehouse.count() >= self._count:
             return warehouse.events()

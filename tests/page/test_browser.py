@@ -46,7 +46,7 @@ def http(emu):
 
 @pytest.fixture
 def visit(browser, emu):
-    """Open the page; afterwards no error was logged, and no other host was asked for anything."""
+    """Open the page; afterwards no error was logged, and nothing was loaded from another host."""
     contexts, wrong = [], []
 
     def start(path="/", *, width=1280, expected=(), **options):
@@ -62,7 +62,7 @@ def visit(browser, emu):
 
         page.on("console", log)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda asked: wrong.append(asked.url) if not local(asked.url) else None)
+        page.on("request", lambda sent: wrong.append(sent.url) if not local(sent.url) else None)
         page.goto(emu.url + path)
         return page
 
@@ -76,7 +76,7 @@ def visit(browser, emu):
 
 
 def rows(page):
-    """Return the rows in view: verdict, event and what is said about it."""
+    """Return the rows in view: verdict, event and why or what it is."""
     return [
         tuple(row.locator(part).inner_text() for part in (".verdict", ".event", ".what"))
         for row in page.locator(ROWS).all()
@@ -538,10 +538,10 @@ def test_the_page_of_a_program_shows_what_it_sends(browser, emu):
     mp = Mixpanel("T", BufferedConsumer(base_url=emu.url, retry=quick), debug=True)
     context = browser.new_context()
     # Playwright runs an event loop in this thread, where a sync client must not block.
-    with ThreadPoolExecutor(1) as elsewhere:
+    with ThreadPoolExecutor(1) as thread:
 
         def call(method, *arguments):
-            elsewhere.submit(method, *arguments).result()
+            thread.submit(method, *arguments).result()
 
         call(mp.track, "u-17", "First")
         call(mp.track, "u-17", "Second")

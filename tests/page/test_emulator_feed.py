@@ -333,7 +333,7 @@ def test_a_person_has_a_profile_and_a_timeline(emu, http):
 
 def test_a_person_without_events_is_empty(emu, http):
     """Any id may be looked at."""
-    person = http.get("/live/person", params={"distinct_id": "nobody/../?"}).json()
+    person = http.get("/live/person", params={"distinct_id": "no-one/../?"}).json()
     assert (None, [], []) == (person["profile"], person["timeline"], person["lost"])
 
 

@@ -884,7 +884,7 @@ async function drawFlags(mine) {
     return el("section", { class: "card", "aria-label": line(key ?? "A flag without a key") },
       el("div", { class: "card-top" }, el("h3", {}, line(key ?? JSON.stringify(found).slice(0, 80))), el("span", { class: "tag" }, line(found?.status ?? "served"))),
       Array.isArray(variants) && el("p", {}, "Variants ", line(variants.map((one) => `${one?.key}${one?.split === undefined ? "" : ` ${Math.round(one.split * 100)} %`}`).join(", "))),
-      Array.isArray(rollouts) && el("p", {}, rollouts.length ? "Rollouts " : "No rollouts: nobody is included", line(rollouts.map((one) => `${Math.round((one?.rollout_percentage ?? 0) * 1000) / 10} %`).join(", "))),
+      Array.isArray(rollouts) && el("p", {}, rollouts.length ? "Rollouts " : "No rollouts: no one is included", line(rollouts.map((one) => `${Math.round((one?.rollout_percentage ?? 0) * 1000) / 10} %`).join(", "))),
       key != null && el("details", { class: "fold" }, el("summary", {}, "Evaluate for …"),
         el("div", { class: "block" },
           el("label", { class: "field" }, "Context, as JSON", context),

@@ -152,7 +152,7 @@ class EmulatorSource:
         ]
         return {
             "distinct_id": owner,
-            "asked_for": distinct_id,
+            "requested": distinct_id,
             "aliases": warehouse.aliases_of(owner),
             "profile": warehouse.profile(owner),
             "timeline": events,
