@@ -947,7 +947,7 @@ function drawActiveFaults() {
   box.replaceChildren(
     el("h3", {}, `Scripted (${faults.length})`),
     faults.length ? el("ol", { class: "timeline" }, ...faults.map((one) => el("li", {}, el("b", {}, line(one.name)),
-      el("span", { class: "note" }, [one.path ?? "every path", one.remaining === null ? "every request" : `${one.remaining} left`, one.percent < 100 && `${one.percent} % of requests`, one.conditional && "with a condition"].filter(Boolean).join(", ")))))
+      el("span", { class: "note" }, [one.path ?? "every path", one.remaining !== null ? `${one.remaining} left` : one.percent < 100 ? null : "every request", one.percent < 100 && `${one.percent} % of requests`, one.conditional && "with a condition"].filter(Boolean).join(", ")))))
       : el("p", { class: "note" }, "None: requests are answered as usual."),
     faults.length ? el("button", { class: "button", type: "button", onclick: async () => receiveFaults(await ask("/live/faults", { method: "DELETE", headers: CHANGE })) }, "Remove all") : "");
 }
