@@ -102,3 +102,29 @@ def test_the_built_site_has_no_problems():
     if not (site.SITE / "objects.inv").is_file():
         pytest.skip("the site is not built: python -m tests.docs build")
     assert site.problems(site.SITE) == []
+
+
+def test_examples_of_docstrings_become_blocks_of_code():
+    """In Markdown `>>>` would be a quotation; directives of doctest are not for readers."""
+    pytest.importorskip("griffe", reason="needs griffe, from the dependency group `docs`")
+    from tests.docs.griffe_runtime import with_fences
+
+    assert with_fences("Do it.\n\n>>> a = 1  # doctest: +SKIP\n>>> a\n1\n\n:param x: y") == (
+        "Do it.\n\n\n```pycon\n>>> a = 1\n>>> a\n1\n```\n\n:param x: y"
+    )
+    assert with_fences("Do it.") == "Do it."
+
+
+@pytest.mark.slow
+def test_blocking_twins_are_documented_like_their_async_methods():
+    """With parameters and docstring, although the source has neither."""
+    griffe = pytest.importorskip("griffe", reason="needs griffe, from the dependency group `docs`")
+    from tests.docs.griffe_runtime import RuntimeMethods
+
+    package = griffe.load(
+        "mixpanel", search_paths=[site.ROOT], extensions=griffe.load_extensions(RuntimeMethods())
+    )
+    twin = package["client.Mixpanel.import_events"]
+    assert [one.name for one in twin.parameters][:2] == ["self", "events"]
+    assert twin.docstring.value.startswith("Import any number of events")
+    assert package["data.workspace.AsyncWorkspace"].members["sql"].docstring
