@@ -127,4 +127,4 @@ def test_blocking_twins_are_documented_like_their_async_methods():
     twin = package["client.Mixpanel.import_events"]
     assert [one.name for one in twin.parameters][:2] == ["self", "events"]
     assert twin.docstring.value.startswith("Import any number of events")
-    assert package["data.workspace.AsyncWorkspace"].members["sql"].docstring
+    assert package["data._workspace.local_methods.LocalMethods.sql"].docstring
