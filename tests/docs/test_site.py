@@ -73,6 +73,13 @@ def test_a_public_name_without_its_place_is_found(tmp_path, monkeypatch):
     assert site.undocumented(tmp_path) == ["mixpanel.Client.track", "mixpanel.other"]
 
 
+def test_a_field_of_a_docstring_that_is_shown_as_text_is_found(built):
+    """As where a method is made at run time; tables of parameters pass."""
+    built("<p>Send it. :param x: the value</p>", "api/clients/index.html")
+    folder = built("<table><td>x</td></table>", "api/flags/index.html")
+    assert site.raw_fields(folder) == ["api/clients/index.html: :param x:"]
+
+
 def test_a_page_that_llms_txt_lacks_is_found(built):
     """In the index or in the full text; and an index that is too long."""
     built("", "docs/x/index.html")
@@ -127,4 +134,5 @@ def test_blocking_twins_are_documented_like_their_async_methods():
     twin = package["client.Mixpanel.import_events"]
     assert [one.name for one in twin.parameters][:2] == ["self", "events"]
     assert twin.docstring.value.startswith("Import any number of events")
+    assert {"parameters", "raises"} <= {part.kind.value for part in twin.docstring.parsed}
     assert package["data._workspace.local_methods.LocalMethods.sql"].docstring
