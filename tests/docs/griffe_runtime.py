@@ -92,7 +92,12 @@ def _function(name: str, function: Any, parent: griffe.Class) -> griffe.Function
     )
     if inspect.iscoroutinefunction(function):
         made.labels.add("async")
-    made.docstring = griffe.Docstring(inspect.getdoc(function) or "", parent=made)
+    made.docstring = griffe.Docstring(
+        inspect.getdoc(function) or "",
+        parent=made,
+        parser="sphinx",
+        parser_options={"warn_unknown_params": False, "warn_missing_types": False},
+    )
     return made
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -199,9 +200,16 @@ def broken_links(pages: list[Page]) -> list[str]:
 
 def other_tests(page: Page) -> list[Path]:
     """Return the test files outside this folder that read a page, and so run its code."""
+    return [path for path, text in _test_files().items() if page.path.name in text]
+
+
+@cache
+def _test_files() -> dict[Path, str]:
+    """Return the text of the test files outside this folder that mention a Markdown file."""
     here = Path(__file__).parent
-    return [
-        path
+    texts = {
+        path: path.read_text(encoding="utf-8")
         for path in sorted(TESTS.rglob("test_*.py"))
-        if here not in path.parents and page.path.name in path.read_text(encoding="utf-8")
-    ]
+        if here not in path.parents
+    }
+    return {path: text for path, text in texts.items() if ".md" in text}

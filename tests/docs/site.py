@@ -207,6 +207,16 @@ def dead_links(site: Path) -> Iterator[str]:
                 yield f"{path.relative_to(site)}: {link} leads to no anchor"
 
 
+def raw_fields(site: Path) -> list[str]:
+    """Return the pages of the API that show fields of docstrings, such as `:param x:`, as text."""
+    found = []
+    for path in sorted((site / "api").rglob("*.html")):
+        text = re.sub(r"<[^>]+>", "", path.read_text(encoding="utf-8"))
+        if field := re.search(r":(?:param|raises|return)\b[^:\n]*:", text):
+            found.append(f"{path.relative_to(site)}: {field[0]}")
+    return found
+
+
 def unlisted(site: Path) -> list[str]:
     """Return the pages that `llms.txt` does not list or `llms-full.txt` does not hold."""
     index, full = ((site / name).read_text("utf-8") for name in ("llms.txt", "llms-full.txt"))
@@ -229,5 +239,6 @@ def problems(site: Path) -> list[str]:
         *(f"not documented: {name}" for name in undocumented(site)),
         *(f"loaded from another host: {load}" for load in foreign_loads(site)),
         *dead_links(site),
+        *(f"shown as text: {field}" for field in raw_fields(site)),
         *(f"not in llms.txt: {page}" for page in unlisted(site)),
     ]

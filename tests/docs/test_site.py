@@ -73,6 +73,13 @@ def test_a_public_name_without_its_place_is_found(tmp_path, monkeypatch):
     assert site.undocumented(tmp_path) == ["mixpanel.Client.track", "mixpanel.other"]
 
 
+def test_a_field_of_a_docstring_that_is_shown_as_text_is_found(built):
+    """As where a method is made at run time; tables of parameters pass."""
+    built("<p>Send it. :param x: the value</p>", "api/clients/index.html")
+    folder = built("<table><td>x</td></table>", "api/flags/index.html")
+    assert site.raw_fields(folder) == ["api/clients/index.html: :param x:"]
+
+
 def test_a_page_that_llms_txt_lacks_is_found(built):
     """In the index or in the full text; and an index that is too long."""
     built("", "docs/x/index.html")
@@ -102,3 +109,30 @@ def test_the_built_site_has_no_problems():
     if not (site.SITE / "objects.inv").is_file():
         pytest.skip("the site is not built: python -m tests.docs build")
     assert site.problems(site.SITE) == []
+
+
+def test_examples_of_docstrings_become_blocks_of_code():
+    """In Markdown `>>>` would be a quotation; directives of doctest are not for readers."""
+    pytest.importorskip("griffe", reason="needs griffe, from the dependency group `docs`")
+    from tests.docs.griffe_runtime import with_fences
+
+    assert with_fences("Do it.\n\n>>> a = 1  # doctest: +SKIP\n>>> a\n1\n\n:param x: y") == (
+        "Do it.\n\n\n```pycon\n>>> a = 1\n>>> a\n1\n```\n\n:param x: y"
+    )
+    assert with_fences("Do it.") == "Do it."
+
+
+@pytest.mark.slow
+def test_blocking_twins_are_documented_like_their_async_methods():
+    """With parameters and docstring, although the source has neither."""
+    griffe = pytest.importorskip("griffe", reason="needs griffe, from the dependency group `docs`")
+    from tests.docs.griffe_runtime import RuntimeMethods
+
+    package = griffe.load(
+        "mixpanel", search_paths=[site.ROOT], extensions=griffe.load_extensions(RuntimeMethods())
+    )
+    twin = package["client.Mixpanel.import_events"]
+    assert [one.name for one in twin.parameters][:2] == ["self", "events"]
+    assert twin.docstring.value.startswith("Import any number of events")
+    assert {"parameters", "raises"} <= {part.kind.value for part in twin.docstring.parsed}
+    assert package["data._workspace.local_methods.LocalMethods.sql"].docstring
