@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import encoded_cursor
+from mixpanel._agents.results import encoded_cursor
 from mixpanel.data.exceptions import MixpanelDataError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import json_text, tokens
+from mixpanel._agents.results import json_text, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

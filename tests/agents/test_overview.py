@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel._agents.answers import json_text, tokens
 from mixpanel._agents.overview import MAX_TOKENS, overview_of, overview_text
+from mixpanel._agents.results import json_text, tokens
 
 HEAD = {"project": "42", "region": "us", "timezone": "Europe/Oslo", "database": "~/.mp/data/42.db"}
 NAMES = st.text(min_size=1, max_size=300)
