@@ -13,7 +13,7 @@ import trustme
 from mixpanel._runtime import background_loop
 from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
-from tests import effort
+from tests import effort, order
 
 effort.load_profile()
 
@@ -22,6 +22,13 @@ def pytest_configure():
     """Handle Ctrl-C again if the process was started with SIGINT ignored, as in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)  # in the order, and without the tests, that plugins decide
+def pytest_collection_modifyitems(config, items):
+    """Begin with the tests that take long: at the end, the other workers would wait for them."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = order.long_ones_first(items, workers)
 
 
 def pytest_collection_finish():

@@ -7,10 +7,13 @@ the notebooks stay as they are.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+from tests.forked_kernels import Forks
 
 NOTEBOOKS = Path(__file__).parents[1] / "examples" / "notebooks"
 AT_ONCE = os.cpu_count() or 1
@@ -93,6 +96,16 @@ def keep_to(folder):
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # no warning about frozen modules
 
 
+@contextlib.contextmanager
+def kernels_forked():
+    """Fork the kernels inside the block, instead of starting each of them from the beginning."""
+    from jupyter_client.provisioning import local_provisioner
+
+    with Forks() as forks:
+        local_provisioner.launch_kernel = forks.launch
+        yield
+
+
 def main():
     parser = argparse.ArgumentParser("python -m tests.notebooks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
@@ -100,7 +113,8 @@ def main():
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=SHORT) as folder:
         keep_to(folder)
-        problems = asyncio.run(execute_all(notebooks(*chosen.names), chosen.into))
+        with kernels_forked() if hasattr(os, "fork") else contextlib.nullcontext():
+            problems = asyncio.run(execute_all(notebooks(*chosen.names), chosen.into))
     for problem in problems:
         print(problem, file=sys.stderr)
     raise SystemExit(1 if problems else 0)
