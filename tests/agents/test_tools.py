@@ -372,9 +372,9 @@ def test_pages_of_a_live_report_cost_one_query(shop):
 )
 def test_arguments_that_do_not_fit_are_refused(shop, arguments, says):
     """Before anything is sent, naming the argument."""
-    asked = len(shop.emu.requests())
+    sent = len(shop.emu.requests())
     assert says in str(failure(shop, "query", **arguments))
-    assert asked == len(shop.emu.requests())
+    assert sent == len(shop.emu.requests())
 
 
 def test_a_where_that_is_wrong_is_explained(shop):
@@ -511,11 +511,6 @@ def test_the_same_functions_serve_the_shell(shop):
     done = mp("mcp", "--call", "sql", "--arguments", json.dumps({"query": COUNTS}))
     assert 0 == done.exit_code, done.stderr
     assert shop.call("sql", query=COUNTS) == json.loads(done.stdout)
-    for name, arguments, code in [
-        ("sql", {"query": "DELETE FROM events"}, 3),
-        ("list_properties", {"event": "Order Payed"}, 4),
-        ("nope", {}, 3),
-    ]:
-        done = mp("mcp", "--call", name, "--arguments", json.dumps(arguments))
-        assert (code, "") == (done.exit_code, done.stdout), done.stderr
-        assert "Next: " in done.stderr
+    done = mp("mcp", "--call", "list_properties", "--arguments", '{"event": "Order Payed"}')
+    assert (4, "") == (done.exit_code, done.stdout), done.stderr
+    assert "Next: " in done.stderr
