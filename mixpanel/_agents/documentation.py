@@ -138,7 +138,7 @@ def _summary(text: str) -> str:
     """Return the first sentence of the first paragraph."""
     for paragraph in CODE.sub("", text).split("\n\n"):
         line = " ".join(paragraph.split())
-        if line and line[0] not in "#|!<[`->":
+        if line and line[0] not in "#|!<[->":
             found = SENTENCE.match(_plain(line))
             return (found[1] if found else _plain(line))[:MAX_SUMMARY]
     return ""
@@ -170,6 +170,9 @@ def find(topic: str) -> tuple[Topic, Section | None]:
     ]
     if len(headings) == 1 and not part:
         return headings[0]
+    if headings and not part:
+        several = [f"{each.name}#{section.slug}" for each, section in headings]
+        raise TopicNotFoundError(topic, several[: 2 * SIMILAR])
     raise TopicNotFoundError(topic, _similar(f"{wanted} {part}".strip(), known))
 
 

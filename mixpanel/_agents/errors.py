@@ -27,7 +27,7 @@ ADVICE = (
 )
 LOCAL = "call overview to see the tables and their columns"
 NEXT = {
-    "SQL_ERROR": f"correct the statement; {LOCAL}, or explain(topic='sql') for examples",
+    "SQL_ERROR": f"correct the statement; {LOCAL}, or explain(topic='agents#sql') for examples",
     "UNSAFE_SQL": "read with one SELECT from the tables of overview; files, extensions and changes "
     "are out of reach of this tool",
     "SQL_TIMEOUT": "ask for less: a WHERE on event_time, fewer columns, count or sum instead of "

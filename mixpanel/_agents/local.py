@@ -382,7 +382,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def error_of(error: BaseException) -> dict[str, Any]:
-    """Return an error as JSON, for the process that asked."""
+    """Return an error as JSON, for the process that sent the request."""
     if isinstance(error, MixpanelDataError):
         return error.to_dict()
     with suppress(Exception):

@@ -1,4 +1,4 @@
-"""A project and its local tables within 2,000 tokens, whatever their number and their names."""
+"""A project and its local tables within 2,000 tokens, for any number of tables and any names."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Toolbox:
     ) -> dict[str, Any]:
         """Call a tool with arguments as the model has written them.
 
-        :raises ToolFailure: for whatever goes wrong; its text is for the model.
+        :raises ToolFailure: for every error; its text is for the model.
         """
         try:
             tool = _tool(name, allow_writes=self.allow_writes)
@@ -528,7 +528,7 @@ TITLES = {
     "explain": "Documentation",
 }
 WRITING = ("fetch_events", "fetch_profiles")
-CLOSED = ("sql", "explain")  # nothing beyond this machine is asked
+CLOSED = ("sql", "explain")  # they use nothing beyond this machine
 
 
 @cache

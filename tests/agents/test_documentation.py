@@ -33,6 +33,18 @@ def test_a_section_is_found_by_its_heading_alone():
     assert ("queries", "run-a-query") == (page.name, section.slug)
 
 
+def test_a_heading_of_several_pages_is_answered_with_all_of_them():
+    """One has to be chosen."""
+    by_slug = {}
+    for page in documentation.topics().values():
+        for section in page.sections:
+            by_slug.setdefault(section.slug, []).append(f"{page.name}#{section.slug}")
+    slug, names = next(each for each in by_slug.items() if len(each[1]) > 1)
+    with pytest.raises(TopicNotFoundError) as raised:
+        documentation.find(slug)
+    assert names == raised.value.similar
+
+
 @pytest.mark.parametrize(
     ("wanted", "similar"),
     [

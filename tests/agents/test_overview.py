@@ -1,4 +1,4 @@
-"""An overview stays within its tokens, whatever the tables and names are."""
+"""An overview stays within its tokens, for any tables and names."""
 
 import json
 
@@ -36,7 +36,7 @@ def fits(answer, limit=MAX_TOKENS):
 
 
 def test_a_small_project_is_shown_whole():
-    """Nothing is left out, and nothing is said to be."""
+    """Nothing is left out, and no note says so."""
     answer = overview_of(HEAD, [table(events=["Order Paid"], properties=["plan"])])
     assert {"Order Paid": 10} == answer["tables"][0]["events"]
     assert {"plan": "text"} == answer["tables"][0]["properties"]

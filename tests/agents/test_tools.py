@@ -22,7 +22,7 @@ from tests.agents.shop import (
     opened,
 )
 from tests.agents.shop import fetched as fetch
-from tests.cli.cli_data import environment, runner
+from tests.cli.cli_data import environment, runner, wait_until
 
 pytestmark = pytest.mark.slow
 COUNTS = "SELECT event_name, count(*) AS n FROM events GROUP BY ALL ORDER BY n DESC, 1"
@@ -161,18 +161,22 @@ def test_a_column_that_is_a_property_is_explained(shop):
     assert "properties->>'$.plan'" in failure(shop, "sql", query="SELECT plan FROM events").message
 
 
-def test_sql_that_runs_too_long_is_stopped(tmp_path):
-    """Also where DuckDB notices no interrupt; other calls are answered meanwhile and afterwards."""
-    with opened(tmp_path, timeout=1.5) as shop:
-        shop.call("fetch_events", **DAYS)
-        with ThreadPoolExecutor(3) as pool:
-            slow = pool.submit(failure, shop, "sql", query=ENDLESS)
-            others = [pool.submit(shop.call, "sql", query=f"SELECT {n}") for n in range(6)]
-            assert [[[n]] for n in range(6)] == [each.result()["rows"] for each in others]
-            stopped = slow.result()
-        assert "SQL_TIMEOUT" == stopped.code
-        assert "USING SAMPLE" in stopped.next_step
-        assert [[1]] == shop.call("sql", query="SELECT 1")["rows"]
+def test_sql_that_runs_too_long_is_stopped(shop):
+    """Also where DuckDB notices no interrupt; other calls get results meanwhile and afterwards."""
+    database = shop.toolbox._database
+    shop.call("sql", query="SELECT 1")
+    with ThreadPoolExecutor(3) as pool:
+        database.timeout, usual = 1.0, database.timeout
+        ready = len(database._idle)
+        slow = pool.submit(failure, shop, "sql", query=ENDLESS)
+        wait_until(lambda: len(database._idle) < ready)
+        database.timeout = usual  # the others may be slow, too, on a busy machine
+        others = [pool.submit(shop.call, "sql", query=f"SELECT {n}") for n in range(6)]
+        assert [[[n]] for n in range(6)] == [each.result()["rows"] for each in others]
+        stopped = slow.result()
+    assert "SQL_TIMEOUT" == stopped.code
+    assert "USING SAMPLE" in stopped.next_step
+    assert [[1]] == shop.call("sql", query="SELECT 1")["rows"]
 
 
 def test_a_process_that_ends_is_replaced(shop):
@@ -372,9 +376,9 @@ def test_pages_of_a_live_report_cost_one_query(shop):
 )
 def test_arguments_that_do_not_fit_are_refused(shop, arguments, says):
     """Before anything is sent, naming the argument."""
-    asked = len(shop.emu.requests())
+    sent = len(shop.emu.requests())
     assert says in str(failure(shop, "query", **arguments))
-    assert asked == len(shop.emu.requests())
+    assert sent == len(shop.emu.requests())
 
 
 def test_a_where_that_is_wrong_is_explained(shop):
@@ -511,11 +515,6 @@ def test_the_same_functions_serve_the_shell(shop):
     done = mp("mcp", "--call", "sql", "--arguments", json.dumps({"query": COUNTS}))
     assert 0 == done.exit_code, done.stderr
     assert shop.call("sql", query=COUNTS) == json.loads(done.stdout)
-    for name, arguments, code in [
-        ("sql", {"query": "DELETE FROM events"}, 3),
-        ("list_properties", {"event": "Order Payed"}, 4),
-        ("nope", {}, 3),
-    ]:
-        done = mp("mcp", "--call", name, "--arguments", json.dumps(arguments))
-        assert (code, "") == (done.exit_code, done.stdout), done.stderr
-        assert "Next: " in done.stderr
+    done = mp("mcp", "--call", "list_properties", "--arguments", '{"event": "Order Payed"}')
+    assert (4, "") == (done.exit_code, done.stdout), done.stderr
+    assert "Next: " in done.stderr

@@ -55,13 +55,13 @@ def test_a_schema_is_json_where_json_is_wanted(mp):
 
 def test_a_local_schema_sends_nothing(shop, mp):
     """It needs no account either."""
-    asked = len(shop[0].requests())
-    nobody = dict.fromkeys(("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"))
-    for more in ({}, nobody):
+    sent = len(shop[0].requests())
+    no_account = dict.fromkeys(("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"))
+    for more in ({}, no_account):
         result = mp("schema", "--local", **more)
         assert "## events: events, 72 rows" in result.stdout
     assert "project:" not in result.stdout
-    assert asked == len(shop[0].requests())
+    assert sent == len(shop[0].requests())
 
 
 def test_a_schema_without_the_project_says_why(shop, mp):
@@ -167,10 +167,13 @@ def test_a_tool_can_fetch_where_that_is_allowed(mp, tmp_path):
     assert 24 == json.loads(done.stdout)["rows"], done.stderr
 
 
-def test_without_an_account_and_a_database_the_server_does_not_start(mp):
-    """The error says what to set."""
-    nobody = dict.fromkeys(("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID", "MP_DB"))
-    result = mp("mcp", "--call", "overview", **nobody)
+def test_without_an_account_a_database_is_enough(mp):
+    """Without both, the server does not start, and says what to set."""
+    no_account = dict.fromkeys(("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"))
+    found = json.loads(mp("mcp", "--call", "overview", **no_account).stdout)
+    assert (None, "events") == (found["project"], found["tables"][0]["name"])
+    assert "mp auth add" in found["why"]
+    result = mp("mcp", "--call", "overview", **no_account, MP_DB=None)
     assert 3 == result.exit_code
     assert "mp auth add" in result.stderr
 
