@@ -123,7 +123,7 @@ def test_sql_reads_no_file_by_its_path(path):
         for file in (path.with_name("plans.csv"), *copies):
             for query in (f"FROM read_csv('{file}')", f"FROM '{file}'", f"ATTACH '{file}'"):
                 for write in (False, True):
-                    with pytest.raises(UnsafeSQLError):
+                    with pytest.raises(SQLError):
                         db.sql_rows(query, write=write)
         with pytest.raises(SQLError, match=r"plans is not an? table"):
             db.sql_rows("INSERT INTO plans VALUES ('x', 'y', 1)", write=True)
