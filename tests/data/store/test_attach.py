@@ -365,7 +365,7 @@ def test_mp_attaches_files_to_a_query(tmp_path):
     (tmp_path / "plans.csv").write_text(PLANS)
     with Database.open(tmp_path / "eu.db") as db:
         db.sql_rows("CREATE TABLE events AS SELECT 5 AS n", write=True)
-    query = "SELECT max(price) FROM events JOIN plans ON plan = properties->>'$.plan'"
+    query = "SELECT max(price) FROM events JOIN plans ON plan = (properties->>'$.plan')"
     attach = ("--attach", f"plans={tmp_path}/plans.csv", "--attach", f"eu={tmp_path}/eu.db")
     assert "12.5\n" == mp("query", "sql", *attach, "-s", query).stdout
     assert "5\n" == mp("query", "sql", *attach, "-s", "SELECT n FROM eu.events").stdout
