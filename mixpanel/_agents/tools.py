@@ -62,7 +62,13 @@ RESULTS = 8
 RESULT_LIFETIME = 600.0  # seconds
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$", description="A day, as 2026-01-31.")]
+Day = Annotated[
+    str,
+    Field(
+        pattern=r"^(\d{4}-\d\d-\d\d|today|yesterday|-\d{1,9}[dwmy])$",
+        description="A day, as 2026-01-31, today or -7d.",
+    ),
+]
 Table = Annotated[str, Field(pattern=NAME, max_length=63)]
 Search = Annotated[str, Field(description="Only names that contain this text; case is ignored.")]
 Cursor = Annotated[str | None, Field(description="next_cursor of the answer before.")]

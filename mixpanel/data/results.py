@@ -142,7 +142,7 @@ class FetchResult(ParallelResultNames, Result):
       `vanished` rows of it did not come again, because they were deleted or no longer match; of
       profiles the first 1,000 are `vanished_ids`. They are None for a new table, and `vanished`
       also when other rows than those of the table were selected.
-    - `failed` are days of events that could not be fetched. Those that are "missing" are gaps of
+    - `failed` are days of events that could not be fetched. Those that are "missing" are `gaps` of
       the table, see `partial=True` of `fetch_events`.
     - `typed` is the typed table beside it, brought up to date, with what has changed in it.
     """
@@ -169,6 +169,17 @@ class FetchResult(ParallelResultNames, Result):
     vanished_ids: tuple[str | None, ...] = ()
     failed: tuple[FailedDays, ...] = ()
     typed: TypedTable | None = None
+
+    def _scalars(self) -> dict[str, Any]:
+        named = [f"{each.from_date} to {each.to_date} {each.state}" for each in self.failed]
+        return super()._scalars() | ({"failed": ", ".join(named)} if named else {})
+
+    @property
+    def gaps(self) -> tuple[tuple[str, str], ...]:
+        """First and last day of each range that the table lacks, as it could not be fetched."""
+        return tuple(
+            (each.from_date, each.to_date) for each in self.failed if each.state == "missing"
+        )
 
 
 @dataclass(frozen=True, repr=False)
