@@ -363,6 +363,7 @@ def test_mp_attaches_files_to_a_query(tmp_path):
     """By the ends of their names; what cannot be attached is an invalid argument."""
     mp = fetched(tmp_path)
     (tmp_path / "plans.csv").write_text(PLANS)
+    (tmp_path / "latin.csv").write_bytes(b"a,b\n\xff,2\n")
     with Database.open(tmp_path / "eu.db") as db:
         db.sql_rows("CREATE TABLE events AS SELECT 5 AS n", write=True)
     query = "SELECT max(price) FROM events JOIN plans ON plan = (properties->>'$.plan')"
@@ -376,6 +377,7 @@ def test_mp_attaches_files_to_a_query(tmp_path):
         ("a=plans.xlsx", 3, "must end in .csv, .tsv, .parquet"),
         (f"a={tmp_path}/none.csv", 4, "No such file"),
         (f"a b={tmp_path}/plans.csv", 3, "not a valid table name"),
+        (f"a={tmp_path}/latin.csv", 3, "line 2 is not UTF-8; convert it first: iconv"),
     ):
         result = mp("query", "sql", "--attach", given, "SELECT 1")
         assert code == result.exit_code
