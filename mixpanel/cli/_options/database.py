@@ -72,13 +72,25 @@ def attach_all(database: "Database", given: list[str] | None) -> None:
                 f"--attach {each}: the name of the file must end in {', '.join(ATTACHED_KINDS)}"
             )
         if kind == "csv":
-            database.attach_csv(name, path)
+            _attach_csv(database, name, path)
         elif kind == "parquet":
             database.attach_parquet(name, path)
         elif kind == "json":
             database.attach_json(name, path)
         else:
             database.attach(path, as_=name)
+
+
+def _attach_csv(database: "Database", name: str, path: Path) -> None:
+    from mixpanel.data.exceptions import ConfigError
+
+    try:
+        database.attach_csv(name, path)
+    except ConfigError as error:
+        problem, _, hint = str(error).partition("; pass encoding=")
+        if not hint:
+            raise
+        raise ConfigError(f"{problem}; convert it first: iconv -f CP1252 -t UTF-8") from error
 
 
 def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyCredentials | None]":

@@ -35,7 +35,7 @@ NO_DAY = "__HIVE_DEFAULT_PARTITION__"  # of rows without a time, in Hive's layou
 KEY = "mixpanel_export"
 # In the footer, each key and value follows its length; the last one is behind all statistics.
 _FINGERPRINT = re.compile(KEY.encode() + rb".{1,4}?([0-9a-f]{32})", re.DOTALL)
-_RANGED = re.compile(r"TIMESTAMP(_S|_MS|_NS)?")
+_RANGED = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ class Lake:
         if day.text is None:
             condition = f"{time} IS NULL"
         else:
-            date = f"DATE {literal(day.text)}"
-            condition = f"CAST({time} AS DATE) = {date}"
+            # As a range, which skips whole groups of rows; infinite days have none.
+            condition = f"CAST(CAST({time} AS DATE) AS VARCHAR) = {literal(day.text)}"
             if _RANGED.fullmatch(type_) and "infinity" not in day.text:
-                # As a range, which skips whole groups of rows.
+                date = f"DATE {literal(day.text)}"
                 condition = f"{time} >= {date} AND {time} < {date} + INTERVAL 1 DAY"
         listed = ", ".join(f"{sql} AS {quoted(title)}" for title, sql, _ in self._columns)
         statement = f"SELECT {listed} FROM {self._source} WHERE {condition}"

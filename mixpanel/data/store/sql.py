@@ -146,7 +146,30 @@ def polars(
         return frame
 
 
-def _relation(connection: DuckDBPyConnection, statement: Any, parameters: Any) -> DuckDBPyRelation:
+class _Frames:
+    """The frames of a statement that is no query, which DuckDB 1 makes no relation of."""
+
+    def __init__(self, result: DuckDBPyConnection) -> None:
+        names = [column[0] for column in result.description or []]
+        rows = result.fetchall() if names else []
+        self._columns = {name: [row[n] for row in rows] for n, name in enumerate(names)}
+
+    def to_arrow_table(self) -> pa.Table:
+        import pyarrow as pa
+
+        return pa.table(self._columns)
+
+    def pl(self) -> pl.DataFrame:
+        import polars as pl
+
+        return pl.DataFrame(self._columns)
+
+
+def _relation(
+    connection: DuckDBPyConnection, statement: Any, parameters: Any
+) -> DuckDBPyRelation | _Frames:
+    if statement.type != load_duckdb().StatementType.SELECT:
+        return _Frames(connection.execute(statement, parameters))
     # A relation passes its rows to Arrow without the copy that a cursor makes.
     return connection.sql(statement, params=parameters)
 

@@ -123,7 +123,7 @@ def test_sql_reads_no_file_by_its_path(path):
         for file in (path.with_name("plans.csv"), *copies):
             for query in (f"FROM read_csv('{file}')", f"FROM '{file}'", f"ATTACH '{file}'"):
                 for write in (False, True):
-                    with pytest.raises(UnsafeSQLError):
+                    with pytest.raises(SQLError):
                         db.sql_rows(query, write=write)
         with pytest.raises(SQLError, match=r"plans is not an? table"):
             db.sql_rows("INSERT INTO plans VALUES ('x', 'y', 1)", write=True)
@@ -363,9 +363,10 @@ def test_mp_attaches_files_to_a_query(tmp_path):
     """By the ends of their names; what cannot be attached is an invalid argument."""
     mp = fetched(tmp_path)
     (tmp_path / "plans.csv").write_text(PLANS)
+    (tmp_path / "latin.csv").write_bytes(b"a,b\n\xff,2\n")
     with Database.open(tmp_path / "eu.db") as db:
         db.sql_rows("CREATE TABLE events AS SELECT 5 AS n", write=True)
-    query = "SELECT max(price) FROM events JOIN plans ON plan = properties->>'$.plan'"
+    query = "SELECT max(price) FROM events JOIN plans ON plan = (properties->>'$.plan')"
     attach = ("--attach", f"plans={tmp_path}/plans.csv", "--attach", f"eu={tmp_path}/eu.db")
     assert "12.5\n" == mp("query", "sql", *attach, "-s", query).stdout
     assert "5\n" == mp("query", "sql", *attach, "-s", "SELECT n FROM eu.events").stdout
@@ -376,6 +377,7 @@ def test_mp_attaches_files_to_a_query(tmp_path):
         ("a=plans.xlsx", 3, "must end in .csv, .tsv, .parquet"),
         (f"a={tmp_path}/none.csv", 4, "No such file"),
         (f"a b={tmp_path}/plans.csv", 3, "not a valid table name"),
+        (f"a={tmp_path}/latin.csv", 3, "line 2 is not UTF-8; convert it first: iconv"),
     ):
         result = mp("query", "sql", "--attach", given, "SELECT 1")
         assert code == result.exit_code

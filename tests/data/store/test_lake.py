@@ -138,6 +138,17 @@ def test_rows_without_a_time_have_a_folder_too(db, tmp_path):
     assert ("__HIVE_DEFAULT_PARTITION__",) == db.sync_parquet("events", lake).removed
 
 
+@pytest.mark.parametrize("type_", ["DATE", "TIMESTAMPTZ", "TIMESTAMP_NS", "TIMESTAMP_S", "VARCHAR"])
+def test_times_of_any_type_make_days(db, tmp_path, type_):
+    """In UTC; each row is in one of them."""
+    change(db, f"ALTER TABLE events ALTER event_time TYPE {type_}")
+    assert tuple(DAYS) == db.sync_parquet("events", tmp_path / "lake").written
+    assert 3 == db.sync_parquet("events", tmp_path / "lake").kept
+    with duckdb.connect() as connection:
+        query = f"SELECT count(*) FROM read_parquet('{tmp_path}/lake/*/*.parquet')"
+        assert (12,) == connection.execute(query).fetchone()
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 def test_views_and_queries_are_exported_by_day(db, tmp_path, read_only):
     """Each is read once; a random one is written as it was seen."""
