@@ -194,7 +194,7 @@ def coverage(
     to_date: ToOption,
     local: _Local,
 ) -> None:  # fmt: skip
-    """Tell how many events of a fetched table have each property."""
+    """Show how many events of a fetched table have each property."""
     name = argument_or_option("EVENT", event, event_option)
     days: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
     local.run(lambda it: it.property_coverage(name, properties, **days, **local.table))

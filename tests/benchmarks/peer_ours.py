@@ -5,6 +5,7 @@ import time
 from itertools import islice
 from pathlib import Path
 from statistics import quantiles
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from decisions import FLAG, confirm, context, definitions, flags, microseconds_a_user, users
@@ -40,9 +41,13 @@ def cost(url: str, count: int) -> dict[str, float]:
     return {"microseconds": min(asyncio.run(once()) for _ in range(5))}
 
 
-def buffered(url: str, count: int) -> dict[str, float]:
-    async def run() -> float:
+def buffered(url: str, count: int, durability: str = "") -> dict[str, float]:
+    """Time from the first track to the end of flush, in memory or with a spool."""
+
+    async def run(folder: str) -> float:
         consumer = background(url)
+        if durability:
+            consumer = spooled(url, folder, durability, when_full="wait")
         mp = AsyncMixpanel("TOKEN", consumer)
         await mp.track("warm", EVENT)
         await consumer.flush()
@@ -55,7 +60,87 @@ def buffered(url: str, count: int) -> dict[str, float]:
         await consumer.aclose()
         return rate
 
-    return {"per_second": asyncio.run(run())}
+    with TemporaryDirectory() as folder:
+        return {"per_second": asyncio.run(run(folder))}
+
+
+def spooled(url: str, folder: str, durability: Any, **options: Any) -> AsyncBufferedConsumer:
+    return AsyncBufferedConsumer(base_url=url, spool=folder, durability=durability, **options)
+
+
+def track_latency(
+    url: str, count: int, durability: str = "", rate: int = 5_000
+) -> dict[str, float]:
+    """Time each `await track` for `count` seconds of a steady rate."""
+
+    async def run(folder: str) -> list[float]:
+        consumer = background(url)
+        if durability:
+            consumer = spooled(url, folder, durability)
+        mp = AsyncMixpanel("TOKEN", consumer)
+        spent: list[float] = []
+        made = calls(rate * count)
+        started, number = time.perf_counter(), 0
+        while (now := time.perf_counter() - started) < count:
+            for who, what in islice(made, max(0, int(now * rate) - number)):
+                began = time.perf_counter()
+                await mp.track(who, EVENT, what)
+                spent.append((time.perf_counter() - began) * 1e6)
+                number += 1
+            await asyncio.sleep(0.001)
+        await consumer.flush()
+        assert mp.stats().delivered == number, mp.stats()
+        await consumer.aclose()
+        return spent
+
+    with TemporaryDirectory() as folder:
+        spent = asyncio.run(run(folder))
+    cuts = quantiles(spent, n=1000)
+    return {"p50": cuts[499], "p99": cuts[989], "p999": cuts[998], "max": max(spent)}
+
+
+def backlog(url: str, count: int) -> dict[str, float]:
+    """Start with a spool of `count` messages, and drain it."""
+    from mixpanel._delivery.spool.folder import create_file, destination_folder
+    from mixpanel._delivery.spool.store import NewBlock, SpoolStore, block_id
+
+    def fill(folder: str) -> None:
+        options: Any = spooled(url, folder, "process")._sender.buffer
+        inner = destination_folder(options.options.folder, options.options.destination)
+        path, lock = create_file(inner)
+        store = SpoolStore(path)
+        made, place = calls(count), 0
+        while bodies := [
+            b'{"event":"%s","properties":{"token":"TOKEN","time":1790000000,"distinct_id":"%s",'
+            b'"$insert_id":"%d-%d","text":"%s"}}'
+            % (EVENT.encode(), str(who).encode(), place, at, str(what).encode().hex().encode())
+            for at, (who, what) in enumerate(islice(made, 500))
+        ]:
+            place += 1
+            store.add(NewBlock(block_id("events", place), time.time(), bodies))
+        store.close()
+        lock.release()
+
+    async def run(folder: str) -> dict[str, float]:
+        resting = resident_megabytes()
+        began = time.perf_counter()
+        consumer = spooled(url, folder, "process")
+        await consumer.commit()
+        started = time.perf_counter() - began
+        assert consumer.stats().pending == count, consumer.stats()
+        peak, began = resting, time.perf_counter()
+        flush = asyncio.create_task(consumer.flush(None))
+        while not flush.done():
+            peak = max(peak, resident_megabytes())
+            await asyncio.sleep(0.02)
+        rate = per_second(count, began)
+        assert consumer.stats().delivered == count, consumer.stats()
+        await consumer.aclose()
+        return {"start_ms": started * 1e3, "per_second": rate, "grown": peak - resting}
+
+    with TemporaryDirectory() as folder:
+        fill(folder)
+        return asyncio.run(run(folder))
 
 
 def segment(url: str, count: int, vendor: str, *, oauth: bool = False) -> dict[str, float]:
@@ -247,7 +332,19 @@ def flags100(_url: str, count: int) -> dict[str, float]:
     return {"microseconds": microseconds_a_user(context, decide, count)}
 
 
-TASKS = [cost, buffered, segment, at_once, sync_buffered, memory, lag, flag, flags100]
+TASKS = [
+    cost,
+    buffered,
+    track_latency,
+    backlog,
+    segment,
+    at_once,
+    sync_buffered,
+    memory,
+    lag,
+    flag,
+    flags100,
+]
 
 if __name__ == "__main__":
     main({task.__name__: task for task in TASKS})

@@ -68,6 +68,46 @@ def delivered() -> Row:
     return Row("delivered, loopback", how, results, at_least=100_000, times=times)
 
 
+def spool() -> Row:
+    """Delivered events with a spool, beside those in memory."""
+    results = compete(
+        [
+            Contestant("ours, process", "ours", "buffered", 60_000, {"durability": "process"}),
+            Contestant("ours, power", "ours", "buffered", 60_000, {"durability": "power"}),
+            Contestant("in memory", "ours", "buffered", 60_000),
+        ],
+        "per_second",
+    )
+    how = "as delivered; each message is on disk before it is sent, and deleted when delivered"
+    return Row("spool, loopback", how, results, times={"in memory": 0.6})
+
+
+def track_latency() -> Row:
+    """Latency of tracking at 5,000 events a second, with a spool and without."""
+    kinds = {"ours, process": "process", "ours, power": "power", "ours, in memory": ""}
+    results = [Result(f"{name}: p99", [], "us", more_is_better=False) for name in kinds]
+    with Sink() as sink:
+        for result, (name, durability) in zip(results, kinds.items(), strict=True):
+            options = {"durability": durability} if durability else {}
+            measured = Contestant(name, "ours", "track_latency", 6, options).run(sink)
+            result.figures.append(measured["p99"])
+            result.notes = {key: round(measured[key]) for key in ("p50", "p999", "max")}
+    how = "5,000 events/s for 6 s; what `await track` takes while the writer's thread commits"
+    return Row("latency of track", how, results, at_most=200.0)
+
+
+def backlog() -> Row:
+    """A spool with a million messages: the start, the memory, and the drain."""
+    with Sink() as sink:
+        measured = Contestant("ours, start", "ours", "backlog", MILLION).run(sink)
+    start = Result("ours, start", [measured["start_ms"]], "ms", more_is_better=False)
+    start.notes = {
+        "drained /s": round(measured["per_second"]), "grown by MB": round(measured["grown"], 1)
+    }  # fmt: skip
+    how = "1,000,000 messages of an earlier process; until their number is known, then the drain"
+    return Row("backlog of a spool", how, [start], at_most=1000.0)
+
+
 def latency() -> Row:
     """Delivered events, 50 ms away."""
     results = compete(
@@ -360,6 +400,9 @@ ROWS: dict[str, Callable[..., Row]] = {
     for row in (
         cost,
         delivered,
+        spool,
+        track_latency,
+        backlog,
         latency,
         customerio,
         hightouch,

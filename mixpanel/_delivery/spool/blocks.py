@@ -231,6 +231,11 @@ def age_of(created: float) -> float:
     return current - created
 
 
+def key_of(block: Block) -> str:
+    """Return what identifies a block among all: its id is used again once a file is empty."""
+    return f"{block.source.store.path.name[:16]}-{block.id}-{block.created:.6f}"
+
+
 def dead_letter(
     record: Record, block: Block | None, reason: str, error: str, codec: Codec
 ) -> DeadLetter:
@@ -238,7 +243,7 @@ def dead_letter(
     if block is None:
         key, created, auth = secrets.token_hex(16), now(), None
     else:
-        key = f"{block.source.store.path.name[:16]}-{block.id}-{record.index}"
+        key = f"{key_of(block)}-{record.index}"
         created, auth = block.created, block.auth
     return DeadLetter(
         key, now(), record.endpoint, reason, error, created, record.repeatable, auth,

@@ -43,6 +43,7 @@ LOADED = 20_000  # messages of a queue that are kept in memory
 LOADED_BYTES = 8 * 1024 * 1024
 COMMIT_TIMEOUT = 30.0  # seconds
 TAKE_TIMEOUT = 1.0  # seconds that a caller who sends a batch waits until it is on disk
+NEVER_SPOOLED = -1  # the index of a message that skips the spool
 CLOSE_TIMEOUT = 0.2  # seconds; what closing may take beyond its own timeout
 
 _sequence = attrgetter("sequence")
@@ -144,7 +145,7 @@ class SpooledBuffer(Buffer):
                             return None
                     else:
                         queue = self.queues[record.endpoint]
-                        record.block = None
+                        record.block, record.index = None, 0
                         # No call and no jump from here to the append, as in `Buffer.put`.
                         record.sequence = stats.accepted = stats.accepted + 1
                         stats.pending += 1
@@ -265,7 +266,7 @@ class SpooledBuffer(Buffer):
     ) -> None:
         """Accept records that skip the queue, and the spool: their caller gets the outcome."""
         for record in records:
-            record.block = None
+            record.block, record.index = None, NEVER_SPOOLED
         super().claim_directly(records, claims, owner_is_alive)
 
     # ---- settling ---------------------------------------------------------------------------
@@ -382,6 +383,39 @@ class SpooledBuffer(Buffer):
                 queue.bytes += size
                 self.memory_only += len(records)
             queue.writing = nothing
+
+    @_locked
+    def refused_in_flight(self) -> dict[str, list[Record]]:
+        """Return what the disk refused and is in flight now, by endpoint."""
+        found = {}
+        for name, queue in self.queues.items():
+            refused = [
+                record
+                for batch in queue.in_flight
+                for record in batch.unsettled
+                if record.block is None and record.index != NEVER_SPOOLED
+            ]
+            if refused:
+                found[name] = sorted(refused, key=_sequence)
+        return found
+
+    @_locked
+    def respooled(self, endpoint: str, block: Block, records: Sequence[Record]) -> list[Record]:
+        """Note the block of messages that were in flight; return those settled meanwhile."""
+        queue = self.queues[endpoint]
+        unsettled = {id(record) for record in queue.unsent}
+        unsettled |= {id(record) for batch in queue.in_flight for record in batch.unsettled}
+        settled = []
+        for index, record in enumerate(records):
+            record.index = index
+            if id(record) not in unsettled:
+                settled.append(record)
+                continue
+            record.block = block
+            self.memory_only -= 1
+            self.unspooled -= 1
+            self.unspooled_bytes -= len(record.body)
+        return settled
 
     @_locked
     def adopted(self, endpoint: str, count: int, size: int) -> None:

@@ -328,9 +328,14 @@ class SpoolStore:
             (f"[{','.join(map(str, ids))}]",),
         )
 
+    def clear(self) -> None:
+        """Delete all messages, but no dead letters."""
+        self._connection.execute("DELETE FROM block")
+
     def shrink(self, pages: int) -> None:
         """Return up to so many unused pages to the file system."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        # Not `execute`, which would take the first step only: one page.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
 
     def set_meta(self, **values: str) -> None:
         """Write facts about the owner of the file."""

@@ -20,6 +20,7 @@ from mixpanel._delivery.spool.blocks import (
     age_of,
     by_block,
     dead_letter,
+    key_of,
     new_blocks,
     restored,
 )
@@ -133,7 +134,7 @@ class SpoolWriter:
         self._adopt_at = 0.0
         self._space_at = 0.0
         self._refused: set[Path] = set()  # orphans that could not be opened
-        weakref.finalize(self, self._files.close).atexit = False
+        weakref.finalize(self, _release, self._files, self._bell).atexit = False
         _writers.add(self)
 
     # ---- from any thread ------------------------------------------------------------------------
@@ -416,15 +417,39 @@ class SpoolWriter:
             _resolve(future, None)
         by_endpoint: dict[str, list[tuple[Block, list[Record]]]] = {}
         for endpoint, new, part in runs:
-            block = Block(own, new.id, new.created, new.auth, len(part), bytearray(len(part)))
+            block = _block_of(own, new)
             for index, record in enumerate(part):
                 record.block = block
                 record.index = index
             by_endpoint.setdefault(endpoint, []).append((block, part))
         for endpoint, pairs in by_endpoint.items():
             buffer.written(endpoint, pairs)
+        if buffer.memory_only:
+            self._write_in_flight(buffer, own)
         self._commit_others(buffer)
         return bool(runs)
+
+    def _write_in_flight(self, buffer: Any, own: Source) -> None:
+        """Write what the disk refused before, and is being sent now."""
+        refused = buffer.refused_in_flight()
+        for endpoint, records in refused.items():
+            for new, part in new_blocks(
+                own, endpoint, records, self.options.codec, self.credentials
+            ):
+                block = _block_of(own, new)
+                # Until it is known what came of an update, it counts as attempted.
+                for index, record in enumerate(part):
+                    block.state[index] = WAITING if record.repeatable else ATTEMPTED
+                with own.store.transaction():
+                    own.store.add(new)
+                    own.store.set_state(block.id, bytes(block.state), len(part))
+                settled = buffer.respooled(endpoint, block, part)
+                if block.settle(settled):
+                    self._changes.finished[block] = None
+                elif settled:
+                    self._changes.touched[block] = None
+        if refused:
+            self.ring()
 
     def _collect(self) -> list[Future[None]]:
         """Turn what other threads have left into changes; return who waits for them."""
@@ -523,20 +548,16 @@ class SpoolWriter:
         return True
 
     def _read_pages(self, buffer: Any) -> bool:
+        """Read at most one page of each endpoint: what was settled meanwhile is deleted first."""
         moved = False
         for endpoint, queue in buffer.queues.items():
             for source in (self._files.other, self._files.own):
-                while (
-                    source is not None
-                    and queue.has_space()
-                    and source.left.get(endpoint, 0) > 0
-                    and not self._closing
-                ):
-                    if not self._read_page(buffer, source, endpoint):
-                        break
-                    moved = True
-                if source is not None and source.left.get(endpoint, 0) > 0:
-                    break
+                if source is None or not source.left.get(endpoint, 0):
+                    continue
+                if queue.has_space():
+                    moved = self._read_page(buffer, source, endpoint) or moved
+                    self.ring()  # there may be space for another
+                break
         return moved
 
     def _read_page(self, buffer: Any, source: Source, endpoint: str) -> bool:
@@ -600,7 +621,7 @@ class SpoolWriter:
 
     def _bury_damaged(self, buffer: Any, endpoint: str, block: Block, stored: StoredBlock) -> None:
         """Set a block aside whose checksum does not match."""
-        key = f"{block.source.store.path.name[:16]}-{block.id}-damaged"
+        key = f"{key_of(block)}-damaged"
         text = f"{stored.remaining} message(s) whose checksum does not match"
         self._changes.dead.append(
             DeadLetter(
@@ -727,6 +748,13 @@ class SpoolWriter:
         self._files.own = self._files.other = None
 
 
+def _release(files: _Files, bell: Any) -> None:
+    """Close the files of a writer that is collected, and let its thread end."""
+    files.close()
+    with suppress(RuntimeError):
+        bell.release()
+
+
 def _run(reference: weakref.ref[SpoolWriter], bell: Any) -> None:
     """Work until the writer is closed, or nobody refers to it any more."""
     seconds = 0.0
@@ -740,6 +768,11 @@ def _run(reference: weakref.ref[SpoolWriter], bell: Any) -> None:
             return
         seconds = writer.wait_seconds()
         del writer
+
+
+def _block_of(source: Source, new: NewBlock) -> Block:
+    count = len(new.bodies)
+    return Block(source, new.id, new.created, new.auth, count, bytearray(count))
 
 
 def _is_writing(buffer: Any) -> bool:

@@ -92,7 +92,7 @@ RETRIEVALS = Resource(
     summary="GDPR and CCPA requests for the data of people.",
     endpoints=(
         getting(
-            "data-retrievals/v3.0/{id}", "Tell how far a request is, and where its data are.",
+            "data-retrievals/v3.0/{id}", "Show the progress of a request, and where its data are.",
             fields=(TOKEN,), example="1019",
         ),
         creating(
@@ -111,7 +111,7 @@ PRIVACY_DELETIONS = Resource(
     summary="GDPR and CCPA requests to delete the data of people.",
     endpoints=(
         getting(
-            "data-deletions/v3.0/{id}", "Tell how far a request is.", fields=(TOKEN,),
+            "data-deletions/v3.0/{id}", "Show the progress of a request.", fields=(TOKEN,),
             example="1020",
         ),
         creating(

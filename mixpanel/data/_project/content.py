@@ -424,7 +424,7 @@ ALERTS = Resource(
         bulk_delete("{scope}/alerts/custom/bulk-delete/", "alerts", "alert_ids", "1006"),
         Endpoint(
             name="count", method="GET", path="{scope}/alerts/custom/alert-count/",
-            summary="Tell how many alerts there are, and may be.", model=project.AlertCount,
+            summary="Show how many alerts there are, and may be.", model=project.AlertCount,
             fields=(text("type", "Only of this type.", place="query"),),
         ),
         Endpoint(

@@ -92,7 +92,7 @@ FEATURE_FLAGS = Resource(
         ),
         Endpoint(
             name="limits", method="GET", path="{project}/feature-flags/limits/",
-            summary="Tell how many feature flags there are, and may be.", model=project.FlagLimits,
+            summary="Show how many feature flags there are, and may be.", model=project.FlagLimits,
         ),
     ),
 )  # fmt: skip

@@ -79,7 +79,7 @@ EVENTS = Resource(
         ),
         Endpoint(
             name="tracking", method="GET", path=f"{DATA}/events/tracking-metadata/",
-            summary="Tell since when and how an event is tracked.", returns="value",
+            summary="Show since when and how an event is tracked.", returns="value",
             fields=(
                 text(
                     "name", "The event.", required=True, positional=True, alias="event_name",
@@ -338,7 +338,7 @@ DROP_FILTERS = Resource(
         ),
         Endpoint(
             name="limits", method="GET", path=f"{DATA}/events/drop-filters/limits/",
-            summary="Tell how many drop filters there may be.", returns="value",
+            summary="Show how many drop filters there may be.", returns="value",
         ),
     ),
 )  # fmt: skip
@@ -491,7 +491,7 @@ LOOKUP_TABLES = Resource(
         ),
         Endpoint(
             name="upload_status", method="GET", path=TABLES + "upload-status/",
-            summary="Tell how far a large upload is.", returns="value",
+            summary="Show the progress of a large upload.", returns="value",
             fields=(
                 text(
                     "upload_id", "Its id.", required=True, positional=True, alias="upload-id",

@@ -228,7 +228,7 @@ class Constant(Expression):
         if isinstance(value, str):
             return quoted(value)
         if isinstance(value, datetime):
-            return _moment(value)
+            return _timestamp_text(value)
         if isinstance(value, date):
             return f'datetime("{value}")'
         return _number(value)
@@ -453,7 +453,7 @@ def _number(value: float | Decimal) -> str:
     return f"({text})" if text.startswith("-") else text
 
 
-def _moment(value: datetime) -> str:
+def _timestamp_text(value: datetime) -> str:
     if value.tzinfo is None:
         return f'datetime("{value.replace(microsecond=0).isoformat()}")'
     return f"datetime({math.floor(value.timestamp())})"

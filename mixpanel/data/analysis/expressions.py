@@ -298,15 +298,13 @@ class _Compiler:
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
             return Value(number=_as_time(self._value(argument)), is_time=True)
         try:
-            moment = datetime.fromisoformat(argument.value)
+            time = datetime.fromisoformat(argument.value)
         except ValueError as error:
             raise self._error(
                 f"{argument.value!r} is not an ISO 8601 date or time", argument
             ) from error
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return Value(
-            number=self._number(moment.timestamp(), argument), set_when="true", is_time=True
-        )
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        return Value(number=self._number(time.timestamp(), argument), set_when="true", is_time=True)
 
     def _binary(self, left: Value, op: ast.operator, right: Value, node: ast.AST) -> Value:
         number = left.number and right.number

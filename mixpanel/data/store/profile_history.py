@@ -2,7 +2,7 @@
 
 A table such as `profiles` may have a second one, `profiles_history`, with a row for each version
 that a fetch found; `deleted` marks a profile that a fetch no longer found. The table macro
-`profiles_as_of(moment)` selects the versions of a time in UTC.
+`profiles_as_of(time)` selects the versions of a time in UTC.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +52,8 @@ BATCH_ROWS = 2_048
 PIPE_BYTES = 1_048_576
 HELD_BYTES = 100_000  # more than the names of the columns, which are written first
 F_SETPIPE_SZ = 1031  # Linux
+INTERRUPT_EVERY = 0.02  # seconds; a statement may begin just after it was interrupted
+UNKNOWN_START = 1.0  # seconds to wait for a thread that may not have been started
 
 # Types whose values a spreadsheet never runs as a formula.
 _SAFE_TYPES = re.compile(
@@ -214,28 +217,59 @@ def _piped(connection: DuckDBPyConnection, statement: str, path: Path) -> Iterat
 
         fcntl.fcntl(reader, F_SETPIPE_SZ, PIPE_BYTES)
     failed: list[BaseException] = []
+    guards, running = [guard], native_threads.new_lock()
+    running.acquire()
 
     def run() -> None:
         try:
-            connection.execute(statement)
+            if guards:
+                connection.execute(statement)
         except BaseException as error:  # raised again by the reader
             failed.append(error)
         finally:
-            os.close(guard)
+            while guards:
+                os.close(guards.pop())
+            running.release()
 
-    thread = native_threads.start_thread(run, "mixpanel-copy")
-    finished = False
+    state = "new"
     try:
+        native_threads.start_thread(run, "mixpanel-copy")
+        state = "running"
         while chunk := os.read(reader, PIPE_BYTES):
+            if state == "running":  # DuckDB has the pipe open: without a name, none can be left
+                state = "writing"
+                path.unlink(missing_ok=True)
             yield chunk
-        finished = True
+        state = "finished"
     finally:
-        if not finished:
-            connection.interrupt()
-        os.close(reader)  # a writer that waits for room in the pipe fails
-        thread.join()
+        if state == "finished":
+            running.acquire()
+        else:
+            # Ctrl-C may have come while the thread was being started.
+            _stop(connection, reader, running, patience=UNKNOWN_START if state == "new" else None)
+            while guards:
+                os.close(guards.pop())
+        os.close(reader)
     if failed:
         raise failed[0]
+
+
+def _stop(
+    connection: DuckDBPyConnection, reader: int, running: Any, *, patience: float | None
+) -> None:
+    """Interrupt the statement that writes into a pipe until its thread has ended.
+
+    The pipe is emptied meanwhile: neither opening it nor writing into it can be interrupted.
+    """
+    os.set_blocking(reader, False)
+    end = None if patience is None else time.monotonic() + patience
+    while not running.acquire(timeout=INTERRUPT_EVERY):
+        connection.interrupt()
+        with suppress(BlockingIOError):
+            while os.read(reader, PIPE_BYTES):
+                pass
+        if end is not None and time.monotonic() > end:
+            return
 
 
 # ---- expressions --------------------------------------------------------------------------------

@@ -131,8 +131,8 @@ class Lexicon:
             for name in sorted(counts)
             if name not in known
         ]
-        moment = datetime.fromtimestamp(self._project.now(), UTC).isoformat()
-        return AppResponse([violations, {"computed_at": moment}])
+        computed_at = datetime.fromtimestamp(self._project.now(), UTC).isoformat()
+        return AppResponse([violations, {"computed_at": computed_at}])
 
     def _count(self, name: str) -> int:
         return len(self._project.warehouse.events(name))

@@ -1,0 +1,204 @@
+"""Which folders a spool accepts, and who owns the files in them."""
+
+import os
+import stat
+
+import pytest
+
+from mixpanel import AsyncBufferedConsumer, BufferedConsumer, ConfigurationError, Consumer
+from mixpanel._delivery.spool import folder as spool_folder
+from mixpanel._delivery.spool.folder import (
+    Destination,
+    check_folder,
+    claim_orphan,
+    create_file,
+    destination_folder,
+    quarantine,
+    quarantined,
+    read_destination,
+    remove_file,
+    spool_files,
+)
+
+THERE = Destination("mixpanel", ("https://api.mixpanel.com", "secret"), {"origin": "https://x"})
+
+
+def made(path, **options):
+    return AsyncBufferedConsumer(spool=path, **options)
+
+
+def test_a_new_folder_is_private_whatever_the_umask(tmp_path):
+    """Folders have mode 0700 and files 0600, and the description holds no secret."""
+    before = os.umask(0)
+    try:
+        inner = destination_folder(tmp_path / "a" / "spool", THERE)
+        path, lock = create_file(inner)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(inner.stat().st_mode) == 0o700
+    assert stat.S_IMODE(inner.parent.stat().st_mode) == 0o700
+    for each in inner.iterdir():
+        assert stat.S_IMODE(each.stat().st_mode) == 0o600, each
+        assert b"secret" not in each.read_bytes()
+    assert read_destination(inner) == {"service": "mixpanel", "origin": "https://x"}
+    assert "secret" not in inner.name
+    assert path.parent == inner
+    lock.release()
+
+
+def test_a_umask_without_owner_rights_does_not_matter(tmp_path):
+    """The owner can write, even if the umask removes that right."""
+    before = os.umask(0o777)
+    try:
+        path, lock = create_file(destination_folder(tmp_path / "spool", THERE))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lock.release()
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_symbolic_link_is_refused(tmp_path, inner):
+    """Neither the folder nor that of a destination may be a link."""
+    target, link = tmp_path / "target", tmp_path / "spool"
+    target.mkdir()
+    if inner:
+        link.mkdir()
+        name = made(link)._sender.buffer.options.destination.folder_name
+        (link / name).symlink_to(target)
+    else:
+        link.symlink_to(target)
+    with pytest.raises(ConfigurationError, match="symbolic link: name the folder"):
+        made(link)
+
+
+def test_a_file_is_refused(tmp_path):
+    """A spool is a folder."""
+    (tmp_path / "spool").write_text("")
+    with pytest.raises(ConfigurationError, match="is not a folder"):
+        made(tmp_path / "spool")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_a_folder_that_others_may_write_is_refused(tmp_path, mode):
+    """Others could read what is planned to be sent, or plant files."""
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool").chmod(mode)
+    with pytest.raises(ConfigurationError, match=r"other users.*chmod go-w"):
+        made(tmp_path / "spool")
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    """The owner of a folder decides what is in it."""
+    (tmp_path / "spool").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        check_folder(tmp_path / "spool")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+def test_a_network_file_system_is_refused(tmp_path, monkeypatch, kind):
+    """Locks are not reliable there; a folder that does not exist yet is checked by its parent."""
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    name = f"{os.major(device)}:{os.minor(device)}"
+    mounts.write_text(f"36 35 {name} / /mnt rw,noatime master:1 - {kind} server:/x rw\n")
+    monkeypatch.setattr(spool_folder, "MOUNTS", mounts)
+    for path in (tmp_path, tmp_path / "not" / "yet"):
+        with pytest.raises(ConfigurationError, match=rf"network file system \({kind}\)"):
+            made(path)
+
+
+def test_files_of_a_newer_version_are_refused(tmp_path):
+    """An older version neither reads nor loses what a newer one has written."""
+    inner = destination_folder(tmp_path, THERE)
+    newer = inner / "0123456789abcdef.v2.db"
+    newer.write_bytes(b"future")
+    with pytest.raises(ConfigurationError, match=r"newer version.*upgrade"):
+        destination_folder(tmp_path, THERE)
+    consumer = made(tmp_path)
+    name = consumer._sender.buffer.options.destination.folder_name
+    inner.rename(tmp_path / name)
+    with pytest.raises(ConfigurationError, match=r"newer version.*upgrade"):
+        made(tmp_path)
+    assert (tmp_path / name / newer.name).read_bytes() == b"future"
+
+
+@pytest.mark.parametrize("path", ["", "  ", "a\0b", 7, b"bytes", True])
+def test_what_is_not_a_path_is_refused(path):
+    """At construction, not at the first message."""
+    with pytest.raises(ConfigurationError, match="must be the path of a folder"):
+        made(path)
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    """Each with what to do instead."""
+    with pytest.raises(ConfigurationError, match="needs a client that buffers"):
+        Consumer(spool=tmp_path)
+    with pytest.raises(ConfigurationError, match="durability= needs spool="):
+        made(None, durability="power")
+    with pytest.raises(ConfigurationError, match="'process' or 'power'"):
+        made(tmp_path, durability="fsync")
+    with pytest.raises(ConfigurationError, match="drop_oldest"):
+        made(tmp_path, when_full="drop_oldest")
+
+
+def test_the_environment_names_a_spool(tmp_path, monkeypatch):
+    """`MP_SPOOL` is for consumers that buffer; False is for none."""
+    monkeypatch.setenv("MP_SPOOL", str(tmp_path / "spool"))
+    assert BufferedConsumer().health().spool.folder == str(tmp_path / "spool")
+    assert BufferedConsumer(spool=False).health().spool is None
+    assert Consumer().health().spool is None
+    assert not (tmp_path / "spool").exists()  # until the first message
+    monkeypatch.setenv("MP_SPOOL", "/dev/null")
+    with pytest.raises(ConfigurationError, match="MP_SPOOL='/dev/null' is not a folder"):
+        BufferedConsumer()
+
+
+def test_a_file_belongs_to_one_owner(tmp_path):
+    """What is locked cannot be claimed, also by another object in the same process."""
+    inner = destination_folder(tmp_path, THERE)
+    path, lock = create_file(inner)
+    assert spool_files(inner) == [path]
+    assert claim_orphan(path) is None
+    lock.release()
+    claimed = claim_orphan(path)
+    assert claimed is not None
+    remove_file(path)
+    claimed.release()
+    assert claim_orphan(path) is None
+    assert [each.name for each in inner.iterdir()] == ["destination.json"]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_a_planted_file_is_not_claimed(tmp_path, suffix):
+    """A link in the place of a database or its WAL is refused."""
+    inner = destination_folder(tmp_path, THERE)
+    path, lock = create_file(inner)
+    lock.release()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    planted = path.with_name(path.name + suffix)
+    planted.unlink(missing_ok=True)
+    planted.symlink_to(victim)
+    with pytest.raises(OSError, match="not a regular file"):
+        claim_orphan(path)
+    assert victim.read_text() == "precious"
+
+
+def test_a_damaged_file_is_kept_with_its_companions(tmp_path):
+    """Under names that do not replace an earlier one's."""
+    inner = destination_folder(tmp_path, THERE)
+    names = set()
+    for _ in range(3):
+        path, lock = create_file(inner)
+        fixed = path.with_name("0123456789abcdef.v1.db")
+        path.rename(fixed)
+        fixed.with_name(fixed.name + "-wal").write_text("wal")
+        kept = quarantine(fixed)
+        names.add(kept.name)
+        assert kept.with_name(kept.name + "-wal").read_text() == "wal"
+        lock.release()
+    assert len(names) == 3
+    assert len(quarantined(inner)) == 3
+    assert spool_files(inner) == []
