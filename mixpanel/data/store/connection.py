@@ -131,8 +131,9 @@ class Connection:
         that need more spill to disk. `threads` are those of DuckDB (else `MP_THREADS`, else one for
         each processor and 300 MB of memory). The first handle of a file in a process decides both.
 
-        The file is closed between statements, and opened again by the next one. While another
-        process has it open, a statement waits for up to three seconds.
+        The file is closed between statements, and opened again by the next one. A statement waits
+        for up to three seconds while another process writes to it; one that writes, also while
+        another process reads it.
 
         `project_id` is the project whose data is fetched into it: a file has the data of one.
 
