@@ -1,10 +1,12 @@
 """The benchmarks by name: what is measured, against whom, and the figure we mean to hold."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.benchmarks.archive import Archive
 from tests.benchmarks.ring import HERE, Contestant, Result, compete, interpreter, run_json
@@ -392,7 +394,80 @@ def _typed(name: str, ours: str, peer: str, bound: float, how: str) -> Row:
         Result(label, [measured[key]], "s", more_is_better=False)
         for label, key in (("ours", ours), ("DuckDB", peer))
     ]
+    results[0].notes = {
+        "CPU ratio": round(measured[f"{ours} cpu"] / measured[f"{peer} cpu"], 2),
+        "peak MB of both": round(measured["megabytes"]),
+    }
     return Row(name, how, results, times={"DuckDB": 1 / bound})
+
+
+def loaded() -> Row:
+    """A million narrow events from gzipped files."""
+    return _loaded("narrow", MILLION, 1.3)
+
+
+def loaded_3m() -> Row:
+    """Three million narrow events from gzipped files."""
+    return _loaded("narrow", 3 * MILLION, 1.1)
+
+
+def loaded_names() -> Row:
+    """Events with properties of ten thousand names."""
+    return _loaded("names", 300_000, 1.3)
+
+
+def loaded_wide() -> Row:
+    """Events with 200 properties each."""
+    return _loaded("wide", 100_000, 1.3)
+
+
+def _loaded(kind: str, events: int, bound: float) -> Row:
+    how = {
+        "narrow": "9 properties each", "names": "12 properties each of 10,000 names",
+        "wide": "200 properties each",
+    }[kind]  # fmt: skip
+    with TemporaryDirectory() as folder:
+        driver = [sys.executable, HERE / "peer_load.py"]
+        subprocess.run([*driver, "make", folder, kind, str(events)], check=True)
+        results = _in_turns(driver, {"ours": "ours", "DuckDB": "duckdb"}, folder)
+    return Row(
+        f"load of {events:,} {kind} events",
+        f"gzipped files of 4 days, {how}: checked, merged and committed; DuckDB's read_ndjson "
+        "makes a table of the same columns from the same files, unchecked",
+        results,
+        times={"DuckDB": 1 / bound},
+    )
+
+
+def queried() -> Row:
+    """Ten million rows of `mp query sql` as CSV."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.db"
+        driver = [sys.executable, HERE / "peer_load.py"]
+        subprocess.run([*driver, "rows", path, str(TEN)], check=True)
+        results = _in_turns(driver, {"ours": "query", "COPY": "copy"}, str(path))
+    return Row(
+        f"mp query sql, {TEN:,} rows to CSV",
+        "a whole process of `mp query sql`, written to a file; DuckDB's COPY of the same table",
+        results,
+        times={"COPY": 1 / 1.3},
+    )
+
+
+def _in_turns(
+    driver: list[Any], tasks: dict[str, str], where: str, rounds: int = 2
+) -> list[Result]:
+    results = {label: Result(label, [], "s", more_is_better=False) for label in tasks}
+    for _ in range(2):
+        for label, task in tasks.items():
+            measured = run_json([*driver, task, where], "ours")
+            result = results[label]
+            result.figures.append(measured["seconds"])
+            for note, figure in (("peak MB", "megabytes"), ("CPU s", "cpu")):
+                seen = result.notes.get(note, measured[figure])
+                better = max if note == "peak MB" else min
+                result.notes[note] = round(better(seen, measured[figure]), 1)
+    return list(results.values())
 
 
 ROWS: dict[str, Callable[..., Row]] = {
@@ -419,7 +494,12 @@ ROWS: dict[str, Callable[..., Row]] = {
         funnelled,
         retained,
         compounded,
+        loaded,
+        loaded_3m,
+        loaded_names,
+        loaded_wide,
         typed,
         typed_grouped,
+        queried,
     )
 }

@@ -62,7 +62,7 @@ class LocalReports:
         timezone: str | None,
         profiles: str | None,
     ) -> R:
-        with self._database._query_cursor() as cursor:
+        with self._database._query_cursor(writes=False) as cursor:
             name = _with_columns(cursor, table, COLUMNS)
             known = fetch_log.find(cursor, name)
             gaps = catalog.gaps(cursor, known) if known else set()
@@ -80,7 +80,7 @@ class LocalReports:
 
     def _last_time(self, table: str) -> datetime | None:
         """Return the time of the last event of a table."""
-        with self._database._query_cursor() as cursor:
+        with self._database._query_cursor(writes=False) as cursor:
             name = _with_columns(cursor, table, COLUMNS)
         query = f"SELECT max(event_time) FROM main.{quoted(name)}"
         found: datetime | None = self._database.sql_scalar(query)

@@ -92,6 +92,7 @@ class Connection:
         self._project_id = project_id
         self._exchange = parts  # the only folder DuckDB may read and write; set with each connect
         self._connection: DuckDBPyConnection | None = None
+        self._only_reads = False  # the connection is read-only, although this database is not
         self._owns_parts = owns_parts
         self._attachments = Attachments()
         self._connected_paths: list[tuple[Counter[Path], Path]] = []
@@ -130,8 +131,9 @@ class Connection:
         that need more spill to disk. `threads` are those of DuckDB (else `MP_THREADS`, else one for
         each processor and 300 MB of memory). The first handle of a file in a process decides both.
 
-        The file is closed between statements, and opened again by the next one. While another
-        process has it open, a statement waits for up to three seconds.
+        The file is closed between statements, and opened again by the next one. A statement waits
+        for up to three seconds while another process writes to it; one that writes, also while
+        another process reads it.
 
         `project_id` is the project whose data is fetched into it: a file has the data of one.
 
@@ -172,7 +174,7 @@ class Connection:
         with _open_lock:
             _open_handles[folder] += 1
         try:
-            database._acquire()
+            database._acquire(writes=False)
         except BaseException:
             database.close()
             raise
@@ -181,15 +183,17 @@ class Connection:
 
     # ---- the file -------------------------------------------------------------------------------
 
-    def _acquire(self) -> DuckDBPyConnection:
+    def _acquire(self, *, writes: bool = True) -> DuckDBPyConnection:
         """Return the connection, which stays open until `_release`.
+
+        While another process has the file open to read, it is opened read-only, unless `writes`.
 
         :raises ConfigError: if the database is closed, or the file cannot be opened.
         :raises DatabaseLockedError: if another process has the file open.
         """
         end = time.monotonic() + LOCK_TIMEOUT
         while True:
-            if (connection := self._acquire_if_connected()) is not None:
+            if (connection := self._acquire_if_connected(writes=writes)) is not None:
                 return connection
             if (wait := self._closed_until - time.monotonic()) > 0:
                 time.sleep(wait)
@@ -197,30 +201,46 @@ class Connection:
                 with _open_lock:
                     # Another thread may have connected meanwhile. This is a use, too: to look again
                     # without returning it would count it twice, and the file would stay open.
-                    if (connection := self._acquire_if_connected()) is not None:
+                    if (connection := self._acquire_if_connected(writes=writes)) is not None:
                         return connection
-                    self._connect()
+                    self._connect_to_use(writes=writes)
             except DatabaseLockedError:
                 if time.monotonic() > end:
                     raise
                 time.sleep(RETRY_EVERY)
 
-    def _acquire_if_connected(self) -> DuckDBPyConnection | None:
+    def _acquire_if_connected(self, *, writes: bool) -> DuckDBPyConnection | None:
         with self._lock:
             if self._closed:
                 raise ConfigError("the database is closed: open it again")
-            if self._connection is not None:
-                self._uses += 1
+            if self._connection is None or (writes and self._only_reads):
+                return None
+            self._uses += 1
             return self._connection
 
-    def _connect(self) -> None:
+    def _connect_to_use(self, *, writes: bool) -> None:
+        """Open the file, which is closed or open to read; the caller holds `_open_lock`."""
+        with self._lock:
+            if self._connection is not None:
+                if self._uses:
+                    raise DatabaseLockedError(self.path or Path(), os.getpid())
+                self._disconnect()
+        try:
+            self._connect()
+        except DatabaseLockedError:
+            if writes or self.read_only or self.path is None:
+                raise
+            self._connect(only_reads=True)
+
+    def _connect(self, *, only_reads: bool = False) -> None:
         """Open the file; the caller holds `_open_lock`."""
         attached = self._attachments.paths()
         connected = self._paths(attached)
-        connection, self._exchange = self._connect_to(attached=attached)
+        mode = {"read_only": True} if only_reads else {}
+        connection, self._exchange = self._connect_to(attached=attached, **mode)
         try:
             make_folder(self.parts)  # DuckDB spills into it, and creates no parents
-            self._prepare(connection)
+            self._prepare(connection, read_only=only_reads or self.read_only)
             self._attachments.attach_copies(connection, self._exchange)
         except BaseException:
             connection.close()
@@ -231,7 +251,7 @@ class Connection:
             files[path] += 1
         self._connected_paths = connected
         self._connected_at = self._unused_since = time.monotonic()
-        self._connection = connection
+        self._connection, self._only_reads = connection, only_reads
 
     def _paths(self, attached: Mapping[str, Path]) -> list[tuple[Counter[Path], Path]]:
         """Return the files that will be open, each with the counter of its use.
@@ -246,19 +266,20 @@ class Connection:
                     raise DatabaseLockedError(path, os.getpid())
         return own + others
 
-    def _prepare(self, connection: DuckDBPyConnection) -> None:
+    def _prepare(self, connection: DuckDBPyConnection, *, read_only: bool) -> None:
         found = None
         if self.path is not None:
             status = self.path.stat()
             found = (status.st_dev, status.st_ino)
         if found is None or found != self._prepared:
             with database_errors():
-                if not self.read_only:
+                if not read_only:
                     fetch_log.prepare(connection, datetime.now(UTC))
                 self._check_project(fetch_log.project_id(connection))
-        if not self.read_only:
+        if not read_only:
             restrict_wal(self.path)
-        self._prepared = found
+        if not read_only or self.read_only:
+            self._prepared = found
 
     def _check_project(self, found: str | None) -> None:
         if found is not None and self._project_id not in (None, found):
@@ -414,9 +435,11 @@ class Connection:
             cursor.interrupt()
 
     @contextmanager
-    def _cursor(self, *, with_files: bool = True) -> Iterator[DuckDBPyConnection]:
+    def _cursor(
+        self, *, with_files: bool = True, writes: bool = True
+    ) -> Iterator[DuckDBPyConnection]:
         """Yield a cursor for a statement; `with_files`, it has the views of attached files."""
-        connection = self._acquire()
+        connection = self._acquire(writes=writes)
         try:
             with self._lock:
                 cursor = connection.cursor()
@@ -458,8 +481,8 @@ class Connection:
         shutil.rmtree(lookup.copy.parent, ignore_errors=True)
 
     @contextmanager
-    def _query_cursor(self) -> Iterator[DuckDBPyConnection]:
-        with self._cursor(with_files=False) as cursor:
+    def _query_cursor(self, *, writes: bool = True) -> Iterator[DuckDBPyConnection]:
+        with self._cursor(with_files=False, writes=writes) as cursor:
             try:
                 yield cursor
             except load_duckdb().OutOfMemoryException as error:

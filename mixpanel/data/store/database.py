@@ -104,7 +104,7 @@ class Database(Connection):
         :raises UnsafeSQLError: if it writes without `write=True`, or accesses a file.
         :raises SQLError: if DuckDB rejects it.
         """
-        with self._cursor() as cursor:
+        with self._cursor(writes=write) as cursor:
             return sql.rows(cursor, query, params, write=write, limit=limit)
 
     def sql_scalar(
@@ -129,7 +129,7 @@ class Database(Connection):
         :raises SQLError: as for `sql_rows`.
         :raises ConfigError: if pandas is not installed.
         """
-        with self._cursor() as cursor:
+        with self._cursor(writes=write) as cursor:
             return sql.data_frame(cursor, query, params, write=write)
 
     def sql_arrow(
@@ -144,7 +144,7 @@ class Database(Connection):
         :raises SQLError: as for `sql_rows`.
         :raises ConfigError: if pyarrow is not installed.
         """
-        with self._cursor() as cursor:
+        with self._cursor(writes=write) as cursor:
             return sql.arrow(cursor, query, params, write=write)
 
     def sql_polars(
@@ -159,7 +159,7 @@ class Database(Connection):
         :raises SQLError: as for `sql_rows`.
         :raises ConfigError: if polars is not installed.
         """
-        with self._cursor() as cursor:
+        with self._cursor(writes=write) as cursor:
             return sql.polars(cursor, query, params, write=write)
 
     @contextmanager
@@ -178,7 +178,10 @@ class Database(Connection):
 
         :raises SQLError: as for `sql_rows`, also while the rows are read.
         """
-        with self._cursor() as cursor, sql.stream(cursor, query, params, write=write) as found:
+        with (
+            self._cursor(writes=write) as cursor,
+            sql.stream(cursor, query, params, write=write) as found,
+        ):
             yield found
 
     @contextmanager
@@ -190,7 +193,7 @@ class Database(Connection):
 
         :raises SQLError: as for `sql_rows`, also while the rows are read.
         """
-        with self._cursor() as cursor:
+        with self._cursor(writes=False) as cursor:
             chunks = sql.copy(cursor, query, form, self._exchange)
             try:
                 yield chunks
@@ -200,7 +203,7 @@ class Database(Connection):
 
     def sql_count(self, query: str) -> int | None:
         """Return the number of rows of a query, or None for a statement that is not a query."""
-        with self._cursor() as cursor:
+        with self._cursor(writes=False) as cursor:
             return sql.count(cursor, query)
 
     def sql_page(self, query: str, *, offset: int, limit: int, width: int) -> RowPage:
@@ -208,7 +211,7 @@ class Database(Connection):
 
         :raises SQLError: as for `sql_rows`.
         """
-        with self._cursor() as cursor:
+        with self._cursor(writes=False) as cursor:
             return pages.page(cursor, query, offset=offset, limit=limit, width=width)
 
     # ---- attaching ------------------------------------------------------------------------------
@@ -342,12 +345,12 @@ class Database(Connection):
     @property
     def created_at(self) -> datetime | None:
         """When this database was first opened for writing."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return fetch_log.created_at(cursor)
 
     def tables(self) -> list[TableInfo]:
         """Return all tables, views and interrupted loads, sorted by name."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return catalog.tables(cursor)
 
     def schema(self, table: str) -> TableSchema:
@@ -355,7 +358,7 @@ class Database(Connection):
 
         :raises TableNotFoundError: if there is no such table, as for all methods below.
         """
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return catalog.schema(cursor, table)
 
     def sample_df(self, table: str, n: int = 10) -> pd.DataFrame:
@@ -366,29 +369,29 @@ class Database(Connection):
         """Return `n` random rows."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError(f"n must be a whole number of rows, 0 or more, not {n!r}")
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             name = catalog.resolve(cursor, table)
             query = f"FROM {quoted(name)} USING SAMPLE reservoir({n} ROWS)"
             return sql.rows(cursor, query, None, write=False, limit=None)
 
     def summarize(self, table: str) -> SummaryResult:
         """Return minimum, maximum, distinct count and share of nulls for each column."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return statistics.summarize(cursor, table)
 
     def event_breakdown(self, table: str) -> EventBreakdownResult:
         """Return count, users and first and last time of each event, most frequent first."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return statistics.event_breakdown(cursor, table)
 
     def property_keys(self, table: str, event: str | None = None) -> list[str]:
         """Return all property names, sorted; only those of `event` if it is given."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return statistics.property_keys(cursor, table, event)
 
     def column_stats(self, table: str, column: str, *, top_n: int = 10) -> ColumnStatsResult:
         """Return statistics of a column, or of a property such as `properties->>'$.plan'`."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return statistics.column_stats(cursor, table, column, top_n)
 
     # ---- changing -------------------------------------------------------------------------------
@@ -551,7 +554,7 @@ class Database(Connection):
         self, name: str, filters: Filters, mode: Mode, query: str, *, now: datetime | None = None
     ) -> list[PageRecord]:
         """Return the pages of profiles that a load of this query would resume after."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             name = catalog.canonical(cursor, name)
             records = fetch_log.pages(cursor, name)
         key, checked_at = f"{name}-{mode}-{filters.key()}", now or datetime.now(UTC)
@@ -559,7 +562,7 @@ class Database(Connection):
 
     def profiles_fetched_at(self, name: str, filters: Filters) -> datetime | None:
         """Return the time of the latest profiles in a table with these filters; None without."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         times = [entry.fetched_at for entry in entries if entry.filters == filters.to_json()]
         return max(times, default=None)
@@ -604,7 +607,7 @@ class Database(Connection):
     ) -> frozenset[date]:
         """Return the days already staged for a load of this name, filters and mode."""
         checked_at = now or datetime.now(UTC)
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "staged")
         return frozenset(
             entry.day
@@ -614,7 +617,7 @@ class Database(Connection):
 
     def fetched_days(self, name: str) -> dict[date, datetime]:
         """Return the days in a table, each with the time of its last fetch."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         return {entry.day: entry.fetched_at for entry in entries}
 
@@ -624,7 +627,7 @@ class Database(Connection):
         :raises TableNotFoundError: if there is no such table.
         :raises ConfigError: if it was not fetched, mixes filters or has a limit.
         """
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             name = catalog.resolve(cursor, name)
             known = fetch_log.find(cursor, name)
             if known is None or not (known.from_date and known.to_date):
@@ -659,13 +662,13 @@ class Database(Connection):
 
     def first_day(self, name: str) -> date | None:
         """Return the first day of a table, which need not be one that could be fetched."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             known = fetch_log.find(cursor, catalog.canonical(cursor, name))
         return None if known is None else known.from_date
 
     def failed_days(self, name: str, filters: Filters) -> list[FailedDay]:
         """Return the days that fetches into a table with these filters could not fetch so far."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             failed = fetch_log.failed_days(cursor, catalog.canonical(cursor, name))
         return [each for each in failed if each.filters == filters.to_json()]
 
@@ -684,7 +687,7 @@ class Database(Connection):
 
     def has_table(self, name: str) -> bool:
         """Return True if there is a table or view of that name; case is ignored."""
-        with self._query_cursor() as cursor:
+        with self._query_cursor(writes=False) as cursor:
             return catalog.canonical(cursor, name) in catalog.names(cursor)
 
     def _validate_target(
@@ -753,7 +756,7 @@ class Database(Connection):
             `event_time` to partition by; if a folder is named like a file (`.parquet`); if fsspec
             is not installed.
         """
-        with self._cursor() as cursor, sql.translated(cursor):
+        with self._cursor(writes=False) as cursor, sql.translated(cursor):
             return export.parquet(
                 cursor,
                 table,
@@ -813,7 +816,7 @@ class Database(Connection):
 
         :raises ConfigError: as for `export_parquet`.
         """
-        with self._cursor() as cursor, sql.translated(cursor):
+        with self._cursor(writes=False) as cursor, sql.translated(cursor):
             return export.csv(
                 cursor,
                 table,
@@ -841,7 +844,7 @@ class Database(Connection):
         self, table: str | None, *, query: str | None = None
     ) -> Iterator[Iterator[bytes]]:
         """Pass the CSV of `export_csv` to the block as bytes, while they are written."""
-        with self._cursor() as cursor, sql.translated(cursor):
+        with self._cursor(writes=False) as cursor, sql.translated(cursor):
             chunks = export.csv_bytes(cursor, table, self._exchange, query=query)
             try:
                 yield chunks

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mixpanel.data.store.quoting import literal, pointer
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -24,8 +22,8 @@ __all__ = [
     "decide",
     "fits",
     "infer_value",
+    "most_frequent",
     "typed",
-    "typed_property",
 ]
 
 MAX_OUTLIERS = 0.1  # of the values; with more, the property has no type of its own
@@ -212,12 +210,13 @@ def typed(value: str, type_: str, *, as_text: bool = False) -> str:
     )
 
 
-def typed_property(key: str, type_: str) -> str:
-    """Return SQL for a property of the column `properties`, as `typed` converts it."""
-    return typed(f"(properties->{literal(pointer(key))})", type_)
-
-
 # ---- names --------------------------------------------------------------------------------------
+
+
+def most_frequent(found: Mapping[str, PropertyType], limit: int) -> dict[str, PropertyType]:
+    """Return the properties with most values, at most `limit` of them."""
+    keys = sorted(found, key=lambda key: (-found[key].values, key))
+    return {key: found[key] for key in keys[:limit]}
 
 
 def column_names(

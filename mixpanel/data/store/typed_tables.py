@@ -25,7 +25,7 @@ from mixpanel.data.store.engine import (
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
 from mixpanel.data.store.row_ranges import parallel_source
-from mixpanel.data.store.typed_views import source_columns
+from mixpanel.data.store.typed_views import MAX_COLUMNS, source_columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "mark_stale", "mark_written", "refresh", "refresh_loaded"]
 
-MAX_COLUMNS = 1000
 OUTLIERS = "_outliers"
 ALL_DAYS = "all"
 _TYPE = re.compile(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import property_types, tables
 from mixpanel.data.store.engine import database_errors, transaction
-from mixpanel.data.store.quoting import quoted, table_name
+from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
 from mixpanel.data.store.row_ranges import parallel_source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from duckdb import DuckDBPyConnection
 
-__all__ = ["source_columns", "typed_view"]
+__all__ = ["MAX_COLUMNS", "source_columns", "typed_view"]
+
+MAX_COLUMNS = 1000
+MAX_APART = 200
 
 
 def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> str:
@@ -21,7 +28,7 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
 
     Numbers, booleans and text become columns of their types; lists, objects and properties with
     values of several types stay JSON. A value that its column cannot hold exactly is NULL, and so
-    is an explicit null.
+    is an explicit null. Of more than 1,000 properties, the rarest have no column.
 
     :raises TableExistsError: if the view's name is that of a table.
     """
@@ -32,17 +39,50 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
         raise TableExistsError(view)
     scanned = parallel_source(connection, source)
     collected = property_types.collect(connection, f"SELECT properties FROM {scanned}")
-    found = {key: property_types.decide(each) for key, each in collected.items()}
+    inferred = {key: property_types.decide(each) for key, each in collected.items()}
+    found = property_types.most_frequent(inferred, MAX_COLUMNS)
+    if len(found) < len(inferred):
+        logger.warning(
+            "%s has columns for the %s most frequent properties of %s, and none for %s others, "
+            "which properties->>'$.name' reads",
+            view,
+            len(found),
+            source,
+            len(inferred) - len(found),
+        )
     names = property_types.column_names(found, columns)
-    chosen = [quoted(column) for column in columns]
-    chosen += [
-        f"{property_types.typed_property(key, found[key].type)} AS {quoted(names[key])}"
-        for key in sorted(found)
+    keys, base = sorted(found), [*map(quoted, columns)]
+    chosen = [
+        f"{property_types.typed(f'(j{number})', found[key].type)} AS {quoted(names[key])}"
+        for number, key in enumerate(keys)
     ]
-    statement = f"SELECT {', '.join(chosen)} FROM {quoted(source)}"
+    statement = f"SELECT {', '.join([*base, *chosen])} FROM ({_extracted(source, base, keys)})"
     with database_errors(), transaction(connection):
         connection.execute(f"CREATE OR REPLACE VIEW {quoted(view)} AS {statement}")
     return view
+
+
+def _extracted(source: str, base: Iterable[str], keys: Iterable[str]) -> str:
+    """Return the query of the values of properties, as the columns j0, j1, … beside the others.
+
+    A value is extracted once, below its conversion, and only if a query uses its column. Each such
+    expression parses the event again: of very many properties, all are extracted together.
+    """
+    apart = {key: f"j{number}" for number, key in enumerate(keys)}
+    if len(apart) <= MAX_APART:
+        return _by_pointer(source, base, apart)
+    # DuckDB refuses names that differ only in case, and empty ones.
+    together = {key.lower(): key for key in apart if key and "\x00" not in key}.values()
+    names = {key: apart.pop(key) for key in together}
+    shape = literal(json.dumps(dict.fromkeys(names, "JSON"), ensure_ascii=False))
+    parsed = _by_pointer(source, [*base, f"json_transform(properties, {shape}) AS s"], apart)
+    fields = [f"s.{quoted(key)} AS {name}" for key, name in names.items()]
+    return f"SELECT {', '.join([*base, *apart.values(), *fields])} FROM ({parsed})"
+
+
+def _by_pointer(source: str, base: Iterable[str], names: Mapping[str, str]) -> str:
+    columns = [f"properties->{literal(pointer(key))} AS {name}" for key, name in names.items()]
+    return f"SELECT {', '.join([*base, *columns])} FROM {quoted(source)}"
 
 
 def source_columns(connection: DuckDBPyConnection, source: str) -> list[str]:

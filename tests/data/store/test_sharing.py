@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from datetime import date
+from pathlib import Path
 
 import anyio
 import pytest
@@ -101,8 +102,8 @@ def test_a_file_that_two_threads_open_at_once_is_closed_again(path, monkeypatch)
         wait_until(lambda: database._connection is None)
         acquire, looks = database._acquire_if_connected, []
 
-        def connected_by_another_thread():
-            found = acquire()
+        def connected_by_another_thread(*, writes):
+            found = acquire(writes=writes)
             if found is None and not looks:
                 looks.append(1)
                 database._connect()
@@ -112,6 +113,45 @@ def test_a_file_that_two_threads_open_at_once_is_closed_again(path, monkeypatch)
         assert 1 == database.sql_scalar("SELECT 1")
         assert [1] == looks
         wait_until(lambda: database._connection is None)
+
+
+READER = """
+import sys
+import duckdb
+
+with duckdb.connect(sys.argv[1], read_only=True) as connection:
+    print("reads", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_read_does_not_wait_for_other_readers(path, tmp_path, monkeypatch):
+    """Only a statement that writes needs the file for itself, and has it when they are gone."""
+    with Database.open(path) as db:
+        db.sql_rows("CREATE TABLE t AS SELECT 7 AS i", write=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as reader:  # fmt: skip
+        assert "reads\n" == reader.stdout.readline()
+        with Database.open(path) as db:
+            assert (7, ["t"]) == (
+                db.sql_scalar("SELECT i FROM t"), [table.name for table in db.tables()]
+            )  # fmt: skip
+            assert b"i\n7\n" == Path(db.export_csv("t", tmp_path / "t.csv")[0]).read_bytes()
+            with monkeypatch.context() as patched, db.sql_stream("FROM t") as rows:
+                patched.setattr(connection, "LOCK_TIMEOUT", 0.1)
+                assert [[(7,)]] == list(rows.batches)
+                with pytest.raises(DatabaseLockedError):
+                    db.sql_rows("DELETE FROM t", write=True)
+            assert 7 == db.sql_scalar("SELECT i FROM t")
+            reader.communicate("")
+            db.sql_rows("UPDATE t SET i = 8", write=True)
+            assert 8 == db.sql_scalar("SELECT i FROM t")
+            with Database.open(path) as other:
+                assert 8 == other.sql_scalar("SELECT i FROM t")
+                other.sql_rows("UPDATE t SET i = 9", write=True)
+            assert 9 == db.sql_scalar("SELECT i FROM t")
 
 
 def test_a_connection_that_was_handed_out_stays_open(path):

@@ -393,8 +393,9 @@ def test_read_only_processes_share_a_file(tmp_path, monkeypatch):
         assert "open\n" == holder.stdout.readline()
         with Database.open(path, read_only=True) as db:
             assert 1 == db.sql_scalar("SELECT 1")
-        with pytest.raises(DatabaseLockedError):
-            Database.open(path)
+        with Database.open(path) as db, pytest.raises(DatabaseLockedError) as caught:
+            db.sql_rows("CREATE TABLE t AS SELECT 1 AS i", write=True)
+        assert (str(path), holder.pid) == (caught.value.db_path, caught.value.holding_pid)
         holder.communicate()
 
 

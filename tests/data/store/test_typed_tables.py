@@ -113,9 +113,16 @@ def test_a_typed_table_that_cannot_be_refreshed_does_not_harm_the_fetch(db, monk
     assert 4 == fetch(db, [{"id": 8}], day=DAY + timedelta(2)).typed.rows
 
 
-def test_rare_properties_of_very_many_have_no_column(db, monkeypatch):
+def test_rare_properties_of_very_many_have_no_column(db, monkeypatch, caplog):
     """They are counted, and stay in `properties`."""
-    from mixpanel.data.store import typed_tables
+    from mixpanel.data.store import typed_tables, typed_views
+
+    monkeypatch.setattr(typed_views, "MAX_COLUMNS", 2)
+    db.typed_view("events", "v")
+    assert {"id", "plan"} == {c.name for c in db.schema("v").columns[-2:]}
+    assert (
+        "v has columns for the 2 most frequent properties of events, and none for 1" in caplog.text
+    )
 
     monkeypatch.setattr(typed_tables, "MAX_COLUMNS", 2)
     typed = db.typed_table("events")
