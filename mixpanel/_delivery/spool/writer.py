@@ -61,6 +61,7 @@ __all__ = ["SpoolWriter"]
 GROUP_WINDOW = 0.005  # seconds in which messages gather before they are committed
 ADOPT_EVERY = 30.0  # seconds between two looks for files of dead processes
 RETRY_EVERY = 1.0  # seconds between attempts to write to a disk that failed
+QUIET = 60.0  # seconds without a failure after which the next one is reported again
 CHECK_SPACE_EVERY = 1.0  # seconds
 PAGE_MESSAGES = 10_000  # that are read back at a time
 PAGE_BYTES = 4 * 1024 * 1024
@@ -131,6 +132,7 @@ class SpoolWriter:
         self._changes = _Changes()
         self._files = _Files()
         self._retry_at = 0.0
+        self._quiet_until = 0.0
         self._adopt_at = 0.0
         self._space_at = 0.0
         self._refused: set[Path] = set()  # orphans that could not be opened
@@ -284,7 +286,7 @@ class SpoolWriter:
             self._open(buffer)
             self._check_space()
             moved = self._write(buffer)
-            self._recovered()
+            self._recovered(buffer)
             if not self._closing:
                 moved = self._adopt(buffer) or moved
                 moved = self._read_pages(buffer) or moved
@@ -666,16 +668,21 @@ class SpoolWriter:
     def _degrade(self, buffer: Any, error: BaseException) -> None:
         """Go on in memory, and report that once."""
         self._retry_at = time.monotonic() + RETRY_EVERY
-        is_new = self.error is None
+        is_new = self.error is None and time.monotonic() >= self._quiet_until
+        self._quiet_until = time.monotonic() + QUIET
         self.error = _as_spool_error(error)
         if is_new:
             self.error.needs_attention = True
             self._report(buffer, self.error)
 
-    def _recovered(self) -> None:
-        if self.error is not None:
-            self.error = None
-            logger.warning("the spool can be written again")
+    def _recovered(self, buffer: Any) -> None:
+        """End the degraded state when the disk takes a write, and nothing is left to write."""
+        if self.error is None or buffer.memory_only:
+            return
+        assert self._files.own is not None
+        self._files.own.store.set_meta(recovered=str(round(now(), 3)))
+        self.error = None
+        logger.warning("the spool can be written again")
 
     def _set_aside(
         self, buffer: Any, source: Source | None, error: BaseException, *, gone: bool = False
@@ -755,7 +762,7 @@ def _release(files: _Files, bell: Any) -> None:
         bell.release()
 
 
-def _run(reference: weakref.ref[SpoolWriter], bell: Any) -> None:
+def _run(reference: Callable[[], SpoolWriter | None], bell: Any) -> None:
     """Work until the writer is closed, or nobody refers to it any more."""
     seconds = 0.0
     while True:
