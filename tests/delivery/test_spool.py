@@ -5,6 +5,8 @@ import gc
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import weakref
 from contextlib import closing, suppress
@@ -946,3 +948,48 @@ def test_health_needs_no_spool(server):
     mp.flush()
     assert mp.health().pending == 0
     assert Mixpanel("t", Own()).health().ok
+
+
+# ---- the end of a program -----------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from mixpanel import *
+consumer = {"async": AsyncBufferedConsumer, "sync": BufferedConsumer}[sys.argv[1]]
+mp = Mixpanel("t", consumer(base_url=sys.argv[2], spool=sys.argv[3]))
+for number in range(130):
+    mp.track("u", "Visit", {"m": number})
+"""
+
+
+def run_program(source, *arguments):
+    command = [sys.executable, "-W", "error", "-c", source, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_program_that_ends_sends_or_keeps_its_messages(tmp_path, server, kind):
+    """Without a call of `flush` or `close`: what cannot be sent is in the spool."""
+    spool = tmp_path / "spool"
+    unreachable(server)
+    run_program(PROGRAM, kind, server.url, spool)
+    with closing(sqlite3.connect(files(tmp_path)[0])) as connection:
+        assert connection.execute("SELECT sum(messages) FROM total WHERE id > 0").fetchone()[0]
+    server.script.clear()
+    run_program(PROGRAM.replace("range(130)", "range(130, 140)"), kind, server.url, spool)
+    assert set(server.record.applied) == set(range(140))
+    assert files(tmp_path) == []
+
+
+def test_sqlite_is_imported_only_for_a_spool():
+    """A client without one neither imports it nor starts a thread."""
+    run_program(
+        "import sys, threading\n"
+        "from mixpanel import AsyncMixpanel, BufferedConsumer, Mixpanel\n"
+        "from mixpanel.cdp import CustomerIO\n"
+        "AsyncMixpanel('t'), Mixpanel('t', BufferedConsumer()), CustomerIO('k')\n"
+        "assert 'sqlite3' not in sys.modules\n"
+        "AsyncMixpanel('t', spool='/tmp/never-made')\n"
+        "assert threading.active_count() == 1\n"
+    )
