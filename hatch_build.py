@@ -1,19 +1,25 @@
-"""Put a bill of materials into each wheel: CycloneDX JSON, made from pyproject.toml.
+"""What hatchling cannot say in pyproject.toml: the bill of materials of a wheel, and its links.
 
-It lists what the wheel requires, with the bounds that pyproject.toml gives, and lies in
-`<name>-<version>.dist-info/sboms/` (PEP 770). It holds neither a time nor a random serial number,
-so the same tree builds the same bytes.
+The bill of materials is CycloneDX JSON, made from pyproject.toml. It lists what the wheel requires,
+with the bounds that pyproject.toml gives, and lies in `<name>-<version>.dist-info/sboms/` (PEP
+770). It holds neither a time nor a random serial number, so the same tree builds the same bytes.
+
+`PROJECT_URL`, which the release workflow sets to the address of the repository, gives the package
+its links, and the README absolute ones: a package index cannot follow those that are relative.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -25,6 +31,51 @@ if TYPE_CHECKING:
 
 FILE_NAME = "mixpanel-async.cdx.json"
 COMPARATORS = (">=", "<=", ">", "<", "!=")
+
+
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)\s]+)(?=\))")
+
+
+class LinksHook(MetadataHookInterface):
+    """Set the README and the links of the package."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Add `readme` and `urls`, which pyproject.toml calls dynamic."""
+        url = os.environ.get("PROJECT_URL", "").rstrip("/")
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        urls = dict(self.config["urls"])
+        if url:
+            text = with_absolute_links(text, f"{url}/blob/v{metadata['version']}")
+            urls = project_urls(url) | urls
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
+        metadata["urls"] = urls
+
+
+def project_urls(url: str) -> dict[str, str]:
+    """Return the links of a project on GitHub, under the names that package indexes know.
+
+    :raises ValueError: for an address that is not https.
+    """
+    if not re.fullmatch(r"https://[^\s/]+/\S+", url):
+        raise ValueError(f"PROJECT_URL={url!r} must be the https address of the repository")
+    return {
+        "Homepage": url,
+        "Documentation": f"{url}/blob/main/docs/start.md",
+        "Source": url,
+        "Issues": f"{url}/issues",
+        "Changelog": f"{url}/blob/main/CHANGELOG.md",
+    }
+
+
+def with_absolute_links(text: str, base: str) -> str:
+    """Return Markdown whose relative links begin with `base`; anchors are those of the README."""
+    blocks = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
+    for at in range(0, len(blocks), 2):  # between fenced blocks
+        blocks[at] = LINK.sub(
+            lambda link: f"{base}/{'README.md' if link[1].startswith('#') else ''}{link[1]}",
+            blocks[at],
+        )
+    return "".join(blocks)
 
 
 class BillOfMaterialsHook(BuildHookInterface):

@@ -23,6 +23,7 @@ from mixpanel._delivery.custom_consumer import CustomConsumer, ReplacedSend
 from mixpanel._delivery.health import Health
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
+from mixpanel._page.switch import watched
 from mixpanel._records.composer import (
     Composer,
 )
@@ -92,6 +93,9 @@ class ClientOptions(ConsumerOptions, total=False):
     - `super_properties`: sent with every tracked event.
     - `before_send(endpoint, message)`: returns the message, changed or not, or None to drop it.
     - `disabled`: compose and validate messages, but send nothing.
+    - `debug`: show on a live page what the client composed, queued, sent and got back: True serves
+      the page from this process, and the address of an emulator shows it there; `MP_DEBUG_PAGE` if
+      it is None (docs/live-page.md). Messages are sent as without it.
     - `sample_rate`: track this share of users, in (0, 1]; each event then carries its weight in
       the property named by `sample_weight`.
     """
@@ -102,6 +106,7 @@ class ClientOptions(ConsumerOptions, total=False):
     super_properties: Properties | None
     before_send: BeforeSend | None
     disabled: bool
+    debug: bool | int | str | None
     sample_rate: float
     sample_weight: str
 
@@ -135,6 +140,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         self._token = token
         self._event_endpoint = "imports" if ingestion == "import" else "events"
         self._disabled = bool(own_options.pop("disabled", False))
+        debug = own_options.pop("debug", None)
         self._owns_consumer = consumer is None
         given_consumer = consumer
         if consumer is None:
@@ -167,6 +173,8 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             self._own_send = self._consumer.send
         if self._is_sync and isinstance(self._delivery, Sender):
             self._delivery.serve_sync_client()
+        self.debug_page: str | None = watched(self._delivery, debug)
+        """The address of the live page that shows what this client does; None without `debug`."""
         self._closed = False
         # A sender that accepts a message without further checks: of async clients, nearly always.
         self._fast_sender: Sender[IngestionApi] | None = None

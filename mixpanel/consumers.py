@@ -469,7 +469,7 @@ class Consumer(AnyConsumer):
         self, endpoint: str, json_message: str | bytes, authority: list[Any]
     ) -> None:
         url = self._sender.api.endpoints.url(known_endpoint(endpoint))
-        arguments = (url, json_message, *authority, endpoint)
+        arguments: tuple[Any, ...] = (url, json_message, *authority, endpoint)
         authority.clear()
         try:
             inspect.signature(self._write_request).bind(*arguments)

@@ -16,16 +16,19 @@ PEERS = (
     "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
     "headless", "utils", "duckdb", "dbt",
 )  # fmt: skip
-RUN_US = ("runtimes", "uwsgi", "lake")  # peers that run this package
+RUN_US = ("runtimes", "apps", "uwsgi", "lake")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
     "tests": "pyproject.toml --all-extras --group tests",
+    "page": "pyproject.toml --extra emulator --group page",
     "types": "pyproject.toml --all-extras --group types",
     "lowest": "pyproject.toml --extra all --group tests --resolution lowest-direct",
     "demo": "pyproject.toml --extra cli --extra emulator",
     "lint": "--group lint",
     "audit": "--group audit",
+    "docs": "pyproject.toml --all-extras --group docs",
+    "release": "--group release",
     "build": "--group build",
     "tox": "--group tox",
     "lock": "--group lock",

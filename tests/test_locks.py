@@ -58,6 +58,8 @@ WANTED = {
     "types": [*of_the_package(), *group("types")],
     "lint": [*group("lint")],
     "audit": [*group("audit")],
+    "docs": [*of_the_package(), *group("docs")],
+    "release": [*group("release")],
     "build": [*group("build"), *PROJECT["build-system"]["requires"]],
     "tox": [*group("tox")],
     "lock": [*group("lock")],
@@ -118,7 +120,8 @@ def test_each_environment_of_tox_installs_from_a_lock():
 
 
 @pytest.mark.parametrize(
-    "path", [".ci/run", ".github/workflows/ci.yml", ".github/workflows/audit.yml"]
+    "path",
+    [".ci/run", *(f".github/workflows/{name}.yml" for name in ("ci", "audit", "release"))],
 )
 def test_ci_installs_with_hashes_only(path):
     """A new release of tox changes nothing until the locks are renewed."""

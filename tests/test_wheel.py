@@ -53,6 +53,16 @@ def wheel(tree, tmp_path_factory):
     return built(tree, tmp_path_factory.mktemp("wheel"), hash_seed="1")
 
 
+def test_the_wheel_holds_the_pages_of_the_documentation(wheel):
+    """`mp docs` prints them without a checkout and without a network."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("mixpanel/_docs/")}
+        readme = archive.read("mixpanel/_docs/readme.md").decode()
+    pages = {f"mixpanel/_docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages | {"mixpanel/_docs/readme.md"} == {name for name in names if name.endswith(".md")}
+    assert readme == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def bill(wheel):
     with zipfile.ZipFile(wheel) as archive:

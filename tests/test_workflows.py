@@ -26,7 +26,7 @@ def used(path):
 
 def test_the_workflows_test_each_change_and_audit_what_it_installs():
     """Both workflows are found; else the other tests would check nothing."""
-    assert {"audit", "ci"} <= {path.stem for path in WORKFLOWS}
+    assert {"audit", "ci", "release"} <= {path.stem for path in WORKFLOWS}
 
 
 @each_workflow
@@ -68,12 +68,26 @@ def test_a_workflow_starts_without_permissions_and_leaves_no_credentials(path):
     text = path.read_text(encoding="utf-8")
     assert re.search(r"^permissions: \{\}$", text, re.MULTILINE)
     assert "pull_request_target" not in text
-    assert "write" not in re.findall(r"^ +\w[\w-]*: (\w+)$", text, re.MULTILINE)
+    writes = re.findall(r"^ +(\w[\w-]*): write\b", text, re.MULTILINE)
+    assert writes == (["attestations", "id-token"] if path.stem == "release" else [])
+    assert not re.search(r"write-all|secrets\.", text)
     lines = code_of(path)
     checkouts = [n for n, line in enumerate(lines) if "uses: actions/checkout@" in line]
     assert [lines[n + 1 : n + 3] for n in checkouts] == [
         ["with:", "persist-credentials: false"]
     ] * len(checkouts)
+
+
+def test_a_release_is_published_by_a_job_that_runs_no_code_of_the_repository():
+    """What may write gets the built files, and nothing else; it follows the checks."""
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    assert re.search(r'^    tags: \["v\*"\]$', text, re.MULTILINE)
+    build, _, publish = text.partition("\n  publish:\n")
+    assert "write" not in build
+    assert "tox run -e release" in build
+    assert re.search(r"^    needs: build$", publish, re.MULTILINE)
+    assert "checkout" not in publish
+    assert "pip install" not in publish
 
 
 def test_the_audit_runs_each_week_and_for_each_pull_request():

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import encoded_cursor
+from mixpanel._agents.results import encoded_cursor
 from mixpanel.data.exceptions import MixpanelDataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PIECE = 9_000  # characters of an answer to an agent: about 3,000 tokens
 HEADING = re.compile(r"^(#{1,3}) +(.+?)\s*$")
 FENCE = re.compile(r"^ *(```|~~~)")
 CODE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"<!--.*?-->\n*", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 SENTENCE = re.compile(r"(.+?[.])(\s|$)", re.DOTALL)
 MAX_SUMMARY = 200  # characters
@@ -98,6 +99,7 @@ def _files() -> dict[str, Path]:
 
 
 def _topic(name: str, text: str) -> Topic:
+    text = COMMENT.sub("", text)  # code that only the tests run
     sections = _sections(text)
     title = sections[0].title if sections else name
     return Topic(name, title, _summary(text), text.strip() + "\n", sections)

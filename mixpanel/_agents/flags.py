@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from mixpanel._agents.answers import MAX_CELL, cut, json_value
 from mixpanel._agents.errors import ToolFailure
+from mixpanel._agents.results import MAX_CELL, cut, json_value
 from mixpanel._runtime.checked_files import read_at_most
 from mixpanel._version import __version__
 from mixpanel.data._queries.discovery_responses import similar
@@ -43,7 +43,8 @@ class FlagSource:
         base_url: str | None = None,
     ) -> None:
         self._file, self._credentials = file, credentials
-        self._region, self._base_url = region, base_url
+        self._region: Region = region
+        self._base_url = base_url
         self._provider: LocalFeatureFlagsProvider | None = None
         self._loaded_at = 0.0
         self._lock = anyio.Lock()

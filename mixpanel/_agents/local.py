@@ -6,8 +6,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import MAX_CELL, MAX_ROWS, Page, decoded_cursor, page_of
 from mixpanel._agents.reports import local_report
+from mixpanel._agents.results import (
+    MAX_CELL,
+    MAX_ROWS,
+    MAX_TEXT,
+    Page,
+    decoded_cursor,
+    json_text,
+    page_of,
+)
 from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.exceptions import (
     ConfigError,
@@ -37,9 +45,11 @@ __all__ = [
 ]
 
 SAMPLED = 20_000  # rows that are read to find the properties of a table
-MOST_PROPERTIES = 2_000
-MOST_EVENTS = 1_000
+MOST_PROPERTIES = 20_000
+MOST_EVENTS = 2_000
 SAMPLE_ROWS = 5
+MAX_NAME = 200  # characters of the name of a column
+EVENT_COLUMNS = frozenset({"event_name", "event_time", "distinct_id", "properties"})
 
 
 # ---- SQL ----------------------------------------------------------------------------------------
@@ -56,6 +66,16 @@ def sql(
     scope = {"tool": "sql", "query": query}
     offset = decoded_cursor(cursor, scope)
     found = database.sql_page(query, offset=offset, limit=min(limit, MAX_ROWS), width=MAX_CELL)
+    columns = [
+        {"name": name[:MAX_NAME], "type": type_}
+        for name, type_ in zip(found.columns, found.types, strict=True)
+    ]
+    room = MAX_TEXT - len(json_text(columns))
+    if room < MAX_TEXT // 2:
+        raise ConfigError(
+            f"the result has {len(columns):,} columns, whose names alone take half of an answer",
+            code="TOO_WIDE",
+        )
     ordered = "order by" in " ".join(query.casefold().split())
     unstable = "" if ordered else "only with ORDER BY do pages keep their order"
     page = page_of(
@@ -64,12 +84,9 @@ def sql(
         offset=offset,
         limit=limit,
         has_more=found.has_more,
+        max_text=room,
         hint=unstable,
     )
-    columns = [
-        {"name": name, "type": type_}
-        for name, type_ in zip(found.columns, found.types, strict=True)
-    ]
     return {"columns": columns, "rows": page.rows, "row_count": len(page.rows), **page.to_dict()}
 
 
@@ -95,8 +112,8 @@ def table_facts(database: Database) -> list[dict[str, Any]]:
     """Return what is known of each table, those with most rows first.
 
     A table of events has its `events` with counts, and one of events or profiles has `properties`:
-    name, type of its values in JSON, and the share of the rows that have it. Both are found in up
-    to 20,000 rows, and in all of a smaller table.
+    name, type of its values in JSON, and the share of the rows that have it. Properties are found
+    in up to 20,000 rows; `sampled` is True for a larger table, which may have others.
     """
     infos = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
     return [_facts(database, info) for info in infos]
@@ -118,22 +135,28 @@ def _facts(database: Database, info: TableInfo) -> dict[str, Any]:
     columns = {each.name: each.type for each in database.schema(info.name).columns}
     facts["columns"] = columns
     if info.type == "events" and "event_name" in columns:
-        facts["events"] = _event_counts(database, info.name)
+        facts["events"], facts["event_count"] = _event_counts(database, info.name)
     if info.type in ("events", "profiles") and columns.get("properties") == "JSON":
-        facts["properties"] = _properties(database, info.name, None)
+        found, count, rows = _properties(database, info.name)
+        facts |= {"properties": found, "property_count": count, "sampled": rows < info.row_count}
     return facts
 
 
-def _event_counts(database: Database, table: str) -> list[tuple[str, int]]:
+def _event_counts(database: Database, table: str) -> tuple[list[tuple[str, int]], int]:
+    """Return the most frequent events of a table with their counts, and how many there are."""
     query = (
-        f"SELECT event_name, count(*) FROM {quoted(table)} WHERE event_name NOT NULL "
+        "SELECT event_name, count(*), count(*) OVER () "
+        f"FROM {quoted(table)} WHERE event_name NOT NULL "
         f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MOST_EVENTS}"
     )
-    return [(name, count) for name, count in database.sql_rows(query).rows]
+    rows = database.sql_rows(query).rows
+    return [(name, count) for name, count, _ in rows], rows[0][2] if rows else 0
 
 
-def _properties(database: Database, table: str, event: str | None) -> list[dict[str, Any]]:
-    """Return the properties in a sample of a table, the most frequent first."""
+def _properties(
+    database: Database, table: str, event: str | None = None, search: str = ""
+) -> tuple[list[dict[str, Any]], int, int]:
+    """Return the properties in a sample, frequent ones first, their number, and that of rows."""
     where = "" if event is None else f"WHERE event_name = {literal(event)}"
     sampled = (
         f"SELECT properties FROM (FROM {quoted(table)} {where}) "
@@ -142,14 +165,19 @@ def _properties(database: Database, table: str, event: str | None) -> list[dict[
     query = (
         f"WITH sampled AS MATERIALIZED ({sampled}), "
         "named AS (SELECT properties, unnest(json_keys(properties)) AS key FROM sampled) "
-        "SELECT key, count(*), (SELECT count(*) FROM sampled), mode(json_type(properties, "
-        "'/' || replace(replace(key, '~', '~0'), '/', '~1'))) FROM named "
+        "SELECT key, count(*), mode(json_type(properties, "
+        "'/' || replace(replace(key, '~', '~0'), '/', '~1'))), "
+        "count(*) OVER (), (SELECT count(*) FROM sampled) FROM named "
+        f"WHERE contains(lower(key), lower({literal(search)})) "
         f"GROUP BY key ORDER BY 2 DESC, 1 LIMIT {MOST_PROPERTIES}"
     )
-    return [
+    found = database.sql_rows(query).rows
+    properties = [
         {"name": key, "type": _json_type(type_), "share": round(count / max(total, 1), 3)}
-        for key, count, total, type_ in database.sql_rows(query).rows
+        for key, count, type_, _, total in found
     ]
+    count, rows = found[0][3:5] if found else (0, 0)
+    return properties, count, rows
 
 
 def _json_type(found: str | None) -> str:
@@ -163,18 +191,22 @@ def _json_type(found: str | None) -> str:
 
 
 def _table_of_events(database: Database, table: str | None) -> list[str]:
-    """Return the named table, or all tables of events.
+    """Return the named table, or all tables of events, the largest first.
 
     :raises TableNotFoundError: when there is none of that name.
     :raises ConfigError: when there is no table of events at all.
     """
     if table is not None:
-        return [database.schema(table).table_name]
-    found = [
-        each.name
-        for each in database.tables()
-        if each.type == "events" and each.state == "complete"
-    ]
+        schema = database.schema(table)
+        missing = EVENT_COLUMNS - {each.name for each in schema.columns}
+        if missing:
+            raise ConfigError(
+                f"{schema.table_name} is not a table of events: it has no "
+                f"{', '.join(sorted(missing))}"
+            )
+        return [schema.table_name]
+    known = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
+    found = [each.name for each in known if each.type == "events" and each.state == "complete"]
     if not found:
         raise ConfigError("the local database has no table of events", code="NO_LOCAL_EVENTS")
     return found
@@ -198,22 +230,36 @@ def list_events(
     limit: int = 100,
     cursor: str | None = None,
 ) -> dict[str, Any]:
-    """Return the events of a table, or of all tables of events, the most frequent first."""
+    """Return the events of a table, or of all tables of events, the most frequent first.
+
+    An event that several tables have is counted in the one that has most of it.
+    """
     tables = _table_of_events(database, table)
     scope = {"tool": "list_events", "search": search, "tables": tables}
     offset = decoded_cursor(cursor, scope)
-    every = " UNION ALL BY NAME ".join(
-        f"(SELECT event_name, event_time, distinct_id FROM {quoted(each)})" for each in tables
+    # Tables may overlap: of each event, the table counts that has most of it.
+    every = " UNION ALL ".join(
+        f"SELECT event_name, {literal(each)} AS source, count(*) AS n, "
+        "count(DISTINCT distinct_id) AS users, min(event_time) AS first, max(event_time) AS last "
+        f"FROM {quoted(each)} GROUP BY event_name"
+        for each in tables
     )
     rows = database.sql_rows(
-        "SELECT event_name, count(*), count(DISTINCT distinct_id), min(event_time), "
-        f"max(event_time) FROM ({every}) WHERE contains(lower(event_name), lower(?)) "
-        "GROUP BY 1 ORDER BY 2 DESC, 1",
+        f"SELECT * FROM ({every}) WHERE contains(lower(event_name), lower(?)) "
+        "QUALIFY row_number() OVER (PARTITION BY event_name ORDER BY n DESC, source) = 1 "
+        "ORDER BY n DESC, event_name",
         [search],
     ).rows
     events = [
-        {"event": event, "count": count, "users": users, "first": _utc(first), "last": _utc(last)}
-        for event, count, users, first, last in rows
+        {
+            "event": event,
+            "table": source,
+            "count": count,
+            "users": users,
+            "first": _utc(first),
+            "last": _utc(last),
+        }
+        for event, source, count, users, first, last in rows
     ]
     page = page_of(
         events[offset:],
@@ -251,23 +297,17 @@ def list_properties(
     scope = {"tool": "list_properties", "event": event, "search": search, "tables": names}
     offset = decoded_cursor(cursor, scope)
     found = _table_with(database, names, event)
-    properties = [
-        each
-        for each in _properties(database, found, event)
-        if search.casefold() in each["name"].casefold()
-    ]
+    properties, count, rows = _properties(database, found, event, search)
     page = page_of(
         properties[offset:],
         scope,
         offset=offset,
         limit=limit,
-        total=len(properties),
+        total=count,
         hint="search narrows the list",
     )
-    answer = _listed("properties", page, len(properties))
-    if len(properties) == MOST_PROPERTIES:
-        answer["total"] = f"{MOST_PROPERTIES:,} or more; search finds others"
-    return {"source": "local", "table": found, "event": event, **answer}
+    answer = {"source": "local", "table": found, "event": event, "rows_read": rows}
+    return {**answer, **_listed("properties", page, count)}
 
 
 def _table_with(database: Database, tables: Sequence[str], event: str) -> str:
@@ -309,7 +349,7 @@ def property_values(
         f"SELECT count(DISTINCT {value}), count({value}), count(*) - count({value}) {source}"
     ).rows[0]
     if not count:
-        known = [each["name"] for each in _properties(database, found, event)]
+        known = [each["name"] for each in _properties(database, found, event)[0]]
         raise PropertyNotFoundError(property, event, similar(property, known))
     query = (
         f"SELECT {value} AS value, count(*) AS count {source} AND {value} IS NOT NULL "

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._agents.answers import json_text, tokens
+from mixpanel._agents.results import json_text, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,6 @@ RESERVED = 260  # of them, for what was left out and the figures around the list
 MAX_NAME = 80  # characters; a longer name is cut here, and whole in the lists of other commands
 FEW = 8  # properties of an event of the project
 LIST_COST = 8  # tokens of an empty list with its name
-PLAIN_TYPES = frozenset({"text"})  # types that need no mention
 
 
 @dataclass(slots=True)
@@ -94,13 +93,11 @@ def _name(name: Any) -> str:
     return text if len(text) <= MAX_NAME else text[:MAX_NAME] + "…"
 
 
-def _property(known: Mapping[str, Any]) -> str:
-    """Return a property as `name`, or `name (type, 12%)` where that is worth knowing."""
+def _property(known: Mapping[str, Any]) -> list[str]:
+    """Return the name of a property, and its type with the share of the rows that have it."""
     share = known["share"]
-    notes = [] if known["type"] in PLAIN_TYPES else [str(known["type"])]
-    if share < 0.995:
-        notes.append(f"{share:.0%}" if share >= 0.01 else "<1%")
-    return _name(known["name"]) + (f" ({', '.join(notes)})" if notes else "")
+    shown = "" if share >= 0.995 else f", {share:.0%}" if share >= 0.01 else ", <1%"
+    return [_name(known["name"]), f"{known['type']}{shown}"]
 
 
 def _fill(shown: Sequence[_Shown], room: int) -> int:
@@ -150,13 +147,10 @@ def _additions(one: _Shown) -> Iterator[tuple[Any, Any, Any, int]]:
 
 
 def _of_list(table: dict[str, Any], name: str, items: list[Any]) -> Iterator[Any]:
-    """Yield an empty list or dictionary for a table, and then its items."""
-    pairs = name != "properties"
-    yield table, name, {} if pairs else [], LIST_COST
-    for item in items:
-        shown = {item[0]: item[1]} if pairs else item
-        key, value = item if pairs else (None, item)
-        yield table[name], key, value, tokens(json_text(shown)) + 1
+    """Yield an empty dictionary for a table, and then its items."""
+    yield table, name, {}, LIST_COST
+    for key, value in items:
+        yield table[name], key, value, tokens(json_text({key: value})) + 1
 
 
 def _left_out(
@@ -166,18 +160,23 @@ def _left_out(
     shown_events: Mapping[str, Sequence[str]] | None,
 ) -> list[str]:
     """Return a line for each kind of what is not there, with the tool that lists it."""
-    counted = dict.fromkeys(("columns", "events", "properties"), 0)
+    counted: dict[str, int] = dict.fromkeys(("columns", "events", "properties"), 0)
+    totals = {"events": "event_count", "properties": "property_count"}
+    sampled = any(table.get("sampled") for table in tables)
     for table, line in zip(tables, shown, strict=False):
         for kind in counted:
-            counted[kind] += len(table.get(kind, ())) - len(line.get(kind, ()))
+            total = table.get(totals.get(kind, ""), len(table.get(kind, ())))
+            counted[kind] += total - len(line.get(kind, ()))
     notes = []
     if len(tables) > len(shown):
         notes.append(f"{len(tables) - len(shown):,} tables (sql: SHOW TABLES)")
-    names = {
+    names: dict[str, str] = {
         "columns": "columns (sql: DESCRIBE TABLE)",
         "events": "events of tables (list_events)",
         "properties": "properties of tables (list_properties)",
     }
+    if sampled:
+        names["properties"] += ", of those in 20,000 rows a table"
     notes += [f"{counted[kind]:,} {name}" for kind, name in names.items() if counted[kind]]
     if project_events is not None and shown_events is not None:
         missing = len(project_events) - len(shown_events)
@@ -227,7 +226,11 @@ def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
         events = (f"{_shown(name)} {count:,}" for name, count in table["events"].items())
         yield f"events: {', '.join(events)}"
     if table.get("properties"):
-        yield f"properties: {', '.join(map(_shown, table['properties']))}"
+        properties = (
+            _shown(name) + ("" if known == "text" else f" ({known})")
+            for name, known in table["properties"].items()
+        )
+        yield f"properties: {', '.join(properties)}"
 
 
 _LISTS = ("tables", "project_events", "left_out")

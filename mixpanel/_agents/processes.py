@@ -33,7 +33,7 @@ SECRETS = ("MP_SECRET", "MP_OAUTH_TOKEN", "MP_TOKEN", "MP_MCP_TOKEN")
 @dataclass(slots=True)
 class _Worker:
     process: Process
-    answers: BufferedByteReceiveStream
+    responses: BufferedByteReceiveStream
 
 
 class LocalDatabase:
@@ -54,7 +54,8 @@ class LocalDatabase:
         self.path = path
         self.timeout = timeout
         # The default is half of the machine's memory, here shared by all processes.
-        self._memory = memory_limit or f"{resources.memory_limit(None) // CONCURRENT}B"
+        share = max(resources.LEAST_MEMORY, resources.memory_limit(None) // CONCURRENT)
+        self._memory = memory_limit or f"{share}B"
         self._threads = threads or 0
         self._idle: list[_Worker] = []
         self._busy: set[int] = set()
@@ -101,7 +102,7 @@ class LocalDatabase:
         worker = _Worker(process, BufferedByteReceiveStream(process.stdout))
         try:
             with anyio.fail_after(STARTUP):
-                await worker.answers.receive_until(b"\n", MAX_LINE)
+                await worker.responses.receive_until(b"\n", MAX_LINE)
         except BaseException as error:
             await _end(worker)
             if isinstance(error, anyio.IncompleteRead | TimeoutError):
@@ -114,7 +115,7 @@ class LocalDatabase:
         try:
             with anyio.fail_after(self.timeout):
                 await worker.process.stdin.send(json.dumps(request).encode() + b"\n")
-                line = await worker.answers.receive_until(b"\n", MAX_LINE)
+                line = await worker.responses.receive_until(b"\n", MAX_LINE)
         except TimeoutError:
             raise MixpanelDataError(
                 f"stopped after {self.timeout:g} seconds", code="SQL_TIMEOUT"

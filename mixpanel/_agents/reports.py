@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel._agents.answers import decoded_cursor, page_of
+from mixpanel._agents.results import decoded_cursor, page_of
 from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.exceptions import ConfigError
 

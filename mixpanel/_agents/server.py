@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import anyio
 
 from mixpanel._agents import documentation
-from mixpanel._agents.answers import json_text
 from mixpanel._agents.errors import ToolFailure
+from mixpanel._agents.results import json_text
 from mixpanel._agents.tools import INSTRUCTIONS, Toolbox, available
 from mixpanel._version import __version__
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError

@@ -1,7 +1,7 @@
 """The process that reads the local database for an agent: `python -P -m mixpanel._agents.worker`.
 
 Some of DuckDB's functions do not notice an interrupt, so a statement that takes too long is ended
-by killing its process. Requests come on stdin and answers go to stdout, one line of JSON each.
+by killing its process. Requests come on stdin and responses go to stdout, one line of JSON each.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ READY = b"{}\n"
 
 def main(path: str, memory_limit: str, threads: str) -> None:
     """Answer requests until stdin ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # Whatever a library prints must not stand between the answers.
+    responses = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # What a library prints must not come between the responses.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
-    _write(answers, READY)
+    _write(responses, READY)
     database: Database | None = None
     while True:
         request = json.loads(requests.get())
@@ -45,7 +45,7 @@ def main(path: str, memory_limit: str, threads: str) -> None:
             line = json.dumps(found).encode()
         except Exception as error:
             line = json.dumps({"error": error_of(error)}, default=str).encode()
-        _write(answers, line + b"\n")
+        _write(responses, line + b"\n")
 
 
 def _read(stdin: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
@@ -55,9 +55,9 @@ def _read(stdin: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
     os._exit(0)
 
 
-def _write(answers: BinaryIO, line: bytes) -> None:
-    answers.write(line)
-    answers.flush()
+def _write(responses: BinaryIO, line: bytes) -> None:
+    responses.write(line)
+    responses.flush()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mixpanel._delivery.health import QueueState, SpoolHealth
+    from mixpanel._delivery.observer import Observer
     from mixpanel._records.record import Record
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import Limits, WhenFull
@@ -210,6 +211,38 @@ class Buffer:
 
     def start(self) -> None:
         """Do nothing: a buffer with a spool looks for what an earlier process has left."""
+
+    def observe(self, observer: Observer) -> None:
+        """Report what is put and its outcome. Other buffers keep their methods, which pay nothing.
+
+        Call it before any message is put.
+        """
+        put, claim_directly, on_outcome = self.put, self.claim_directly, self._on_outcome
+        count_dropped = self.stats.count_dropped
+
+        def observed_put(record: Record) -> bool | None:
+            observer.queued([record])
+            return put(record)
+
+        def observed_claim(
+            records: list[Record], claims: list[Claim], owner_is_alive: Callable[[], bool]
+        ) -> None:
+            observer.queued(records)
+            claim_directly(records, claims, owner_is_alive)
+
+        def observed_outcome(records: Sequence[Record], fate: Fate, reason: str) -> None:
+            observer.settled(records, fate, reason)
+            if on_outcome is not None:
+                on_outcome(records, fate, reason)
+
+        def observed_count(reason: str, count: int = 1) -> None:
+            count_dropped(reason, count)
+            observer.discarded(reason, count)
+
+        self.put = observed_put  # type: ignore[method-assign]
+        self.claim_directly = observed_claim  # type: ignore[method-assign]
+        self._on_outcome = observed_outcome
+        self.stats.count_dropped = observed_count  # type: ignore[method-assign]
 
     # ---- in ---------------------------------------------------------------------------------
 

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from concurrent.futures import Future
 
+    from mixpanel._delivery.observer import Observer
     from mixpanel._records.record import Record
 
 __all__ = ["CustomConsumer", "ReplacedSend", "wait_until"]
 
 POLL_INTERVAL = 0.01  # seconds
+RAISED = ("dropped", "the consumer raised an exception")
 
 _adapters: weakref.WeakSet[CustomConsumer] = weakref.WeakSet()
 
@@ -54,6 +56,7 @@ class CustomConsumer:
             )
         self._consumer = consumer
         self.stats = stats
+        self.observer: Observer | None = None
         self.reset()
         _adapters.add(self)
 
@@ -63,12 +66,28 @@ class CustomConsumer:
         self._limiter = RunVar[anyio.CapacityLimiter]("mixpanel_custom")
         self._in_background: set[Future[None]] = set()
 
+    def observe(self, observer: Observer) -> None:
+        """Report each message from now on."""
+        self.observer = observer
+        count_dropped = self.stats.count_dropped
+
+        def observed_count(reason: str, count: int = 1) -> None:
+            count_dropped(reason, count)
+            observer.discarded(reason, count)
+
+        self.stats.count_dropped = observed_count  # type: ignore[method-assign]
+
+    @staticmethod
+    def name_of(endpoint: str) -> str:
+        """Return the name of an endpoint's messages outside, which is its own."""
+        return endpoint
+
     async def deliver(self, records: list[Record]) -> None:
         """Hand over records from async code."""
         if self._captures(records):
             return
         for record in records:
-            with self._counted():
+            with self._counted(record):
                 await self._call_async(self._consumer.send, *_arguments(record))
 
     def deliver_sync(self, records: list[Record]) -> None:
@@ -76,7 +95,7 @@ class CustomConsumer:
         if self._captures(records):
             return
         for record in records:
-            with self._counted():
+            with self._counted(record):
                 self._call_sync(self._consumer.send, *_arguments(record))
 
     def deliver_in_background(self, record: Record) -> None:
@@ -181,9 +200,11 @@ class CustomConsumer:
         return background_loop.run(_awaited, result) if inspect.isawaitable(result) else result
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, record: Record) -> Iterator[None]:
         """Count a message as pending inside the block; after it as delivered, or as raised."""
-        stats = self.stats
+        stats, observer = self.stats, self.observer
+        if observer is not None:
+            observer.queued([record])
         with stats.lock:
             stats.accepted += 1
             stats.pending += 1
@@ -198,6 +219,8 @@ class CustomConsumer:
                     stats.delivered += 1
                 else:
                     stats.dropped["raised"] = stats.dropped.get("raised", 0) + 1
+            if observer is not None:
+                observer.settled([record], *(("delivered", "") if delivered else RAISED))
 
 
 class ReplacedSend(CustomConsumer):
@@ -220,7 +243,7 @@ class ReplacedSend(CustomConsumer):
             super().deliver_sync(records)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, record: Record) -> Iterator[None]:  # noqa: ARG002
         yield
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mixpanel._delivery.buffer import Batch, Buffer
+    from mixpanel._delivery.observer import Observer
     from mixpanel._delivery.retry import (
         Steps,
     )
@@ -81,6 +82,7 @@ class BatchDispatcher:
         self._connections = connections
         self._on_finished = on_finished
         self._repeat_ambiguous = repeat_ambiguous
+        self.observer: Observer | None = None
 
     # ---- batches that are due ---------------------------------------------------------------
 
@@ -326,6 +328,10 @@ class _BatchDelivery:
 
     def log_attempt(self, request: Request, step: Send, reply: Response | TransportFailure) -> None:
         """Log an attempt after it is counted: its sizes and result, no content."""
+        if (observer := self._dispatcher.observer) is not None:
+            self._reports.append(
+                partial(observer.attempted, step.records, request, step.retries, reply)
+            )
         if logger.isEnabledFor(logging.DEBUG):
             url, bytes_ = request.url.partition("?")[0], len(request.content)
             result = reply.error if isinstance(reply, TransportFailure) else f"HTTP {reply.status}"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mixpanel._delivery.buffer import Batch, Buffer, Claim
+    from mixpanel._delivery.observer import Observer
     from mixpanel._http.proxies import (
         TransportOptions,
     )
@@ -98,6 +99,7 @@ class Sender(Generic[R]):
         # the method that does so.
         self.flush_endpoint: Callable[[str], object] | None = None
         self.flush_hooks = FlushHooks(self.stats)
+        self.observer: Observer | None = None
         limits = buffer.limits
         self.connections = LoopConnections(
             transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
@@ -115,6 +117,15 @@ class Sender(Generic[R]):
         shutdown.senders.add(self)
         if shutdown.is_over:
             self._discard()
+
+    def observe(self, observer: Observer) -> None:
+        """Report each message from now on; without an observer, nothing is paid for that."""
+        self.observer = self.dispatcher.observer = observer
+        self.buffer.observe(observer)
+
+    def name_of(self, endpoint: str) -> str:
+        """Return the name of an endpoint's messages outside: that of its vendor, if it has one."""
+        return self.api.captured_as(endpoint)
 
     def _spool_is_ready(self) -> None:
         if self.background:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
 __all__ = [
+    "BY_CHOICE",
     "CDP_LANES",
     "LANES",
     "VERDICTS",
@@ -54,6 +55,12 @@ BY_PATH: dict[str, Lane] = {
     "rudderstack": "rudderstack",
 }
 
+BY_CHOICE: dict[str, str] = {
+    "disabled": "the client is disabled: nothing is sent",
+    "sampled": "left out by sample_rate",
+    "before_send": "before_send returned None",
+}
+"""Why a program drops messages on purpose, as `stats().dropped` has it, and in words."""
 MAX_LABEL = 200  # characters of a name, an id or a reason
 MAX_VALUE = 60
 MAX_PREVIEW = 400
@@ -114,6 +121,8 @@ class Entry:
     """How often it was sent, if that is known: a poll that changes nothing, a retry."""
     last: float | None = None
     """When it was sent last."""
+    via: str | None = None
+    """The program that reported what it sends, for entries that did not arrive here."""
 
 
 class Description(NamedTuple):
@@ -143,9 +152,12 @@ def describe(lane: Lane, record: Any) -> Description:
     if lane in CDP_LANES:
         return _describe_message(record)
     if lane == "flags":
-        return Description(_label(record.get("flag_key")) or "all flags",
-                           _label(record.get("distinct_id")), None,
-                           _mapping(record.get("variants")))  # fmt: skip
+        variants = {
+            key: value.get("variant_key") if isinstance(value, dict) else value
+            for key, value in _mapping(record.get("variants")).items()
+        }
+        name = _label(record.get("flag_key")) or "all flags"
+        return Description(name, _label(record.get("distinct_id")), None, variants)
     if lane in ("tables", "queries"):
         return Description(None, None, None, record)
     properties = _mapping(record.get("properties"))
@@ -199,6 +211,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "count": entry.count,
         "tries": entry.tries,
         "last": entry.last,
+        "via": entry.via,
         "preview": preview(entry.properties),
     }
 

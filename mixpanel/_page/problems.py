@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from mixpanel._page.entries import CDP_LANES, json_type
+from mixpanel._page.entries import BY_CHOICE, CDP_LANES, json_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +80,11 @@ KINDS: dict[str, Kind] = {
         "Rejected for another reason", "error",
         "The record breaks a rule of its endpoint.",
         "The reason is in the entry.",
+    ),
+    "dropped": Kind(
+        "Dropped by the program", "error",
+        "The client gave the message up, so the server has not seen it, or not surely.",
+        "The reason is in the entry; the errors before it are in the log.",
     ),
     "mixed-types": Kind(
         "One property with several types", "warning",
@@ -169,8 +174,9 @@ class Problems:
 
     def examine(self, entry: Entry) -> None:
         """Find what is wrong with an entry, and add it to its notes."""
-        if entry.verdict == "rejected":
-            self._add(entry, self._kind_of_rejection(entry), entry.reason or "")
+        is_lost = entry.verdict == "dropped" and entry.reason not in BY_CHOICE.values()
+        if entry.verdict == "rejected" or is_lost:
+            self.add(entry, self._kind_of_rejection(entry), entry.reason or "")
         if entry.lane in ("tables", "queries", "flags"):
             return
         properties = entry.properties
@@ -199,7 +205,8 @@ class Problems:
             if (found := self._found.get(name)) is not None
         ]
 
-    def _add(self, entry: Entry, kind: str, text: str) -> None:
+    def add(self, entry: Entry, kind: str, text: str) -> None:
+        """Add a problem to an entry and to the summary, once for each kind."""
         if any(known == kind for known, _ in entry.notes):
             return
         entry.notes.append((kind, text))
@@ -218,38 +225,40 @@ class Problems:
                 return kind
         if kind_of_status := BY_STATUS.get(entry.status or 0):
             return kind_of_status
+        if entry.verdict == "dropped":
+            return "dropped"
         return "unreadable" if entry.record is None else "rejected"
 
     def _examine_event(self, entry: Entry, properties: Mapping[str, Any]) -> None:
         name = entry.event
         if name is not None and not name.startswith("$"):
             if (other := self._similar_name(name)) is not None:
-                self._add(entry, "similar-names", f"{name!r} and {other!r}")
+                self.add(entry, "similar-names", f"{name!r} and {other!r}")
             if entry.insert_id is None and entry.verdict != "rejected":
-                self._add(entry, "insert-id", f"{name!r} without $insert_id")
+                self.add(entry, "insert-id", f"{name!r} without $insert_id")
         if entry.verdict != "rejected":
             self._examine_ids(entry, entry.distinct_id)
         time = properties.get("time")
         if isinstance(time, int | float) and not isinstance(time, bool):
             seconds = time / 1000 if abs(time) >= MILLISECONDS[0] else time
             if abs(time) >= LATEST_UNIT:
-                self._add(entry, "time-unit", f"time {time} is neither seconds nor milliseconds")
+                self.add(entry, "time-unit", f"time {time} is neither seconds nor milliseconds")
             elif 0 <= seconds < EARLIEST:
                 day = datetime.fromtimestamp(seconds, UTC).date()
-                self._add(entry, "time-unit", f"time {time} is a day of {day:%Y}, {day}")
+                self.add(entry, "time-unit", f"time {time} is a day of {day:%Y}, {day}")
 
     def _examine_message(self, entry: Entry) -> None:
         record = entry.record if isinstance(entry.record, dict) else {}
         self._examine_ids(entry, record.get("userId"))
         if entry.insert_id is None and entry.verdict != "rejected":
-            self._add(entry, "insert-id", f"{entry.event or 'message'!r} without messageId")
+            self.add(entry, "insert-id", f"{entry.event or 'message'!r} without messageId")
         stamp = record.get("timestamp")
         if json_type(stamp) == "number":
-            self._add(entry, "time-unit", f"timestamp is the number {stamp}, not ISO 8601 text")
+            self.add(entry, "time-unit", f"timestamp is the number {stamp}, not ISO 8601 text")
 
     def _examine_ids(self, entry: Entry, user: Any) -> None:
         if isinstance(user, str) and user.lower() in BANNED_IDS:
-            self._add(entry, "banned-id", f"user id {user!r}")
+            self.add(entry, "banned-id", f"user id {user!r}")
 
     def _examine_values(self, entry: Entry, properties: Mapping[str, Any]) -> None:
         group = "events" if entry.lane == "imports" else entry.lane
@@ -259,7 +268,7 @@ class Problems:
             if isinstance(value, str):
                 if len(value) > MAX_STRING:
                     text = f"{name[:60]} has {len(value):,} characters"
-                    self._add(entry, "too-long", text)
+                    self.add(entry, "too-long", text)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 self._examine_unit(entry, group, name, value)
             self._examine_type(entry, group, name, value)
@@ -279,7 +288,7 @@ class Problems:
             if usual == kind:  # the other values are the odd ones, and were found before
                 return
             text = f"{name[:60]} is a {kind} here and a {usual} in others"
-            self._add(entry, "mixed-types", text)
+            self.add(entry, "mixed-types", text)
 
     def _examine_unit(self, entry: Entry, group: str, name: str, value: float) -> None:
         if not TIME_NAME.search(name):
@@ -296,7 +305,7 @@ class Problems:
             return
         known = self._units.setdefault((group, name), unit)
         if known != unit:
-            self._add(entry, "time-unit", f"{name[:60]} has {unit} here and {known} in others")
+            self.add(entry, "time-unit", f"{name[:60]} has {unit} here and {known} in others")
 
     def _similar_name(self, name: str) -> str | None:
         """Return an earlier name that differs from this one by its spelling only."""

@@ -6,12 +6,15 @@ The emulator serves them beside its APIs, and `server` serves them from a progra
 from __future__ import annotations
 
 import json
+import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mixpanel._page.details import details
+from mixpanel._page.entries import LANES, VERDICTS, Entry, Judged
 from mixpanel._page.stream import Stream
 
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ SECURITY: dict[str, str] = {
     "cache-control": "no-store",
 }
 MAX_FAULT = 200  # characters
+MAX_PROGRAM = 100
+MAX_TEXT = 4000
+MAX_REPORTED = 20_000
 CONDITIONS = ("lane", "verdict", "event")
 
 
@@ -125,7 +131,9 @@ class Routes:
             ("POST", "/live/faults"): self._add_fault,
             ("DELETE", "/live/faults"): self._clear_faults,
             ("POST", "/live/clear"): self._clear,
+            ("POST", "/live/report"): self._report,
         }
+        self._reported: OrderedDict[tuple[str, int], Entry] = OrderedDict()
 
     def handle(self, request: Incoming) -> Reply:
         """Answer one request; the caller has checked its `Host` and `Origin`."""
@@ -228,6 +236,80 @@ class Routes:
         else:
             self._feed.clear()
         return _json({})
+
+    def _report(self, request: Incoming) -> Reply:
+        """Take what a program reports of the messages that it sends."""
+        body = _body(request)
+        program, items = body.get("program"), body.get("entries")
+        if not isinstance(program, str) or not isinstance(items, list):
+            raise Refused(400, 'send {"program": NAME, "entries": [...]}')
+        for item in items:
+            if not isinstance(item, dict) or not isinstance(item.get("key"), int):
+                raise Refused(400, "each entry must be an object with a number as key")
+            self._add_reported(program[:MAX_PROGRAM], item)
+        return _json({})
+
+    def _add_reported(self, program: str, item: dict[str, Any]) -> None:
+        lane, verdict = item.get("lane"), item.get("verdict")
+        if lane not in LANES or verdict not in VERDICTS:
+            raise Refused(400, "each entry must have a lane and a verdict of the feed")
+        texts = {name: _text(item.get(name)) for name in ("method", "path", "response", "reason")}
+        numbers = {name: _number(item.get(name)) for name in ("status", "tries", "index", "count")}
+        exchange = _ReportedRequest(
+            texts["method"] or "POST",
+            texts["path"] or "",
+            _headers(item.get("headers")),
+            time.time(),
+            numbers["status"],
+            (texts["response"] or "").encode("utf-8", "replace"),
+        )
+        key = program, item["key"]
+        entry = self._reported.get(key)
+        if entry is None:
+            size = _number(item.get("size")) or 0
+            (entry,) = self._feed.add(
+                exchange, lane, [Judged(item.get("record"))],
+                verdict=verdict, status=numbers["status"], reason=texts["reason"], stored=False,
+                size=size, via=program,
+            )  # fmt: skip
+            self._reported[key] = entry
+            if len(self._reported) > MAX_REPORTED:
+                self._reported.popitem(last=False)
+        self._feed.change(
+            entry, exchange=exchange, verdict=verdict, status=numbers["status"],
+            reason=texts["reason"], tries=numbers["tries"] or 0, index=numbers["index"] or 0,
+            count=numbers["count"] or 1,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _ReportedRequest:
+    method: str
+    path: str
+    headers: dict[str, str]
+    received_at: float
+    status: int | None
+    response_body: bytes
+    query: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+def _text(value: Any) -> str | None:
+    return value[:MAX_TEXT] if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | None:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+    return value if is_number else None
+
+
+def _headers(value: Any) -> dict[str, str]:
+    pairs = value if isinstance(value, list) else []
+    return {
+        str(pair[0])[:MAX_PROGRAM]: str(pair[1])[:MAX_TEXT]
+        for pair in pairs
+        if isinstance(pair, list) and len(pair) == 2
+    }
 
 
 def _body(request: Incoming) -> dict[str, Any]:

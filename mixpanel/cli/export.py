@@ -27,6 +27,7 @@ mp export parquet events events.parquet
 mp export parquet events lake --partition-by day
 mp export parquet paid.parquet --sql "FROM events WHERE event_name = 'Order Paid'"
 mp export parquet events s3://bucket/lake --partition-by day --overwrite
+mp export parquet events lake --partition-by day --incremental
 """
 CSV = """
 mp export csv events events.csv
@@ -69,6 +70,14 @@ def parquet(
             metavar="COLUMN", help="Write one folder for each `day`, such as day=2026-01-31."
         ),
     ] = None,
+    incremental: Annotated[
+        bool,
+        typer.Option(
+            "--incremental",
+            help="With --partition-by, write only the days that have changed since the last "
+            "export, and remove those that are gone.",
+        ),
+    ] = False,
     attach: AttachOption = None,
     overwrite: OverwriteOption = False,
     _account: AccountOption = None,
@@ -80,8 +89,19 @@ def parquet(
     UTC. Properties are JSON text. With --sql, PATH is the only argument.
     """
     source, path = _source_and_path(table, path, sql)
-    with open_database(db, exports=True) as database:
+    if incremental and (partition_by is None or overwrite):
+        raise typer.BadParameter("--incremental needs --partition-by day, and no --overwrite")
+    with open_database(db) as database:
         attach_all(database, attach)
+        if incremental:
+            done = database.sync_parquet(source, _expanded(path), query=sql)
+            say(
+                f"brought {path} up to date with {source or 'the rows'}: "
+                f"{_days(len(done.written))} written, {done.kept:,} kept, "
+                f"{len(done.removed):,} removed",
+                "green",
+            )
+            return
         written = database.export_parquet(
             source,
             _expanded(path),
@@ -114,7 +134,7 @@ def csv(
     2026-01-31 09:30:00.000000. With --sql, PATH is the only argument.
     """
     source, path = _source_and_path(table, path, sql)
-    with open_database(db, exports=True) as database:
+    with open_database(db) as database:
         attach_all(database, attach)
         if path != "-":
             written = database.export_csv(source, _expanded(path), query=sql, overwrite=overwrite)
@@ -148,6 +168,10 @@ def _expanded(path: str) -> str:
     from mixpanel.data._paths import expand_home
 
     return str(expand_home(path)) if path.startswith("~") else path
+
+
+def _days(count: int) -> str:
+    return "1 day" if count == 1 else f"{count:,} days"
 
 
 def _say_written(written: list[str], table: str | None, path: str) -> None:

@@ -16,7 +16,7 @@ from mixpanel.cli._options.fetching import (
 from mixpanel.cli._options.project import BaseUrlOption
 from mixpanel.cli._options.shared import parse_names, refuse_together, require_with, with_options
 from mixpanel.cli._output.format import OutputOptions, output_options
-from mixpanel.cli._output.terminal import ConfirmOption
+from mixpanel.cli._output.terminal import ForceOption
 
 if TYPE_CHECKING:
     from mixpanel.cli.app import Command
@@ -387,7 +387,7 @@ def sync(
     project_timezone: TimezoneOption = None,
     partial: PartialOption = False,
     max_requests: MaxRequestsOption = None,
-    yes: ConfirmOption = False,
+    yes: ForceOption = False,
     dry_run: DryRunOption = False,
     no_progress: NoProgressOption = False,
     _account: AccountOption = None,

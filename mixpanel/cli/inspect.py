@@ -14,8 +14,10 @@ from mixpanel.cli._options.database import (
     display_path,
     open_database,
 )
-from mixpanel.cli._options.fetching import schema_changes
+from mixpanel.cli._options.fetching import schema_changes, workspace
+from mixpanel.cli._options.project import BaseUrlOption
 from mixpanel.cli._options.shared import argument_or_option, with_options
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
 from mixpanel.cli.live_inspect import COMMANDS as LIVE_COMMANDS
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mixpanel.cli.app import Command
-    from mixpanel.data.results import TableInfo
+    from mixpanel.data.results import ReconcileResult, TableInfo
     from mixpanel.data.store import Database
 
 HELP = """
-Commands about the local database send no request; several can run at once, but not while a fetch
-writes to it. `events` to `lexicon-schema` list what the project has at Mixpanel.
+Commands about the local database send no request, but for `reconcile`; several can run at once, but
+not while a fetch writes to it. `events` to `lexicon-schema` list what the project has at Mixpanel.
 """
 EXAMPLE = "mp inspect tables"
 COLUMN = """
@@ -44,6 +46,10 @@ mp inspect typed-table events --type "amount=DECIMAL(18,2)"
 DROP = """
 mp inspect drop january february
 mp inspect drop january --force
+"""
+RECONCILE = """
+mp inspect reconcile events
+mp inspect reconcile events --from -30d --to yesterday
 """
 MAX_ROWS = 100_000
 
@@ -372,6 +378,64 @@ def drop_all(
     say(f"dropped {', '.join(each.name for each in found)} from {where}", "green")
 
 
+@with_options(output=output_options)
+def reconcile(
+    table: Table = None,
+    *,
+    table_option: TableOption = None,
+    from_date: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="DAY", show_default="the first day of the table",
+            help="The first day in the project's timezone, as 2026-01-31 or -30d.",
+        ),
+    ] = None,
+    to_date: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DAY", show_default="its last day that is over",
+            help="The last day, included.",
+        ),
+    ] = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    base_url: BaseUrlOption = None,
+    output: OutputOptions,
+) -> None:  # fmt: skip
+    """Compare the events of each day in a fetched table with Mixpanel's count.
+
+    Costs one of the hourly queries. The exit code is 6 if a day that is over differs.
+    """
+    import asyncio
+
+    name = argument_or_option("TABLE", table, table_option)
+
+    async def compare() -> "ReconcileResult":
+        async with workspace(db, base_url, read_only=True) as opened:
+            return await opened.reconcile(name, from_date=from_date, to_date=to_date)
+
+    found = asyncio.run(compare())
+    _write(TableView(found.to_dict(), found.to_table_dict()), output)
+    wrong = [each for each in found.days if each.state in ("different", "missing")]
+    days = "1 day" if len(found.days) == 1 else f"{len(found.days):,} days"
+    if found.local_time:
+        say(
+            f"{found.table} has the project's local times: fetch it with --project-timezone "
+            f"{found.timezone}",
+            "yellow",
+        )
+    if found.ok:
+        say(f"{found.table}: {days} ({found.timezone}) as at Mixpanel", "green")
+        return
+    say(
+        f"{found.table}: {len(wrong):,} of {days} ({found.timezone}) differ, {found.difference:+,} "
+        f"events in all; mp fetch sync {found.table} --lookback-days {_age(wrong[0].day)} fetches "
+        "them again",
+        "yellow",
+    )
+    raise typer.Exit(ExitCode.PARTIAL)
+
+
 COMMANDS: "tuple[Command, ...]" = (
     ("info", info, "mp inspect info"),
     ("tables", tables, "mp inspect tables"),
@@ -383,6 +447,7 @@ COMMANDS: "tuple[Command, ...]" = (
     ("column", column, COLUMN),
     ("typed-view", typed_view, "mp inspect typed-view events"),
     ("typed-table", typed_table, TYPED),
+    ("reconcile", reconcile, RECONCILE),
     ("drop", drop, DROP),
     ("drop-all", drop_all, "mp inspect drop-all --type profiles"),
     *LOCAL_COMMANDS,
@@ -399,7 +464,18 @@ def _table(argument: str | None, option: str | None, db: Any) -> "Iterator[tuple
 
 def _write(found: Any, output: OutputOptions) -> None:
     """Write a result whose CSV has the rows of its table."""
-    write(found.to_table_dict() if output.format is Format.CSV else found, output)
+    if output.format is Format.CSV:
+        found = found.rows if isinstance(found, TableView) else found.to_table_dict()
+    write(found, output)
+
+
+def _age(day: str) -> int:
+    """Return how many days ago a day was."""
+    from datetime import date
+
+    from mixpanel.data._fetch.plan import today
+
+    return (today() - date.fromisoformat(day)).days
 
 
 def _table_row(table: "TableInfo") -> dict[str, Any]:

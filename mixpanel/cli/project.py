@@ -14,7 +14,7 @@ from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._options.live import LiveCommand, live_options
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import write
-from mixpanel.cli._output.terminal import ConfirmOption, confirm_or_abort, say
+from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
 from mixpanel.cli.app import Command, Subgroup, unwrapped
 from mixpanel.data._project.arguments import bound
 from mixpanel.data._project.calls import PreparedCall
@@ -257,7 +257,7 @@ def _function(resource: Resource, endpoint: Endpoint) -> Callable[..., None]:
         ]  # fmt: skip
     if endpoint.danger:
         parameters.append(
-            kinds("confirm", kinds.KEYWORD_ONLY, annotation=ConfirmOption, default=False)
+            kinds("confirm", kinds.KEYWORD_ONLY, annotation=ForceOption, default=False)
         )
     parameters.append(kinds("live", kinds.KEYWORD_ONLY, annotation=LiveCommand))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -112,12 +112,12 @@ def _of_project(
             max_wait=max_wait,
             on_wait=lambda _seconds, why: say(why, "dim"),
         ) as workspace:
-            timezone = await workspace.project_timezone() or "unknown"
+            events: Mapping[str, list[str]] | None = None
             try:
-                return timezone, await workspace.list_events_with_properties()
+                events = await workspace.list_events_with_properties()
             except APIError as error:
                 say(f"without the events of the project: {error}", "yellow")
-                return timezone, None
+            return await workspace.project_timezone() or "unknown", events
 
     return asyncio.run(ask())
 

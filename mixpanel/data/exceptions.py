@@ -547,8 +547,7 @@ class InterruptedFetchError(MixpanelDataError):
         table_name: str,
         failed_date_ranges: Iterable[tuple[str, str]],
         reason: str,
-        hint: str = "repeat the fetch, which continues with the missing days, or pass partial=True "
-        "to have the table without them",
+        hint: str = "repeat the fetch, which continues with the missing days",
     ) -> None:
         self.table_name = table_name
         self.failed_date_ranges: list[tuple[str, str]] = list(failed_date_ranges)

@@ -32,8 +32,11 @@ __all__ = [
     "FailedDays",
     "FetchPlan",
     "FetchResult",
+    "ParquetSync",
     "ProfilePlan",
     "ProfileProgress",
+    "ReconcileResult",
+    "ReconciledDay",
     "Result",
     "SQLResult",
     "SummaryResult",
@@ -42,6 +45,7 @@ __all__ = [
     "TableType",
     "TypedColumn",
     "TypedTable",
+    "UnreadableLines",
     "WorkspaceInfo",
 ]
 
@@ -138,7 +142,7 @@ class FetchResult(ParallelResultNames, Result):
       `vanished` rows of it did not come again, because they were deleted or no longer match; of
       profiles the first 1,000 are `vanished_ids`. They are None for a new table, and `vanished`
       also when other rows than those of the table were selected.
-    - `failed` are days of events that could not be fetched. Those that are "missing" are gaps of
+    - `failed` are days of events that could not be fetched. Those that are "missing" are `gaps` of
       the table, see `partial=True` of `fetch_events`.
     - `typed` is the typed table beside it, brought up to date, with what has changed in it.
     """
@@ -165,6 +169,17 @@ class FetchResult(ParallelResultNames, Result):
     vanished_ids: tuple[str | None, ...] = ()
     failed: tuple[FailedDays, ...] = ()
     typed: TypedTable | None = None
+
+    def _scalars(self) -> dict[str, Any]:
+        named = [f"{each.from_date} to {each.to_date} {each.state}" for each in self.failed]
+        return super()._scalars() | ({"failed": ", ".join(named)} if named else {})
+
+    @property
+    def gaps(self) -> tuple[tuple[str, str], ...]:
+        """First and last day of each range that the table lacks, as it could not be fetched."""
+        return tuple(
+            (each.from_date, each.to_date) for each in self.failed if each.state == "missing"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -228,6 +243,16 @@ class ProfilePlan(Result):
     since: datetime | None
 
 
+@dataclass(frozen=True, repr=False)
+class UnreadableLines(Result):
+    """Lines of a streamed export that are not events, kept unchanged in the file `path`."""
+
+    from_date: date
+    to_date: date
+    lines: int
+    path: str
+
+
 # ---- the database -------------------------------------------------------------------------------
 
 
@@ -263,6 +288,20 @@ class Attached(Result):
     kind: AttachedKind
     path: Path
     rows: int | None
+
+
+@dataclass(frozen=True, repr=False)
+class ParquetSync(Result):
+    """What was done to bring a folder of Parquet files up to date.
+
+    `written` and `removed` are days, `kept` is the number of those that had not changed, and
+    `paths` are the files written. The day of rows without a time is None.
+    """
+
+    written: tuple[str | None, ...]
+    kept: int
+    removed: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -314,6 +353,51 @@ class TypedTable(Rows):
     vanished: tuple[str, ...] = ()
     changed: tuple[tuple[str, str, str], ...] = ()
     omitted: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class ReconciledDay(Result):
+    """A day's number of events in a table and at Mixpanel; `difference` is local minus Mixpanel.
+
+    `state` is "missing" if the day was not fetched as a whole, "running" if it is not over, else
+    "same" or "different".
+    """
+
+    day: str
+    local: int
+    mixpanel: int
+    difference: int
+    state: Literal["same", "different", "missing", "running"]
+
+
+@dataclass(frozen=True, repr=False)
+class ReconcileResult(Rows):
+    """The days of a table of events, compared with Mixpanel's own counts.
+
+    Days are those of `timezone`. `local_time` says that the table has the project's local times,
+    as of a project from before 2023, and should be fetched with its `project_timezone`.
+    """
+
+    _FIELD = "days"
+
+    table: str
+    timezone: str
+    days: tuple[ReconciledDay, ...]
+    local_time: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True if each day that is over has as many events as at Mixpanel."""
+        return all(each.state in ("same", "running") for each in self.days)
+
+    @property
+    def difference(self) -> int:
+        """The sum of the differences."""
+        return sum(each.difference for each in self.days)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, `ok` and `difference` as values that JSON can represent."""
+        return super().to_dict() | {"ok": self.ok, "difference": self.difference}
 
 
 @dataclass(frozen=True, repr=False)

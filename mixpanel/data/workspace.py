@@ -22,6 +22,7 @@ from mixpanel.data._workspace.core import (
     resolve_credentials,
 )
 from mixpanel.data._workspace.local_methods import LocalMethods
+from mixpanel.data._workspace.reconciliation import ReconcileMethods
 from mixpanel.data._workspace.remote_methods import (
     RemoteMethods,
     stream_events,
@@ -62,7 +63,7 @@ class API:
     def query(self) -> Any: ...
 
 
-class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
+class AsyncWorkspace(RemoteMethods, ReconcileMethods, LocalMethods):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
@@ -493,6 +494,8 @@ class Workspace(LocalMethods):
     def query_flow(self) -> Any: ...
     @sync_twin(AsyncWorkspace.query_bookmark)
     def query_bookmark(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.reconcile)
+    def reconcile(self) -> Any: ...
     @sync_twin(AsyncWorkspace.see_in_mixpanel)
     def see_in_mixpanel(self) -> Any: ...
 

@@ -88,7 +88,7 @@ class WaitForEvent:
         return None
 
     def _matches(self, entry: Entry) -> bool:
-        if entry.event != self._event or entry.lane not in EVENT_LANES:
+        if entry.event != self._event or entry.lane not in EVENT_LANES or entry.via is not None:
             return False
         is_stored = entry.verdict in STORED or (
             entry.verdict == "faulted" and "stored, but" in (entry.reason or "")

@@ -314,3 +314,44 @@ def test_both_fan_outs_have_the_same_methods():
 def test_consent_is_one_or_several_texts():
     """A single text is one purpose, and in a mapping only True counts."""
     assert {"ads"} == parse_consent("ads") == parse_consent({"ads": True, "mail": None, "sms": 1})
+
+
+@pytest.mark.parametrize("way", ["call", "context", "before_send"])
+def test_ids_that_are_converted_are_counted_by_each_client(emu, runtime, way):
+    """As the clients count them without a fan-out: 17.0 becomes 17, a missing value no id."""
+    made = sinks(runtime, emu)
+
+    def before_send(kind, message):
+        return {**message, "userId": 17.0, "anonymousId": float("nan")}
+
+    def call(fan_out):
+        if way == "before_send":
+            return fan_out.track("u", "Paid")
+        if way == "context":
+            with context(user_id=17.0, device_id=18.0):
+                return fan_out.track(event="Paid")
+        return fan_out.track(17.0, "Paid", anonymous_id=float("nan"))
+
+    options = {"before_send": before_send} if way == "before_send" else {}
+    _, stats = send(runtime, made, call, **options)
+    warnings = {name: dict(each.client.warnings) for name, each in stats.items()}
+    assert warnings == {name: {"coerced": 2} for name in made}
+    assert {message["userId"] for message in messages(emu)} == {"17"}
+    assert {event["properties"]["distinct_id"] for event in emu.events()} == {"17"}
+
+
+def test_a_client_that_raises_for_converted_ids_rejects_the_call(emu):
+    """The other sinks get it, and the group's id counts as well."""
+    strict = {"customerio": {"validation": "raise"}}
+    made = sinks("sync", emu, options=strict, mixpanel={"group_key": "company"})
+    errors = []
+
+    def note(sink, error):
+        errors.append((sink, str(error)))
+
+    _, stats = send("sync", made, lambda f: f.group("u", 17.0, {"a": 1}), on_error=note)
+    assert [sink for sink, _ in errors] == ["customerio"]
+    assert "group_id 17.0 was sent as '17'" in errors[0][1]
+    assert counts(stats["customerio"]) == {"invalid": 1}
+    assert stats["mixpanel"].client.warnings == {"coerced": 1}
+    assert [message["groupId"] for message in messages(emu)] == ["17"]

@@ -215,7 +215,11 @@ def test_a_whole_float_is_a_whole_number_and_counted(whole):
     assert sent(counting.track("u", "Paid", group_id=whole))["groupId"] == "17"
     assert sent(counting.alias(whole, "u"))["previousId"] == "17"
     assert sent(counting.unsubscribe(whole))["userId"] == "17"
-    assert [kind for kind, _ in notes] == ["coerced"] * 6
+    assert sent(counting.set_object(whole, object_type_id=whole))["groupId"] == "17"
+    for call in (counting.unrelate, counting.relate):
+        assert "17.0" not in str(sent(call("u", whole, object_type_id=whole)))
+    assert "17.0" not in str(sent(counting.delete_object(whole, object_type_id=whole)))
+    assert [kind for kind, _ in notes] == ["coerced"] * 14
     with pytest.raises(ValidationError, match="sent as '17'"):
         composer(validation="raise").track(whole, "Paid")
 

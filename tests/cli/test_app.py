@@ -130,14 +130,14 @@ def test_every_command_with_a_result_has_format_and_jq():
 
 
 def test_confirmation_has_one_option():
-    """It is `--force`, without a second spelling."""
+    """It is spelled alike everywhere: `--yes`, `-y`, or `--force`."""
     spellings = {
         tuple(each.opts)
         for _, command in commands()
         for each in command.params
-        if each.name in ("force", "yes")
+        if each.name in ("force", "yes") or "--yes" in each.opts
     }
-    assert {("--force",)} == spellings
+    assert {("--yes", "-y", "--force")} == spellings
 
 
 @pytest.mark.parametrize(

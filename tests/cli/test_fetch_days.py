@@ -67,7 +67,7 @@ def test_a_partial_fetch_ends_with_its_own_code(mp, emu):
     assert "partial" in shown
     assert SECOND in shown
     again = mp("fetch", "events", *DAYS, "--partial", "-f", "table")
-    assert ExitCode.ERROR == again.exit_code, again.stderr
+    assert ExitCode.PARTIAL == again.exit_code, again.stderr
     emu.clear_faults()
     assert ExitCode.OK == mp("fetch", "events", *DAYS, "--partial").exit_code
     assert [] == tables(mp)["events"]["gaps"]

@@ -106,7 +106,7 @@ def test_a_partial_fetch_has_the_other_days_and_names_the_gap(emu, ws, tmp_path,
     assert (THIRD, THIRD, "missing") == (failed.from_date, failed.to_date, failed.state)
     assert reason in failed.reason
     assert (30, 6, True) == (result.rows, result.chunks, result.has_failures)
-    assert ((THIRD, THIRD),) == result.failed_date_ranges
+    assert ((THIRD, THIRD),) == result.failed_date_ranges == result.gaps
     assert THIRD not in rows_by_day(ws)
     [table] = ws.tables()
     gap = date.fromisoformat(THIRD)
@@ -132,6 +132,24 @@ def test_the_next_fetch_fills_the_gap_only(emu, ws, tmp_path):
         ws.fetch_events(**WEEK)
 
 
+def test_a_gap_that_stays_is_no_error_with_partial(emu, ws, tmp_path):
+    """Also when it is the only day to fetch; without `partial` it is one."""
+    fill(emu, tmp_path)
+    breaks(emu, Fault.status(400), THIRD)
+    ws.fetch_events(**WEEK, partial=True)
+    again = ws.fetch_events(**WEEK, partial=True)
+    assert (0, ((THIRD, THIRD),)) == (again.rows, again.gaps)
+    assert f"failed='{THIRD} to {THIRD} missing'" in repr(again)
+    with pytest.raises(InterruptedFetchError):
+        ws.fetch_events(**WEEK)
+    assert ["partial"] == [table.state for table in ws.tables()]
+    emu.clear_faults()
+    breaks(emu, Fault.terminated_early(), THIRD)
+    with pytest.raises(InterruptedFetchError, match="no other day was fetched either"):
+        ws.fetch_events("other", from_date=THIRD, to_date=THIRD, partial=True)
+    assert ["events"] == [table.name for table in ws.tables()]
+
+
 def test_a_partial_sync_updates_the_other_days(emu, ws, tmp_path):
     """A day that cannot be refreshed keeps its rows, and is fetched again next time."""
     today = datetime.now(UTC).date()
@@ -142,6 +160,7 @@ def test_a_partial_sync_updates_the_other_days(emu, ws, tmp_path):
     load(emu, tmp_path, [event(first + timedelta(n), 9, "Late") for n in range(4)])
     breaks(emu, Fault.terminated_early(), broken)
     result = ws.sync_events(partial=True)
+    assert () == result.gaps
     assert [(broken, "outdated")] == [(each.from_date, each.state) for each in result.failed]
     assert {str(first + timedelta(n)): 5 if n == 1 else 6 for n in range(4)} == rows_by_day(ws)
     assert (3, 0, 15, 0) == (result.new, result.changed, result.unchanged, result.vanished)
@@ -220,7 +239,7 @@ def test_a_partial_replacement_keeps_a_table_that_has_the_day(emu, ws, tmp_path)
     fill(emu, tmp_path)
     ws.fetch_events(**WEEK)
     breaks(emu, Fault.status(403), THIRD)
-    with pytest.raises(InterruptedFetchError):
+    with pytest.raises(InterruptedFetchError, match="the old table has these days, and stays"):
         ws.fetch_events(**WEEK, replace=True, partial=True)
     assert 7 == len(rows_by_day(ws))
     emu.clear_faults()

@@ -103,10 +103,33 @@ def test_a_permanently_broken_line_is_set_aside(emu, ws, caplog, broken, where):
     }[where]  # fmt: skip
     ids = {"first": ["g"], "middle": ["g", "h"], "last": ["g"], "alone": []}[where]
     emu.play(Fault.status(200, body=body).forever(), path=EXPORT)
-    assert ids == [one["insert_id"] for one in ws.stream_events(**DAY)]
-    assert "of the export of 2026-01-01, because they cannot be read as events: 1 l" in caplog.text
-    assert 'begins with \'{"event":"Opened"' in caplog.text
+    reports = []
+    streamed = ws.stream_events(**DAY, on_unreadable=reports.append)
+    assert ids == [one["insert_id"] for one in streamed]
+    (report,) = reports
+    assert (1, DAY["from_date"], DAY["to_date"]) == (
+        report.lines, str(report.from_date), str(report.to_date)
+    )  # fmt: skip
+    assert broken == Path(report.path).read_bytes()
+    assert f"cannot be read as events; they are kept in {report.path}" in caplog.text
     result = ws.fetch_events(**DAY)
     assert (len(ids), 1) == (result.rows, result.unreadable)
     (kept,) = result.unreadable_files
     assert broken == Path(kept).read_bytes()
+
+
+def test_lines_that_a_stream_sets_aside_are_kept_beside_the_database(emu, tmp_path, caplog):
+    """Also when it stops at its limit, or the callback fails."""
+    path, broken = tmp_path / "a.db", b'{"event":"Opened","properties":{"name":"cut\n'
+    emu.play(Fault.status(200, body=broken * 2 + GOOD + b"\n").forever(), path=EXPORT)
+
+    def fail(report):
+        raise ValueError(report.lines)
+
+    with Workspace(path=path, credentials=ROBOT, base_url=emu.url) as ws:
+        assert 1 == len(list(ws.stream_events(**DAY, limit=1, on_unreadable=fail)))
+        (kept,) = (tmp_path / "a.db.unreadable").iterdir()
+        assert broken * 2 == kept.read_bytes()
+        assert 0o600 == kept.stat().st_mode & 0o777
+        assert "callback failed" in caplog.text
+    assert not path.exists()

@@ -1,26 +1,60 @@
-"""Build and check the documentation: `python -m tests.docs build`, or `write` what is generated."""
+"""Check, write or build the documentation.
+
+python -m tests.docs check    links, titles, lists, the reference, the changelog; in seconds
+python -m tests.docs write    the pages of commands, which are made from the code
+python -m tests.docs build    the site, strictly, into build/docs/site (`tox run -e docs`)
+"""
 
 import argparse
 import sys
 
-from tests.docs import commands
+from tests.docs import checks, commands
+from tests.docs.pages import ROOT, documentation, markdown_files
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser("python -m tests.docs", description=__doc__)
-    parser.add_argument("action", choices=("build", "write"))
-    if parser.parse_args().action == "write":
-        for path, text in commands.written().items():
-            path.write_text(text, encoding="utf-8")
-            print(path.name)
-        return 0
+def check() -> list[str]:
+    """Return what is wrong with the pages."""
+    changelog, readme = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "README.md")
+    )
+    return [
+        *checks.links(),
+        *checks.pages(documentation()),
+        *checks.code(markdown_files()),
+        *checks.typed(markdown_files()),
+        *checks.reference(),
+        *checks.lists(),
+        *checks.changelog(changelog),
+        *checks.readme(readme),
+    ]
+
+
+def build() -> list[str]:
+    """Build the site, and return what is wrong with it."""
     from tests.docs import site
 
     site.build()
-    problems = site.problems(site.SITE)
+    return site.problems(site.SITE)
+
+
+def write() -> list[str]:
+    for path, text in commands.written().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
+    return []
+
+
+def main() -> int:
+    actions = {"check": check, "write": write, "build": build}
+    parser = argparse.ArgumentParser(
+        "python -m tests.docs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=actions)
+    problems = actions[parser.parse_args().action]()
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{site.SITE.relative_to(site.ROOT)}: {len(problems)} problems")
     return bool(problems)
 
 

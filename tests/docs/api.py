@@ -137,6 +137,21 @@ SECTIONS = (
         priority=1,
     ),
 )
+# What a reader looks for comes first on its page; the rest is in the order of `__all__`.
+FIRST = (
+    "AsyncMixpanel",
+    "Mixpanel",
+    "AsyncWorkspace",
+    "Workspace",
+    "LocalFeatureFlagsProvider",
+    "RemoteFeatureFlagsProvider",
+    "AsyncCustomerIO",
+    "AsyncHightouch",
+    "AsyncFanOut",
+    "Emulator",
+    "Fault",
+    "capture",
+)
 # Public by name, as they have no underscore, but made for this package: they may change with any
 # version. Where they hold something for users, a module of the sections above has it too.
 INTERNAL = (
@@ -189,7 +204,8 @@ def undocumented_modules() -> list[str]:
 def _names(module_name: str) -> Iterator[tuple[str, Any]]:
     """Yield the name and value of each public name of a module, without modules."""
     module = import_module(module_name)
-    for name in public_modules().get(module_name) or getattr(module, "__all__", ()):
+    listed = public_modules().get(module_name) or getattr(module, "__all__", ())
+    for name in sorted(listed, key=lambda each: FIRST.index(each) if each in FIRST else len(FIRST)):
         value = getattr(module, name)
         if not inspect.ismodule(value):
             yield name, value
@@ -244,7 +260,7 @@ def page_of(section: Section) -> str:
     """Return a page with a block of mkdocstrings for each name."""
     lines = [f"# {section.title}", "", section.text, ""]
     for module_name, names in all_names()[section.page].items():
-        lines += [f"## {_heading(module_name)}", ""]
+        lines += [f"## {module_name}", "", f"{_heading(module_name)}.", ""]
         for path in names:
             lines += [f"::: {path}", "    options:", "      heading_level: 3", ""]
     return "\n".join(lines)

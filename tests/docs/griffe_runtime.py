@@ -5,12 +5,14 @@ docstring only once the class exists, so they are taken from there.
 """
 
 import inspect
+import re
 from importlib import import_module
 from types import FunctionType
 from typing import Any
 
 import griffe
 
+SKIP = re.compile(r"\s*# doctest: \+\w+")
 KINDS = {
     inspect.Parameter.POSITIONAL_ONLY: griffe.ParameterKind.positional_only,
     inspect.Parameter.POSITIONAL_OR_KEYWORD: griffe.ParameterKind.positional_or_keyword,
@@ -28,12 +30,14 @@ class RuntimeMethods(griffe.Extension):
 
     def _visit(self, scope: Any) -> None:
         for member in list(scope.members.values()):
-            if member.is_alias:
+            if member.is_alias or member.path.startswith("mixpanel.cli."):
                 continue
-            if member.is_module:
-                self._visit(member)
-            elif member.is_class and not member.path.startswith("mixpanel.cli."):
+            if member.is_class:
                 self._complete(member)
+            if member.is_class or member.is_module:
+                self._visit(member)
+            if member.docstring is not None:
+                member.docstring.value = with_fences(member.docstring.value)
 
     def _complete(self, described: griffe.Class) -> None:
         try:
@@ -51,6 +55,21 @@ class RuntimeMethods(griffe.Extension):
                 continue
             if known is None or known.is_attribute or not known.has_docstring:
                 described.set_member(name, _function(name, function, described))
+
+
+def with_fences(doc: str) -> str:
+    """Return a docstring with its examples as blocks of code; in Markdown, `>>>` is a quotation."""
+    lines: list[str] = []
+    inside = False
+    for line in doc.splitlines():
+        if inside and not line.strip():
+            lines.append("```")
+            inside = False
+        elif not inside and line.lstrip().startswith(">>>"):
+            lines += ["", "```pycon"]
+            inside = True
+        lines.append(SKIP.sub("", line.strip()) if inside else line)
+    return "\n".join([*lines, "```"] if inside else lines)
 
 
 def _function(name: str, function: Any, parent: griffe.Class) -> griffe.Function:

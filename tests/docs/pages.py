@@ -115,6 +115,11 @@ def plain(text: str) -> str:
     return re.sub(r"(\*\*|[`*])", "", text).strip()
 
 
+def without_comments(text: str) -> str:
+    """Return the text as readers get it, without the code that only tests run."""
+    return re.sub(r"<!--.*?-->\n*", "", text, flags=re.DOTALL)
+
+
 def slug_of(heading: str) -> str:
     """Return the anchor of a heading, by GitHub's rule."""
     text = plain(heading).lower()

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import yaml
-
 from tests.docs import api, navigation
-from tests.docs.pages import ROOT, Page, linked_files, markdown_files
+from tests.docs.pages import ROOT, Page, linked_files, markdown_files, without_comments
 
 BUILD = ROOT / "build" / "docs"
 SITE = BUILD / "site"
@@ -25,7 +23,11 @@ def stage(folder: Path) -> None:
     """Copy every page and linked file into a folder, each at its own path, and write the API's."""
     shutil.rmtree(folder, ignore_errors=True)
     pages = markdown_files()
-    for path in [*(ROOT / page.path for page in pages), *linked_files(pages)]:
+    for page in pages:
+        target = folder / page.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(without_comments(page.text), encoding="utf-8")
+    for path in linked_files(pages):
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -40,6 +42,8 @@ def build() -> None:
 
     :raises subprocess.CalledProcessError: for a broken link or any other warning of the builder.
     """
+    import yaml
+
     stage(BUILD / "pages")
     shutil.rmtree(SITE, ignore_errors=True)
     path = BUILD / "mkdocs.yml"
@@ -61,9 +65,21 @@ def llms_index() -> str:
     for section in navigation.sections():
         for title, paths in section.items():
             lines += [f"## {title}", ""]
-            lines += [f"- [{navigation.title_of(path)}]({address(path)})" for path in paths]
+            lines += [
+                f"- [{navigation.title_of(path)}]({address(path)}): {first_sentence(path)}"
+                for path in paths
+            ]
             lines.append("")
     return "\n".join(lines)
+
+
+def first_sentence(path: str) -> str:
+    """Return what a page is about, in at most about 120 characters."""
+    for section in api.SECTIONS:
+        if path == f"api/{section.page}.md":
+            return section.text.partition(". ")[0].rstrip(".")
+    text = re.split(r"[.:;] ", Page.read(ROOT / path).summary)[0].rstrip(".")
+    return text if len(text) <= 120 else text[:120].rpartition(" ")[0] + " …"
 
 
 def llms_full() -> str:
@@ -76,7 +92,7 @@ def llms_full() -> str:
                 text = (
                     api.as_text(pages[path])
                     if path in pages
-                    else (ROOT / path).read_text(encoding="utf-8")
+                    else without_comments((ROOT / path).read_text(encoding="utf-8"))
                 )
                 parts.append(f"<!-- {address(path)} -->\n\n{text.strip()}\n")
     return "\n".join(parts)

@@ -4,6 +4,7 @@
 """
 
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ def play(scenario: Scenario, folder: Path) -> Outcome:
         emulator.play(*scenario.faults)
         scenario.run(emulator, folder=folder)
         events = [event["properties"] for event in emulator.events()]
+    wrong = [event for event in events if event["distinct_id"] not in ("u", f"u-{event['n']}")]
+    assert not wrong, f"events have the user of another event: {wrong}"
     counts: Counter[Any] = Counter((event["via"], event["n"]) for event in events)
     return Outcome(dict(Counter(via for via, _ in counts)), counts.total() - len(counts))
 
@@ -84,17 +87,30 @@ def gunicorn(*arguments: str, app: str = "wsgi:app") -> Callable[..., object]:
     return partial(servers.serve, arguments=command)
 
 
-def celery(*arguments: str) -> Callable[..., object]:
+def celery(*arguments: str, **variables: str) -> Callable[..., object]:
     """Return what runs a Celery worker until its tasks are done, and stops it with SIGTERM."""
 
     def work(emulator: Emulator, *, folder: Path) -> None:
         app = str(PROGRAMS / "celery_app.py")
-        servers.run(emulator, arguments=[app], folder=folder)
+        servers.run(emulator, arguments=[app], folder=folder, **variables)
         quiet = ("--without-mingle", "--without-gossip", "--without-heartbeat")
         command = ("-m", "celery", "-A", "celery_app", "worker", *quiet, *arguments)
-        with servers.running(emulator, *command, folder=folder) as process:
+        with servers.running(emulator, *command, folder=folder, **variables) as process:
             servers.until(lambda: len(via(emulator, "Consumer")) == 20, process, "the last task")
             servers.stop(process)
+
+    return work
+
+
+def rq(*arguments: str) -> Callable[..., object]:
+    """Return what runs a worker of RQ until its five jobs are done, with a server like Redis."""
+
+    def work(emulator: Emulator, *, folder: Path) -> None:
+        with servers.redis_server() as url:
+            place = {"folder": folder, "python": sys.executable, "RQ_REDIS_URL": url}
+            servers.run(emulator, arguments=[str(PROGRAMS / "rq_app.py"), "5"], **place)
+            command = ["-m", "rq.cli", "worker", "--burst", *arguments]
+            servers.run(emulator, arguments=command, **place)
 
     return work
 
@@ -139,6 +155,26 @@ def uwsgi(*arguments: str, killed: bool = False, **variables: str) -> Callable[.
     return serve
 
 
+IN_CELLS = {**dict.fromkeys(THREE, 20), "import": 2, "await": 3}
+
+
+def spyder(emulator: Emulator, *, folder: Path) -> None:
+    """Run the kernel that Spyder starts."""
+    command = (peers.python("apps"), "-m", "spyder_kernels.console")
+    kernel.run(emulator, folder=folder, command=command)
+
+
+def app(name: str) -> Callable[..., object]:
+    """Return what runs a program that has a user interface to its end."""
+
+    def run(emulator: Emulator, *, folder: Path) -> None:
+        servers.run(
+            emulator, arguments=[str(PROGRAMS / name)], folder=folder, python=peers.python("apps")
+        )
+
+    return run
+
+
 def via(emulator: Emulator, consumer: str) -> list[object]:
     """Return the events that were tracked through a consumer."""
     return [event for event in emulator.events() if event["properties"]["via"] == consumer]
@@ -181,10 +217,18 @@ SCENARIOS = [
     Scenario(
         "Jupyter kernel",
         kernel.run,
-        {**dict.fromkeys(THREE, 20), "import": 2, "await": 3},
+        {**IN_CELLS, "subshell": int(kernel.HAS_SUBSHELLS)},
         in_suite=True,
         peer=None,
     ),
+    Scenario(
+        "Jupyter kernel, %gui asyncio", partial(kernel.run, gui="asyncio"), IN_CELLS, peer=None
+    ),
+    Scenario("Spyder's kernel", spyder, IN_CELLS, peer="apps"),
+    Scenario(
+        "Textual", app("textual_app.py"), {**dict.fromkeys(THREE, 20), "await": 1}, peer="apps"
+    ),
+    Scenario("Streamlit", app("streamlit_app.py"), peer="apps"),
     Scenario("function, frozen between calls", servers.call_frozen, dict.fromkeys(THREE, 4)),
     Scenario("uwsgi", uwsgi(), peer="uwsgi"),
     Scenario(
@@ -206,4 +250,19 @@ SCENARIOS = [
     Scenario("celery solo", celery("-P", "solo")),
     Scenario("celery gevent", celery("-P", "gevent", "-c", "2")),
     Scenario("celery eventlet", celery("-P", "eventlet", "-c", "2")),
+    *(
+        Scenario(f"celery {pool}, connect()", celery("-P", pool, "-c", "2", CONNECT="1"))
+        for pool in ("prefork", "threads", "solo", "gevent", "eventlet")
+    ),
+    *(
+        Scenario(
+            f"rq {worker}, {'MixpanelJob' if job else 'plain job'}",
+            rq("--worker-class", f"rq_app.{worker}", *job),
+            dict.fromkeys(THREE, 5),
+            lost=() if job or worker == "SimpleWorker" else THREE[1:],
+            peer=None,
+        )
+        for worker in ("ForkingWorker", "SpawningWorker", "SimpleWorker")
+        for job in (("--job-class", "mixpanel.integrations.rq.MixpanelJob"), ())
+    ),
 ]

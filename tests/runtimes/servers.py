@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,22 @@ def run(emulator, *, arguments, folder, python=None, **variables):
     with running(emulator, *arguments, folder=folder, python=python, **variables) as process:
         if process.wait(TIMEOUT):
             raise AssertionError(f"exit code {process.returncode}:\n{process.log.read_text()}")
+
+
+@contextlib.contextmanager
+def redis_server():
+    """Start a server that speaks the protocol of Redis; yield its URL."""
+    from fakeredis import TcpFakeServer
+
+    server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def free_port():

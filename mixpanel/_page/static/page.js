@@ -1,10 +1,13 @@
 // The live page. What arrives may be hostile: text goes into the page as text nodes only.
 
 const KEPT = 1000; // entries, as the server keeps
+const ALLOWED = 60; // queries or exports an hour, of most projects
 const FRESH = 12; // entries of one frame that are shown as new; more would only flicker
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const VERDICTS = ["accepted", "duplicate", "rejected", "faulted"];
+const OTHER_VERDICTS = ["queued", "retrying", "dropped"];
+const ALL = [...VERDICTS, ...OTHER_VERDICTS];
 const CHANGE = { "X-Live-Page": "1", "Content-Type": "application/json" };
 
 // ---- nodes --------------------------------------------------------------------------------------
@@ -90,15 +93,16 @@ const FIELDS = {
   status: (entry) => String(entry.status ?? "none"),
   fault: (entry) => entry.fault ?? "",
   id: (entry) => entry.insert_id ?? "",
+  via: (entry) => entry.via ?? "here",
 };
 
 /** Split a filter into conditions: words, and `field:value,value` with values in quotes if needed. */
 function parse(text) {
   const found = [];
-  for (const match of text.matchAll(/(-?)(?:([a-z]+):)?((?:"[^"]*"|[^\s"])+)/g)) {
+  for (const match of text.matchAll(/(-?)(?:([a-z]+):)?((?:"[^"]*"?|[^\s"])+)/g)) {
     const [whole, minus, field, value] = match;
     if (field && field in FIELDS) {
-      const values = [...value.matchAll(/"([^"]*)"|([^,"]+)/g)].map((part) => (part[1] ?? part[2]).toLowerCase());
+      const values = [...value.matchAll(/"([^"]*)"?|([^,"]+)/g)].map((part) => (part[1] ?? part[2]).toLowerCase()).filter(Boolean);
       if (values.length) found.push({ not: minus === "-", field, values });
     } else {
       found.push({ not: minus === "-" && whole.length > 1, word: (minus ? whole.slice(1) : whole).replaceAll('"', "").toLowerCase() });
@@ -175,6 +179,7 @@ function arrive(batch, lost) {
 
 function insert(batch) {
   const few = batch.length <= FRESH && entries.length > 0;
+  let isSorted = true; // those that changed since come later than their numbers say
   for (const entry of batch) {
     const old = byId.get(entry.id);
     if (old) {
@@ -183,9 +188,11 @@ function insert(batch) {
       continue;
     }
     if (few) entry.isFresh = true;
+    isSorted &&= entries.length === 0 || entries.at(-1).id < entry.id;
     byId.set(entry.id, entry);
     entries.push(entry);
   }
+  if (!isSorted) entries.sort((one, other) => one.id - other.id);
   if (entries.length > KEPT) {
     for (const entry of entries.slice(0, -KEPT)) byId.delete(entry.id);
     entries = entries.slice(-KEPT);
@@ -257,10 +264,15 @@ function makeRow() {
 }
 
 function whatOf(entry) {
-  if (entry.reason) return [entry.reason, entry.verdict === "faulted" || entry.verdict === "retrying" ? "odd" : "bad"];
+  if (entry.reason) return [shortened(entry.reason), entry.verdict === "faulted" || entry.verdict === "retrying" ? "odd" : "bad"];
   if (entry.note) return [entry.note, "odd"];
   const times = entry.tries > 1 ? `${plain.format(entry.tries)} times, at last ${clock(entry.last ?? entry.at)}: ` : "";
   return [times + (entry.preview || `${entry.method} ${entry.path}`), ""];
+}
+
+/** Return a reason that begins with what distinguishes it: columns are narrow. */
+function shortened(reason) {
+  return reason.replace(/^[\w. ]+: HTTP \d+: /, "").replace(/^'(?:properties\.)?([^']+)' is (?:invalid: )?/, "$1: ");
 }
 
 function fill(row, entry, at) {
@@ -269,7 +281,7 @@ function fill(row, entry, at) {
   node.setAttribute("aria-posinset", at + 1);
   node.setAttribute("aria-setsize", shown.length);
   node.setAttribute("aria-selected", String(entry.id === selected));
-  const key = `${entry.id} ${entry.verdict} ${entry.status} ${entry.reason} ${entry.tries} ${entry.problems.length}`;
+  const key = `${entry.id} ${entry.last} ${entry.verdict} ${entry.status} ${entry.reason} ${entry.tries} ${entry.problems.length}`;
   if (row.key === key) return;
   row.key = key;
   row.entry = entry;
@@ -278,7 +290,8 @@ function fill(row, entry, at) {
   parts.at.textContent = clock(entry.at);
   parts.verdict.className = `verdict ${entry.verdict}`;
   parts.verdict.replaceChildren(icon(entry.verdict), el("b", {}, entry.verdict));
-  parts.lane.textContent = entry.lane;
+  parts.lane.textContent = entry.via ? `${entry.lane} ↗` : entry.lane;
+  parts.lane.title = entry.via ? `reported by ${line(entry.via)}` : "";
   parts.event.textContent = line(entry.event ?? `${entry.method} ${entry.path}`);
   parts.who.textContent = line(entry.distinct_id ?? "");
   const [what, kind] = whatOf(entry);
@@ -299,6 +312,7 @@ function drawList() {
     if (row.entry && wanted.has(row.entry.id)) used.set(row.entry.id, row);
     else free.push(row);
   }
+  let place = rows.firstChild; // the order of the nodes is that of the screen
   for (let at = first; at < last; at++) {
     const entry = shown[at];
     let row = used.get(entry.id);
@@ -307,9 +321,10 @@ function drawList() {
       if (!row) {
         row = makeRow();
         pool.push(row);
-        rows.append(row.node);
       }
     }
+    if (row.node === place) place = place.nextSibling;
+    else rows.insertBefore(row.node, place);
     fill(row, entry, at);
     row.node.hidden = false;
     entry.isFresh = false;
@@ -430,7 +445,7 @@ function drawChipsNow() {
   for (const field of ["verdict", "lane", "event"]) {
     let values = [...counts[field]].sort((one, other) => other[1] - one[1] || (one[0] < other[0] ? -1 : 1));
     if (field === "event") values = values.filter(([name], at) => at < 8 || active.event.includes(name.toLowerCase()));
-    if (field === "verdict") values.sort((one, other) => VERDICTS.indexOf(one[0]) - VERDICTS.indexOf(other[0]));
+    if (field === "verdict") values.sort((one, other) => ALL.indexOf(one[0]) - ALL.indexOf(other[0]));
     for (const low of active[field]) if (!values.some(([name]) => name.toLowerCase() === low)) values.push([low, 0]);
     if (values.length && wanted.length) wanted.push({ key: `gap ${field}` });
     for (const [value, count] of values) wanted.push({ key: `${field} ${value}`, field, value, count, on: active[field].includes(value.toLowerCase()) });
@@ -517,14 +532,28 @@ function receive(found) {
   badge("n-faults", found.faults?.length ?? 0, true);
   document.title = problems.length ? `(${problems.length}) Live · Mixpanel` : "Live · Mixpanel";
   const isProgram = found.kind === "program";
+  if (isProgram && !before) nameForProgram(found.program);
   document.querySelector('[data-panel="faults"]').hidden = isProgram;
   document.querySelector('[data-panel="flags"]').hidden = isProgram;
   $("clear-data").hidden = isProgram;
   drawBudget(found.budget);
+  if (isProgram) {
+    $("budget").hidden = false;
+    $("budget").textContent = `${plain.format(found.waiting)} waiting for an outcome`;
+  }
   const changed = (name) => JSON.stringify(before?.[name]) !== JSON.stringify(found[name]);
   if (panel.name === "problems" && changed("problems")) drawPanel();
   if (panel.name === "faults" && changed("faults")) drawActiveFaults();
   if (!before) { if (isProgram) $("empty").dataset.kind = ""; drawList(); }
+}
+
+/** Name what a program sends, instead of what a server gets. */
+function nameForProgram(name) {
+  $("address").textContent = name;
+  const labels = { accepted: "Delivered", rejected: "Rejected or dropped", faulted: "Failed, tried again", bytes: "Composed" };
+  for (const [verdict, label] of Object.entries(labels)) meters[verdict].node.querySelector(".label").lastChild.textContent = label;
+  meters.duplicate.node.hidden = true;
+  meters.bytes.node.parentElement.classList.add("program");
 }
 
 function badge(id, count, isWarning) {
@@ -536,10 +565,12 @@ function badge(id, count, isWarning) {
 
 function drawBudget(budget) {
   const node = $("budget");
-  const limited = Object.entries(budget ?? {}).filter(([, one]) => one.limit !== null);
-  node.hidden = !limited.length;
-  node.textContent = limited.map(([name, one]) => `${one.left} of ${one.limit} ${name} left this hour`).join(" · ");
-  node.classList.toggle("low", limited.some(([, one]) => one.left <= one.limit / 10));
+  const wanted = Object.entries(budget ?? {}).filter(([, one]) => one.limit !== null || one.used);
+  node.hidden = !wanted.length;
+  node.textContent = wanted.map(([name, one]) => one.limit === null
+    ? `${plain.format(one.used)} ${name} in an hour; Mixpanel allows ${ALLOWED}`
+    : `${one.left} of ${one.limit} ${name} left this hour`).join(" · ");
+  node.classList.toggle("low", wanted.some(([, one]) => (one.limit === null ? one.used >= ALLOWED * 0.9 : one.left <= one.limit / 10)));
 }
 
 // ---- waiting and pause --------------------------------------------------------------------------
@@ -696,7 +727,7 @@ async function drawEntry(mine) {
   if (entry.reason) {
     banners.push(el("div", { class: `banner ${isBad ? "error" : ""}` },
       el("strong", {}, line(entry.reason)),
-      isBad && entry.status === 200 && el("p", {}, "The response was 200 nevertheless: the client does not know."),
+      isBad && entry.status === 200 && el("p", {}, "The response was 200 nevertheless: at most its body says so."),
       covered?.remedy && el("p", {}, covered.remedy)));
   }
   for (const one of remedies.filter((each) => each !== covered)) {
@@ -708,6 +739,7 @@ async function drawEntry(mine) {
   fact("Verdict", verdictOf(entry.verdict));
   fact("Lane", entry.lane);
   fact("Time", day(entry.at));
+  fact("Reported by", entry.via && line(entry.via));
   if (entry.distinct_id) fact("Person", canShowPerson(entry) ? el("button", { type: "button", onclick: () => show({ name: "person", id: entry.distinct_id }, { remember: true }) }, line(entry.distinct_id)) : line(entry.distinct_id));
   fact("Request", `${sent.method} ${line(sent.path)} → ${sent.status ?? "no response"}`);
   if (entry.count > 1) fact("Record", `${entry.index + 1} of ${entry.count} in the request`);
@@ -741,7 +773,7 @@ async function drawEntry(mine) {
 }
 
 function canShowPerson(entry) {
-  return state?.kind !== "program" && ["events", "imports", "profiles"].includes(entry.lane);
+  return !entry.via && state?.kind !== "program" && ["events", "imports", "profiles"].includes(entry.lane);
 }
 
 const views = {
@@ -872,7 +904,7 @@ const QUICK = [
   ["429", "429 retry-after 2", "Too many requests"],
   ["Reset", "reset", "The connection breaks"],
   ["Slow", "latency 2", "Two seconds later"],
-  ["Lost answer", "reset after", "Stored, but no response"],
+  ["Lost response", "reset after", "Stored, but no response"],
 ];
 
 function drawFaults() {
@@ -942,7 +974,7 @@ function save() {
   if ($("q").value.trim()) params.set("q", $("q").value.trim());
   if (panel.name === "entry") params.set("open", panel.id);
   else if (panel.name === "person") params.set("person", panel.id);
-  else if (panel.name !== "problems") params.set("panel", panel.name);
+  else if (panel.name !== "problems" || document.body.classList.contains("side-open")) params.set("panel", panel.name);
   const query = params.toString().replaceAll("%3A", ":").replaceAll("%2C", ",");
   clearTimeout(save.timer);
   save.timer = setTimeout(() => history.replaceState(null, "", query ? `?${query}` : location.pathname), 150);
@@ -955,8 +987,8 @@ function restore() {
   const number = Number(params.get("open"));
   if (Number.isSafeInteger(number) && number > 0) { selected = number; panel = { name: "entry", id: number, tab: "properties" }; }
   else if (params.get("person")) panel = { name: "person", id: params.get("person") };
-  else if (["flags", "faults"].includes(params.get("panel"))) panel = { name: params.get("panel") };
-  if (panel.name !== "problems") document.body.classList.add("side-open");
+  else if (["problems", "flags", "faults"].includes(params.get("panel"))) panel = { name: params.get("panel") };
+  if (panel.name !== "problems" || params.has("panel")) document.body.classList.add("side-open");
 }
 
 // ---- keys ---------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class CustomerIOComposer(SegmentComposer):
         **options: Unpack[Options],
     ) -> Message:
         """Create an object, such as a company or a course, or change its traits."""
-        return self.group(None, object_id, _with_type_id(traits, object_type_id), **options)
+        return self.group(None, object_id, self._with_type_id(traits, object_type_id), **options)
 
     def relate(
         self,
@@ -164,7 +164,7 @@ class CustomerIOComposer(SegmentComposer):
 
         :param relationship: attributes of the relationship, such as the person's role.
         """
-        traits = _with_type_id(None, object_type_id)
+        traits = self._with_type_id(None, object_type_id)
         if relationship is not None:
             traits["relationshipAttributes"] = dict(checked_mapping(relationship, "relationship"))
         return self.group(self._user(user_id), object_id, traits, **options)
@@ -172,23 +172,37 @@ class CustomerIOComposer(SegmentComposer):
     def unrelate(
         self,
         user_id: UserId,
-        object_id: str | int,
+        object_id: UserId,
         *,
         object_type_id: int | str = 1,
         **options: Unpack[Options],
     ) -> Message:
         """Delete the relationship between a person and an object."""
-        type_id = int(_type_id(object_type_id))
-        deleted = RelationshipDeleted(object_id=object_id, object_type_id=type_id)
+        type_id = int(self._type_id(object_type_id))
+        deleted = RelationshipDeleted(object_id=self._object_id(object_id), object_type_id=type_id)
         return self.track(user_id, deleted, **options)
 
     def delete_object(
         self, object_id: UserId, *, object_type_id: int | str = 1, **options: Unpack[Options]
     ) -> Message:
         """Delete an object; an unknown one is ignored."""
-        type_id = int(_type_id(object_type_id))
-        deleted = ObjectDeleted(object_id=object_id, object_type_id=type_id)
+        type_id = int(self._type_id(object_type_id))
+        deleted = ObjectDeleted(object_id=self._object_id(object_id), object_type_id=type_id)
         return self.track(None, deleted, **options)
+
+    def _object_id(self, object_id: UserId) -> str:
+        return _required_id(object_id, "object_id", self._note_id)
+
+    def _type_id(self, object_type_id: int | str) -> str:
+        text = id_text(object_type_id, "object_type_id", self._note_id) or ""
+        if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
+            raise ValidationError([f"object_type_id must be a whole number, not {text!r}"])
+        return text
+
+    def _with_type_id(self, traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
+        # In the traits, because the API ignores it at the top of the message and assumes type 1.
+        type_id = self._type_id(object_type_id)
+        return {**checked_mapping(traits or {}, "traits"), "object_type_id": type_id}
 
     # ---- reports ----------------------------------------------------------------------------
 
@@ -199,15 +213,3 @@ class CustomerIOComposer(SegmentComposer):
     def report_content(self, report: ReportContentEvent, **options: Unpack[Options]) -> Message:
         """Report that an anonymous in-app message was viewed or clicked."""
         return self.track(None, report, **options)
-
-
-def _type_id(object_type_id: int | str) -> str:
-    text = id_text(object_type_id, "object_type_id") or ""
-    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
-        raise ValidationError([f"object_type_id must be a whole number, not {text!r}"])
-    return text
-
-
-def _with_type_id(traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
-    # In the traits, because the API ignores it at the top of the message and assumes type 1.
-    return {**checked_mapping(traits or {}, "traits"), "object_type_id": _type_id(object_type_id)}

@@ -27,6 +27,7 @@ from mixpanel.cdp._fanout.routing import (
 )
 from mixpanel.cdp._fanout.stats import SinkCounters, SinkStats, rejection_reason
 from mixpanel.cdp._fanout.translation import MixpanelTranslator, SegmentTranslator, Translator
+from mixpanel.cdp._segment.composer import _required_id
 from mixpanel.cdp._segment.hooks import BeforeSendHook
 from mixpanel.cdp._segment.message import KINDS, Kind
 from mixpanel.cdp._segment.values import UserId, id_text, now_text, timestamp_text
@@ -194,15 +195,19 @@ class _FanOut(FanOutMethods[Outcome], Rebuilt):
             raise ClosedError("the fan-out is closed: this call was sent to no sink")
         if options:
             check_options(kind, options, CallOptions.__optional_keys__)
-        user = id_text(user_id, "user_id")
-        anonymous = id_text(options.get("anonymous_id"), "anonymous_id")
+        notes: list[str] = []
+        user = id_text(user_id, "user_id", notes.append)
+        anonymous = id_text(options.get("anonymous_id"), "anonymous_id", notes.append)
+        if kind == "group":
+            group = _required_id(arguments["group_id"], "group_id", notes.append)
+            arguments = {**arguments, "group_id": group}
         scope = _context.current()
         # The ids of a `mixpanel.context` are used together or not at all: a call with an id of its
         # own is about that person alone.
         if scope is not None and user is None and anonymous is None:
             named = scope.distinct_id if scope.user_id is None else scope.user_id
-            user = id_text(named or None, "user_id")
-            anonymous = id_text(scope.device_id or None, "anonymous_id")
+            user = id_text(named or None, "user_id", notes.append)
+            anonymous = id_text(scope.device_id or None, "anonymous_id", notes.append)
         timestamp, context = options.get("timestamp"), options.get("context")
         integrations = options.get("integrations")
         return Call(
@@ -210,12 +215,13 @@ class _FanOut(FanOutMethods[Outcome], Rebuilt):
             arguments,
             user,
             anonymous,
-            id_text(options.get("message_id"), "message_id") or new_uuid(),
+            id_text(options.get("message_id"), "message_id", notes.append) or new_uuid(),
             now_text(self._now()) if timestamp is None else timestamp_text(timestamp),
             own_copy(context, "context"),
             IntegrationSelection()
             if integrations is None
             else parse_integrations(integrations, self._known_names),
+            tuple(notes),
         )
 
     def _consented(self, call: Call, consent: Consent | None) -> frozenset[str]:

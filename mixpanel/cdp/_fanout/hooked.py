@@ -61,6 +61,7 @@ def _as_message(call: Call) -> dict[str, Any]:
 
 
 def _as_call(call: Call, message: dict[str, Any], changed: dict[str, Any]) -> Call:
+    notes = list(call.notes)
     arguments = {name: changed.get(field) for name, field in _FIELDS[call.kind].items()}
     context = changed.get("context")
     if call.kind == "track":
@@ -72,13 +73,14 @@ def _as_call(call: Call, message: dict[str, Any], changed: dict[str, Any]) -> Ca
         if typed and all(changed.get(name) == message.get(name) for name in _TYPED):
             arguments, context = dict(call.arguments), call.context
     elif call.kind == "group":
-        arguments["group_id"] = _required_id(arguments["group_id"], "groupId")
+        arguments["group_id"] = _required_id(arguments["group_id"], "groupId", notes.append)
     return replace(
         call,
         arguments=arguments,
-        user_id=id_text(changed.get("userId"), "userId"),
-        anonymous_id=id_text(changed.get("anonymousId"), "anonymousId"),
-        message_id=id_text(changed.get("messageId"), "messageId") or call.message_id,
+        user_id=id_text(changed.get("userId"), "userId", notes.append),
+        anonymous_id=id_text(changed.get("anonymousId"), "anonymousId", notes.append),
+        message_id=id_text(changed.get("messageId"), "messageId", notes.append) or call.message_id,
         timestamp=timestamp_text(changed.get("timestamp") or call.timestamp),
         context=context,
+        notes=tuple(notes),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 from mixpanel._records.record import Properties, checked_mapping
 from mixpanel.cdp._fanout.translation import reusable
-from mixpanel.cdp._segment.composer import _event_name, _required_id, _view_fields
+from mixpanel.cdp._segment.composer import _event_name, _view_fields
 
 if TYPE_CHECKING:
     from mixpanel.cdp._fanout.routing import Consent
@@ -104,11 +104,8 @@ class FanOutMethods(Generic[Outcome]):
         At Mixpanel this sets the group's profile and adds the group to the user's property that is
         named by the sink's `group_key`.
         """
-        arguments = {
-            "group_id": _required_id(group_id, "group_id"),
-            "traits": own_copy(traits, "traits"),
-        }
-        return self._fan_out("group", user_id, options, **arguments)
+        copied = own_copy(traits, "traits")
+        return self._fan_out("group", user_id, options, group_id=group_id, traits=copied)
 
     def page(
         self,

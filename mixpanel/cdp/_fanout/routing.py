@@ -66,7 +66,8 @@ class Call:
     """One call, the same for every sink.
 
     `arguments` are those of its kind, by the names that a Segment client gives them. Ids and
-    timestamp are fixed before the sinks compose their records, so that all send the same. `event`
+    timestamp are fixed before the sinks compose their records, so that all send the same; `notes`
+    are about what that changed, for each sink's client to count. `event`
     is the stripped event name, also of a page or screen; None for `identify` and `group`.
     `is_action` is True if Customer.io acts on the event, also when it is tracked by its name.
     """
@@ -79,6 +80,7 @@ class Call:
     timestamp: str
     context: Properties | None = None
     integrations: IntegrationSelection = field(default_factory=IntegrationSelection)
+    notes: tuple[str, ...] = ()
     event: str | None = field(init=False)
     is_action: bool = field(init=False)
 

@@ -107,6 +107,8 @@ class SegmentTranslator:
 
     def records(self, call: Call) -> Sequence[Record]:
         """Return the message."""
+        if call.notes:
+            self.composer._report_problems(list(call.notes), [])
         message: Record = getattr(self.composer, call.kind)(
             user_id=call.user_id,
             anonymous_id=call.anonymous_id,
@@ -139,6 +141,12 @@ class MixpanelTranslator:
 
     def records(self, call: Call) -> Sequence[Record]:
         """Return an event, or the updates of profiles."""
+        records = self._compose_without_ids(call)
+        if records and call.notes:
+            self.composer._report(list(call.notes), [])
+        return records
+
+    def _compose_without_ids(self, call: Call) -> list[Record]:
         scope = _context.current()
         if scope is None:
             return self._compose(call)

@@ -59,6 +59,8 @@ class SegmentOptions(TypedDict, total=False):
     - `validation`: "off", "warn" (default: count and log problems, and send anyway) or "raise".
     - `disabled`: compose and validate, but send nothing.
     - `gzip`: compress bodies. If the source rejects that, they are sent uncompressed.
+    - `debug`: show on a live page what the client composed, queued, sent and got back, as for
+      Mixpanel's clients; `MP_DEBUG_PAGE` if it is None.
     - `spool`: a folder on a local disk in which messages are kept until they are delivered, so that
       they outlive the process; `MP_SPOOL` if it is None, and False for none. Not together with
       `send_immediately`.
@@ -83,6 +85,7 @@ class SegmentOptions(TypedDict, total=False):
     default_context: Properties | None
     validation: Validation
     disabled: bool
+    debug: bool | int | str | None
     gzip: bool
     spool: str | os.PathLike[str] | Literal[False] | None
     durability: Durability

@@ -109,7 +109,7 @@ def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyC
 
 @contextmanager
 def open_database(
-    db: Path | None, *, write: bool = False, external: bool = False, exports: bool = False
+    db: Path | None, *, write: bool = False, external: bool = False
 ) -> "Iterator[Database]":
     """Open the database, read-only unless `write`; many processes may read at once.
 
@@ -130,7 +130,7 @@ def open_database(
         threads=global_options.threads,
     )
     try:
-        with interruptible(database.interrupt, force=not (write or exports)):
+        with interruptible(database.interrupt, force=None if write else database.discard):
             yield database
     finally:
         database.close()

@@ -161,9 +161,8 @@ def _failure(failed: "FailedDays", table: str) -> str:
     """Return the line about days that could not be fetched."""
     if failed.state == "future":
         return (
-            f"{_span(failed)} was left out, as {failed.reason}; the next fetch includes it. Add "
-            "--project-timezone if Mixpanel shows the project's times in another zone than UTC, or "
-            "an earlier --to"
+            f"{_span(failed)} was left out, as {failed.reason}; the next fetch includes it. For a "
+            "project from before 2023 add --project-timezone, else an earlier --to"
         )
     effect = f"{table} lacks" if failed.state == "missing" else f"{table} keeps as it was"
     return f"{effect} {_span(failed)}, until the next fetch: {failed.reason}"
@@ -192,7 +191,7 @@ def confirm_requests(
         return
     needed = "1 request" if found.calls == 1 else f"{found.calls} requests"
     need = (
-        f"to fetch {found.from_date} to {found.to_date}, {table} needs {needed} for {found.days} "
+        f"to fetch {found.from_date} to {found.to_date}, {table} needs {needed} for {found.days:,} "
         f"days; {found.calls_left} are left this hour"
     )
     if not stdin_is_terminal():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
@@ -37,7 +38,13 @@ class Reading:
         from mixpanel.data.readers import ReadOptions
 
         return ReadOptions(
-            self.types, self.date_format, self.encoding, failed is not None, _say_mixed
+            self.types,
+            self.date_format,
+            self.encoding,
+            failed is not None,
+            _say_mixed,
+            global_options.memory_limit,
+            global_options.threads,
         )
 
 

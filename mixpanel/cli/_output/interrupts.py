@@ -21,11 +21,14 @@ REPEAT_SECONDS = 0.05  # a statement may begin just after it was interrupted
 
 
 @contextmanager
-def interruptible(interrupt: Callable[[], None], *, force: bool = False) -> Iterator[None]:
+def interruptible(
+    interrupt: Callable[[], None], *, force: Callable[[], bool] | None = None
+) -> Iterator[None]:
     """Call `interrupt` when Ctrl-C or SIGTERM arrives, and end the block with it.
 
-    With `force`, for a block that changes nothing, the process ends after 0.35 seconds at the
-    latest: some operators of DuckDB look for interrupts rarely.
+    With `force`, the process ends after 0.35 seconds at the latest, as some operators of DuckDB
+    look for interrupts rarely: `force` is called until it returns True, and removes what must not
+    be left.
 
     :raises KeyboardInterrupt: after Ctrl-C, whatever the block raised.
     :raises SystemExit: after SIGTERM.
@@ -44,7 +47,7 @@ def interruptible(interrupt: Callable[[], None], *, force: bool = False) -> Iter
             end = time.monotonic() + FORCE_SECONDS
             while received and not ended.is_set():
                 interrupt()
-                if force and time.monotonic() > end:
+                if force is not None and time.monotonic() > end and force():
                     os._exit(128 + received[0])
                 ended.wait(REPEAT_SECONDS)
 

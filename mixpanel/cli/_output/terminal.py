@@ -22,8 +22,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 BAR = "▇"
 SPARKS = "▁▂▃▄▅▆▇█"
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Do not ask for confirmation.")]
-ConfirmOption = Annotated[
+ForceOption = Annotated[
     bool, typer.Option("--yes", "-y", "--force", help="Do not ask for confirmation.")
 ]
 

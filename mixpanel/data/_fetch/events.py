@@ -67,6 +67,12 @@ MAX_CONSECUTIVE_FAILURES = 3  # chunks; after that the rest is not tried
 MAX_SINGLE_DAYS = 10  # days that failed before are fetched alone, unless there are more
 PARTS_PER_LOAD = 16
 NOT_BEGUN = "it may not have begun in the project's time zone"
+FETCH_AGAIN = (
+    "repeat the fetch, which continues with the missing days, or pass partial=True to have the "
+    "table without them"
+)
+NOTHING_FETCHED = "no other day was fetched either; repeat the fetch"
+REPLACES_NOTHING = "the old table has these days, and stays; repeat the fetch"
 NOT_BEGUN_HINT = (
     "the last day may not have begun in the project's time zone: pass "
     "project_timezone='America/Los_Angeles' or the like, or an earlier to_date=…"
@@ -208,6 +214,7 @@ class _EventFetch:
         self.consecutive_failures = 0
         self.accepted = False  # whether Mixpanel accepts such a query, at least for some days
         self.failed: list[_Failure] = []
+        self.gaps: set[date] = set()
         self.downloading = anyio.Semaphore(query.concurrency)
         self.queue: list[_QueuedPart] = []
         self.queue_filled = anyio.Event()
@@ -248,6 +255,7 @@ class _EventFetch:
                 failed = await self.writer(
                     lambda: self.database.failed_days(query.name, query.filters)
                 )
+                self.gaps = {each.day for each in failed if each.is_gap}
                 calls_left = self.api.export_limiter.remaining()
                 missing = _missing_chunks(query, done, calls_left, failed)
                 self.days, self.batches = sum(chunk.days for chunk in missing), len(missing)
@@ -269,9 +277,13 @@ class _EventFetch:
         outdated = await self.writer(lambda: self.load.kept_days(reasons))
         staged = await self.writer(lambda: self.load.done)
         replaces = self.query.mode == "replace" and outdated
-        if reasons and not (self.query.partial and staged and not replaces):
+        # Without any day, there is a result only if the table is known to lack these days.
+        has_result = staged or self.gaps.issuperset(reasons)
+        if reasons and not (self.query.partial and has_result and not replaces):
             await self.writer(lambda: self.load.record_failed(reasons, skipped))
-            raise self._error(reasons)
+            if not staged:  # nothing to resume
+                await self.writer(self.load.abandon)
+            raise self._error(reasons, kept=bool(replaces and staged))
         loaded = None
         if staged:
             loaded = await self.writer(
@@ -279,7 +291,8 @@ class _EventFetch:
                     self.query.filters.limit, failed=reasons, skipped=skipped, future=future
                 )
             )
-        else:  # all of the days have not begun
+        else:  # the days have not begun, or are gaps that stay
+            await self.writer(lambda: self.load.record_failed(reasons, skipped))
             await self.writer(self.load.abandon)
         return self._result(loaded, self._failed_days(future, outdated))
 
@@ -320,8 +333,8 @@ class _EventFetch:
             ]
         return tuple(found)
 
-    def _error(self, days: Collection[date]) -> Exception:
-        """Return the error for days that could not be fetched."""
+    def _error(self, days: Collection[date], *, kept: bool) -> Exception:
+        """Return the error for days that could not be fetched; `kept`, if the old table stays."""
         first = self.failed[0].error
         last = max(days)
         may_be_future = self.failed[0].may_be_future and last >= today()
@@ -330,10 +343,12 @@ class _EventFetch:
                 first.add_note(NOT_BEGUN_HINT)
             return first
         spans = [(str(chunk.from_date), str(chunk.to_date)) for chunk in ranges(days)]
+        hint = FETCH_AGAIN
         if may_be_future:
-            error = InterruptedFetchError(self.query.name, spans, first.message, NOT_BEGUN_HINT)
-        else:
-            error = InterruptedFetchError(self.query.name, spans, first.message)
+            hint = NOT_BEGUN_HINT
+        elif self.query.partial:
+            hint = REPLACES_NOTHING if kept else NOTHING_FETCHED
+        error = InterruptedFetchError(self.query.name, spans, first.message, hint)
         error.__cause__ = first
         return error
 
@@ -427,6 +442,8 @@ class _EventFetch:
                         return self._chunk_failed(chunk, self.failed[-1].error, skipped=True)
                     part = await self._download(chunk)
             except QueryError as failure:
+                self.calls += 1
+                self.downloads += 1
                 return self._chunk_failed(chunk, failure)
             except (ServerError, RateLimitError, TruncatedError) as failure:
                 error = failure

@@ -18,7 +18,12 @@ from mixpanel.data._fetch.progress import Progress, log_exceptions
 from mixpanel.data._fetch.query import ProfileQuery
 from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data._paths import write_errors
-from mixpanel.data.exceptions import QueryError, ServerError, UnreadablePartError
+from mixpanel.data.exceptions import (
+    MemoryLimitError,
+    QueryError,
+    ServerError,
+    UnreadablePartError,
+)
 from mixpanel.data.results import FetchResult, ProfilePlan, ProfileProgress
 from mixpanel.data.store.fetch_log import PageRecord
 from mixpanel.data.store.parts import MAX_LINE_BYTES, SAFE_LINE_BYTES, private_file, repair_line
@@ -363,7 +368,7 @@ def _store(
     """Stage a page, and return its record with what was found."""
     try:
         return _store_up_to(MAX_LINE_BYTES, load, path, profiles, record)
-    except UnreadablePartError:  # DuckDB may lack the memory for the longest profiles
+    except (UnreadablePartError, MemoryLimitError):  # of the longest profiles
         return _store_up_to(SAFE_LINE_BYTES, load, path, profiles, record)
 
 

@@ -16,17 +16,21 @@ import anyio
 import anyio.to_thread
 from pydantic_core import from_json, to_json
 
+from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._fetch.plan import Chunk, Part, chunks
 from mixpanel.data._fetch.profiles import pages
+from mixpanel.data._fetch.progress import log_exceptions
 from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data.exceptions import TruncatedError
-from mixpanel.data.store.parts import is_whole_line, line_end, repair_line
+from mixpanel.data.results import UnreadableLines
+from mixpanel.data.store.parts import is_whole_line, line_end, private_file, repair_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
+    from typing import Self
 
     from mixpanel.data._fetch.query import EventQuery, ProfileQuery
     from mixpanel.data.api import AsyncAPI
@@ -39,13 +43,21 @@ ATTEMPTS = 3  # for a chunk whose export is truncated
 BLOCK_BYTES = 1 << 20  # read and parsed at a time
 CHUNKS_AHEAD = (1, 2, 4)  # downloaded at a time: the first alone, so that its events come soon
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-TAIL_BYTES = 200
 
 
 async def event_blocks(
-    api: AsyncAPI, query: EventQuery, *, raw: bool = False
+    api: AsyncAPI,
+    query: EventQuery,
+    unreadable_folder: Callable[[], Path],
+    *,
+    raw: bool = False,
+    on_unreadable: Callable[[UnreadableLines], object] | None = None,
 ) -> AsyncGenerator[list[Row]]:
-    """Yield blocks of events, day by day, exactly `limit` of them if there are as many."""
+    """Yield blocks of events, day by day, exactly `limit` of them if there are as many.
+
+    Lines that are not events are written to a file in a folder, which is created if there are any.
+    """
+    on_unreadable = log_exceptions(on_unreadable)
     left = query.filters.limit
     planned = chunks(query.days, api.export_limiter.remaining(), size=query.chunk_days)
     folder = await anyio.to_thread.run_sync(make_temporary_folder)
@@ -54,8 +66,10 @@ async def event_blocks(
         while start < len(planned):
             width = CHUNKS_AHEAD[min(round_, len(CHUNKS_AHEAD) - 1)]
             for part in await _download(api, query, planned[start : start + width], folder):
-                unreadable = _UnreadableLines()
-                with await anyio.to_thread.run_sync(_open, part) as file:
+                unreadable = _UnreadableFile(
+                    part.chunk, query.filters.key(), unreadable_folder, on_unreadable
+                )
+                with unreadable, await anyio.to_thread.run_sync(_open, part) as file:
                     read = partial(_read_block, file, unreadable, raw)
                     while block := await anyio.to_thread.run_sync(read):
                         yield block if left is None else block[:left]
@@ -63,7 +77,6 @@ async def event_blocks(
                             left -= len(block)
                             if left <= 0:
                                 return
-                unreadable.report(part)
                 part.path.unlink()
             start, round_ = start + width, round_ + 1
     finally:
@@ -123,31 +136,53 @@ def _truncated_line(part: Part) -> bytes | None:
     return None if not line.strip() or _parsed(line) is not None else line
 
 
-class _UnreadableLines:
-    """The lines of an export that are not events: how many, and the beginning of the first."""
+class _UnreadableFile:
+    """A file of the lines of an export that are not events; at its end, they are reported."""
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._first = ""
+    def __init__(
+        self,
+        chunk: Chunk,
+        key: str,
+        folder: Callable[[], Path],
+        on_unreadable: Callable[[UnreadableLines], object] | None,
+    ) -> None:
+        self._chunk, self._key, self._folder = chunk, key, folder
+        self._on_unreadable = on_unreadable
+        self._lines = 0
+        self._file: IO[bytes] | None = None
+        self._path: Path | None = None
 
     def add(self, line: bytes) -> None:
-        """Count a line."""
-        self._first = self._first if self._count else line[:TAIL_BYTES].decode(errors="replace")
-        self._count += 1
+        """Count a line, and write it unchanged."""
+        if self._file is None:
+            folder = self._folder()
+            make_folder(folder)
+            days = f"{self._chunk.from_date}_{self._chunk.to_date}"
+            self._path = folder / f"stream-{self._key}_{days}.ndjson"
+            self._file = private_file(self._path)
+        self._file.write(line if line.endswith(b"\n") else line + b"\n")
+        self._lines += 1
 
-    def report(self, part: Part) -> None:
-        """Log a warning if there were any."""
-        if self._count:
-            logger.warning(
-                "left out of the export of %s, because they cannot be read as events: %s lines; "
-                "the first begins with %r. fetch_events keeps such lines in a file",
-                part.chunk,
-                self._count,
-                self._first,
-            )
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        first, last = self._chunk.from_date, self._chunk.to_date
+        found = UnreadableLines(first, last, self._lines, str(self._path))
+        logger.warning(
+            "%s lines of the export of %s cannot be read as events; they are kept in %s",
+            found.lines,
+            self._chunk,
+            found.path,
+        )
+        if self._on_unreadable is not None:
+            self._on_unreadable(found)
 
 
-def _read_block(file: IO[bytes], unreadable: _UnreadableLines, raw: bool) -> list[Row]:  # noqa: FBT001
+def _read_block(file: IO[bytes], unreadable: _UnreadableFile, raw: bool) -> list[Row]:  # noqa: FBT001
     """Return the next events, empty at the end of the file."""
     rows: list[Row] = []
     while not rows and (lines := file.readlines(BLOCK_BYTES)):

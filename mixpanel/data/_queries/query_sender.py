@@ -78,10 +78,10 @@ class QuerySender(DiscoveryMethods):
             return from_date, to_date
         zone = await self.project_timezone()
         days: dict[str, Any] = {"from_date": from_date, "to_date": to_date}
-        first, last = (
+        resolved: list[Any] = [
             as_day(day, name, zone) if is_relative(day) else day for name, day in days.items()
-        )
-        return first, last
+        ]
+        return resolved[0], resolved[1]
 
     async def _query(self, request: QueryRequest, events: Iterable[str | None] = ()) -> Any:
         """Send a query once; if it is rejected, find out whether an event is unknown.

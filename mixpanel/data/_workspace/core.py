@@ -28,6 +28,7 @@ from mixpanel.data.credentials import (
 )
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError
 from mixpanel.data.store import Database, resources
+from mixpanel.data.store.part_files import unreadable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +118,11 @@ class WorkspaceCore(Rebuilt):
         """
         # Expanded late: a workspace in memory, or one that is never queried, needs no home.
         return None if self.unexpanded_path is None else expand_home(self.unexpanded_path)
+
+    def unreadable_folder(self) -> Path:
+        """Return the folder of lines that cannot be read as events."""
+        path = self.path
+        return self.open_database().unreadable if path is None else unreadable_folder(path)
 
     def open_database(self) -> Database:
         """Return the database, opened by the first call."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         FetchResult,
         ProfilePlan,
         ProfileProgress,
+        UnreadableLines,
     )
 
 __all__ = ["RemoteMethods", "stream_events", "stream_profiles", "synced_rows"]
@@ -53,7 +54,11 @@ Blocks = Callable[Concatenate[WorkspaceCore, P], AsyncGenerator[list[Row], None]
 
 @with_options(StreamEventsOptions, EventQuery.create)
 async def stream_events(
-    core: WorkspaceCore, *, raw: bool = False, **options: Unpack[StreamEventsOptions]
+    core: WorkspaceCore,
+    *,
+    raw: bool = False,
+    on_unreadable: Callable[[UnreadableLines], object] | None = None,
+    **options: Unpack[StreamEventsOptions],
 ) -> AsyncGenerator[list[Row]]:
     """Stream events without storing them.
 
@@ -64,16 +69,22 @@ async def stream_events(
 
     An event is `{event_name, event_time, distinct_id, insert_id, properties}`, with an aware time
     in UTC; with `raw`, it is as the API sends it, with its time in milliseconds. A day is
-    downloaded completely before its first event is yielded. `limit` (up to 100,000) is exact. A
-    line of an export that is not an event is left out, and counted in a logged warning. Other
-    arguments as in `fetch_events`.
+    downloaded completely before its first event is yielded. `limit` (up to 100,000) is exact.
+
+    Lines of an export that are not events are kept in a file in `<database>.unreadable`, and
+    `on_unreadable` is called with their days, number and path; for a workspace in memory, the file
+    is removed when it closes. Other arguments as in `fetch_events`.
 
     :raises ConfigError: for invalid arguments.
     :raises TruncatedError: when the export of a day is truncated each time.
     :raises APIError: when Mixpanel rejects the call, or keeps failing.
     """
+    checked_callback(on_unreadable, "on_unreadable")
     query = EventQuery.create(**options)
-    async with aclosing(stream.event_blocks(core.api, query, raw=raw)) as blocks:
+    blocks = stream.event_blocks(
+        core.api, query, core.unreadable_folder, raw=raw, on_unreadable=on_unreadable
+    )
+    async with aclosing(blocks):
         async for block in blocks:
             yield block
 

@@ -22,7 +22,8 @@ from mixpanel.data.readers.text_files import (
     rewritten_as_utf8,
     text_encoding,
 )
-from mixpanel.data.store.engine import disable_progress_bar
+from mixpanel.data.store import resources
+from mixpanel.data.store.engine import disable_progress_bar, memory_error
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ FETCH_SIZE = 2000
 DUCKDB_CONFIG: dict[str, bool | str] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    "memory_limit": "500MB",
     "temp_directory": "",
 }
 NO_OPTIONS = ReadOptions()
@@ -111,7 +111,7 @@ def read_rows(
                 folder = stack.enter_context(temporary_folder())
                 source = rewritten_as_utf8(path, encoding, folder)
         try:
-            connection = stack.enter_context(_connect(duckdb))
+            connection = stack.enter_context(_connect(duckdb, options))
             if file_format == "ndjson":
                 yield from _objects(connection, source)
             elif file_format == "parquet":
@@ -172,8 +172,12 @@ def _duckdb() -> ModuleType:
     return duckdb
 
 
-def _connect(library: ModuleType) -> duckdb.DuckDBPyConnection:
-    connection: duckdb.DuckDBPyConnection = library.connect(config=DUCKDB_CONFIG)
+def _connect(library: ModuleType, options: ReadOptions = NO_OPTIONS) -> duckdb.DuckDBPyConnection:
+    memory = resources.memory_limit(options.memory_limit)
+    sizes = {
+        "memory_limit": f"{memory}B", "threads": resources.threads(options.threads, memory=memory)
+    }  # fmt: skip
+    connection: duckdb.DuckDBPyConnection = library.connect(config=DUCKDB_CONFIG | sizes)
     disable_progress_bar(connection)
     return connection
 
@@ -287,6 +291,8 @@ def _iter_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 def unreadable(path: Path, name: str, error: Exception, *, is_csv: bool) -> ConfigurationError:
     """Return why DuckDB cannot read a file, in one line."""
     message = str(error)
+    if isinstance(error, _duckdb().OutOfMemoryException):
+        return ConfigurationError(f"{name} cannot be read: {memory_error(error)}")
     if is_csv:
         return explain_error(path, name, message)
     if "maximum_object_size" in message:

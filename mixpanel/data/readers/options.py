@@ -66,6 +66,8 @@ class ReadOptions:
         instead of refusing the file.
     :param on_mixed: called with each CSV column that stays text because of a few cells; None logs
         a warning.
+    :param memory_limit: of DuckDB, which reads CSV and Parquet, and `threads`, as for
+        `Database.open`.
     :raises ConfigurationError: for an unknown type or encoding.
     """
 
@@ -74,6 +76,8 @@ class ReadOptions:
     encoding: str | None = None
     keep_ragged: bool = False
     on_mixed: Callable[[MixedColumn], object] = _log
+    memory_limit: str | int | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for column, type_ in self.types.items():

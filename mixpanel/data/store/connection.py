@@ -31,7 +31,7 @@ from mixpanel.data.store.engine import (
     read_only_folder,
     restrict_wal,
 )
-from mixpanel.data.store.part_files import remove_abandoned
+from mixpanel.data.store.part_files import remove_abandoned, unreadable_folder
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
@@ -395,7 +395,7 @@ class Connection:
         """The folder of lines that could not be loaded; temporary for a database in memory."""
         if self.path is None:
             return self.parts / "unreadable"
-        return self.path.with_name(self.path.name + ".unreadable")
+        return unreadable_folder(self.path)
 
     @property
     def connection(self) -> DuckDBPyConnection:

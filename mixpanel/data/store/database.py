@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from mixpanel.data.store import (
     attachments,
     engine,
     export,
+    export_targets,
     fetch_log,
     pages,
     part_files,
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data._fetch.plan import Filters, Part
+    from mixpanel.data.analysis.period import Period
     from mixpanel.data.readers.lookup_files import FileKind
     from mixpanel.data.results import (
         ColumnStatsResult,
         EventBreakdownResult,
+        ParquetSync,
         SQLResult,
         SummaryResult,
         TableInfo,
@@ -59,9 +63,22 @@ if TYPE_CHECKING:
     from mixpanel.data.store.rows import RowsFormat, RowStream
     from mixpanel.data.store.staging import Mode
 
-__all__ = ["Database"]
+__all__ = ["Database", "FetchedEvents"]
 
 L = TypeVar("L", Load, ProfilesLoad)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedEvents:
+    """Which `days` of a table of events were fetched, and with which filters."""
+
+    name: str
+    first: date
+    last: date
+    days: frozenset[date]
+    events: tuple[str, ...]
+    where: str | None
+    project_timezone: str | None
 
 
 class Database(Connection):
@@ -601,6 +618,45 @@ class Database(Connection):
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         return {entry.day: entry.fetched_at for entry in entries}
 
+    def fetched_events(self, name: str) -> FetchedEvents:
+        """Return which days of a table of events were fetched, and with which filters.
+
+        :raises TableNotFoundError: if there is no such table.
+        :raises ConfigError: if it was not fetched, mixes filters or has a limit.
+        """
+        with self._query_cursor() as cursor:
+            name = catalog.resolve(cursor, name)
+            known = fetch_log.find(cursor, name)
+            if known is None or not (known.from_date and known.to_date):
+                raise ConfigError(f"{name} was not fetched as a table of events: choose another")
+            entries = fetch_log.entries(cursor, name, "done")
+        filters = {entry.filters for entry in entries}
+        if len(filters) > 1:
+            raise ConfigError(f"{name} mixes events of several filters: choose another table")
+        chosen: dict[str, Any] = json.loads(filters.pop()) if filters else {}
+        if "limit" in chosen:
+            raise ConfigError(
+                f"{name} was fetched with a limit, so it lacks events: choose another"
+            )
+        return FetchedEvents(
+            name,
+            known.from_date,
+            known.to_date,
+            frozenset(entry.day for entry in entries),
+            tuple(chosen.get("events", ())),
+            chosen.get("where"),
+            known.project_timezone,
+        )
+
+    def daily_counts(self, name: str, period: Period) -> dict[str, int]:
+        """Return the number of events of a table by day of a period, where there are any."""
+        query = (
+            f"SELECT {period.bucket('event_time', 'day')}, count(*) FROM main.{quoted(name)} "
+            "WHERE event_time >= ? AND event_time < ? GROUP BY ALL"
+        )
+        rows = self.sql_rows(query, [period.start, period.end]).rows
+        return {str(day)[:10]: count for day, count in rows}
+
     def first_day(self, name: str) -> date | None:
         """Return the first day of a table, which need not be one that could be fetched."""
         with self._query_cursor() as cursor:
@@ -710,6 +766,36 @@ class Database(Connection):
                 storage_options=storage_options or {},
             )
 
+    def sync_parquet(
+        self,
+        table: str | None,
+        path: Path | str,
+        *,
+        query: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> ParquetSync:
+        """Bring a folder that `export_parquet` wrote by day up to date, or write it.
+
+        >>> ws.sync_parquet("events", "lake")  # doctest: +SKIP
+        ParquetSync(written=('2026-01-31',), kept=30, removed=())
+
+        Only the days that have changed are written, and those that are gone are removed. Each day
+        is one file, which is replaced when it is complete: readers find the old rows or the new
+        ones. If a call is interrupted, the next one writes what is missing.
+
+        :raises ConfigError: if the folder has files that no export wrote; and as `export_parquet`.
+        """
+        with self._cursor() as cursor, sql.translated(cursor):
+            return export.sync_parquet(
+                cursor,
+                table,
+                path,
+                self._exchange,
+                query=query,
+                database_path=self.path,
+                storage_options=storage_options or {},
+            )
+
     def export_csv(
         self,
         table: str | None,
@@ -738,6 +824,17 @@ class Database(Connection):
                 overwrite=overwrite,
                 storage_options=storage_options or {},
             )
+
+    def discard(self) -> bool:
+        """Remove temporary files, before the process is ended without `close`.
+
+        Return False, and do nothing, while files of an export get their names; and if the database
+        is not read-only.
+        """
+        if export_targets.is_committing() or not self.read_only:
+            return False
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return True
 
     @contextmanager
     def csv_bytes(

@@ -7,9 +7,9 @@ transaction. Only `finish` changes the table itself, in one transaction.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.store import fetch_log, schema, typed_tables
 from mixpanel.data.store.engine import (
@@ -29,6 +29,7 @@ from mixpanel.data.store.parts import (
     pieces,
     repair_part,
     repair_text,
+    truncated_error,
     unreadable_error,
 )
 from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Load"]
 
-PIECE_BYTES = (8_000_000, 1_000_000)
 REPAIR_BATCH_SIZE = 20_000  # rows
 
 NO_REPAIR = Repair()
@@ -88,9 +88,6 @@ class Load(Staging):
         self._timezone = filters.project_timezone
         self._time_in_ms = time_in_ms
         self._merged = 0
-        # DuckDB reads a file with as many threads as it has buffers of 32 MB: a piece gets one.
-        self._piece_bytes: int | None = None
-        self._smaller_pieces = list(PIECE_BYTES)
         self._time_column = "event_time" if self._timezone is None else "event_time_local"
         try:
             with self._connect(), database_errors(), transaction(self._connection):
@@ -245,18 +242,7 @@ class Load(Staging):
         """Insert parts; without enough memory again in smaller pieces, as all parts after them."""
         if not sources:
             return {}
-        while True:
-            try:
-                return self._insert_all(sources)
-            except load_duckdb().OutOfMemoryException:
-                if not self._smaller_pieces:
-                    raise
-            self._piece_bytes = self._smaller_pieces.pop(0)
-            logger.debug(
-                "not enough memory to load %s at once: loading pieces of %s MB",
-                sources[0].part.chunk,
-                self._piece_bytes // 1_000_000,
-            )
+        return self._insert_with_memory(partial(self._insert_all, sources), sources[0].part.chunk)
 
     def _insert_all(self, sources: Sequence[_Source]) -> dict[int, Staged]:
         days = {day for source in sources for day in source.part.chunk}
@@ -269,8 +255,9 @@ class Load(Staging):
                     )
             else:
                 for source in sources:
+                    truncated = partial(truncated_error, source.part)
                     for piece in pieces(
-                        source.part, source.path, self._piece_bytes, gzipped=source.gzip
+                        source.path, self._piece_bytes, truncated, gzipped=source.gzip
                     ):
                         self._insert_files({piece: source.number}, gzip=False)
             first = sources[0].number

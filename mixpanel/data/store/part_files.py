@@ -33,6 +33,7 @@ __all__ = [
     "scratch_folder",
     "scratch_name",
     "set_aside",
+    "unreadable_folder",
 ]
 
 GZIP, PLAIN = ".gz", ".ndjson"
@@ -86,6 +87,11 @@ def linked_files(exchange: Path, files: Sequence[Path]) -> Iterator[list[Path]]:
             except OSError:  # a file system without hard links
                 shutil.copyfile(file, link)
         yield links
+
+
+def unreadable_folder(database: Path) -> Path:
+    """Return the folder beside a database of lines that could not be loaded."""
+    return database.with_name(database.name + ".unreadable")
 
 
 def digest(path: Path) -> str:

@@ -18,7 +18,7 @@ from mixpanel.data.exceptions import TruncatedError, UnreadablePartError
 from mixpanel.data.store.engine import error_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mixpanel.data._fetch.plan import Part
@@ -134,10 +134,12 @@ def _repair(
     return Repair(repaired, unreadable, None if unreadable_file is None else kept_in)
 
 
-def pieces(part: Part, source: Path, size: int, *, gzipped: bool) -> Iterator[Path]:
-    """Yield files with a few whole lines of a part each; each is gone when the next one is there.
+def pieces(
+    source: Path, size: int, truncated: Callable[[bytes], Exception], *, gzipped: bool
+) -> Iterator[Path]:
+    """Yield files with a few whole lines of `source` each, which end when the next one begins.
 
-    :raises TruncatedError: if the part is compressed and cut off.
+    :raises Exception: what `truncated` returns for the last bytes of a compressed, truncated file.
     """
     piece = source.with_name(source.name + ".piece")
     open_file: Any = gzip.open if gzipped else open
@@ -150,7 +152,7 @@ def pieces(part: Part, source: Path, size: int, *, gzipped: bool) -> Iterator[Pa
                     file.write(block)
                 yield piece
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise truncated_error(part, block) from error
+        raise truncated(block) from error
     finally:
         piece.unlink(missing_ok=True)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mixpanel._runtime.private_files import make_folder
 from mixpanel.data._fetch.plan import Chunk
-from mixpanel.data.exceptions import MixpanelDataError, UnreadablePartError
+from mixpanel.data.exceptions import MemoryLimitError, MixpanelDataError, UnreadablePartError
 from mixpanel.data.store import fetch_log, profile_history, schema, typed_tables
 from mixpanel.data.store.engine import (
     count,
@@ -19,11 +20,11 @@ from mixpanel.data.store.engine import (
 )
 from mixpanel.data.store.fetch_log import Entry, PageRecord, Table
 from mixpanel.data.store.part_files import linked_files
-from mixpanel.data.store.parts import Staged, private_file
+from mixpanel.data.store.parts import Staged, line_end, pieces, private_file
 from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -118,16 +119,12 @@ class ProfilesLoad(Staging):
         with linked_files(self._exchange, pages) as links:
             first = self._pages if record is None else record.page
             numbers = {link: first + n for n, link in enumerate(links, 1)}
-            query = schema.profiles(numbers, gzip=gzip)
+            insert = partial(self._insert, numbers, gzip, record)
             try:
-                with database_errors(), transaction(self._connection):
-                    before = count(self._connection, self._staging_table)
-                    self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
-                    rows = count(self._connection, self._staging_table) - before
-                    if record is not None:
-                        fetch_log.record_page(
-                            self._connection, self.name, replace(record, rows=rows)
-                        )
+                with database_errors():
+                    rows = self._insert_with_memory(insert, "a page of profiles")
+            except MemoryLimitError:
+                raise
             except MixpanelDataError as error:
                 cause = error.__cause__
                 if isinstance(cause, Exception) and is_data_error(cause):
@@ -138,6 +135,24 @@ class ProfilesLoad(Staging):
         self._pages += len(pages)
         self._bytes += sum(path.stat().st_size for path in pages)
         return Staged(rows)
+
+    def _insert(self, numbers: Mapping[Path, int], gzip: bool, record: PageRecord | None) -> int:  # noqa: FBT001
+        with transaction(self._connection):
+            before = count(self._connection, self._staging_table)
+            if self._piece_bytes is None:
+                self._insert_files(numbers, gzip=gzip)
+            else:
+                for path, number in numbers.items():
+                    for piece in pieces(path, self._piece_bytes, _truncated, gzipped=gzip):
+                        self._insert_files({piece: number}, gzip=False)
+            rows = count(self._connection, self._staging_table) - before
+            if record is not None:
+                fetch_log.record_page(self._connection, self.name, replace(record, rows=rows))
+        return rows
+
+    def _insert_files(self, numbers: Mapping[Path, int], *, gzip: bool) -> None:
+        query = schema.profiles(numbers, gzip=gzip)
+        self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
 
     def set_aside(self, name: str, lines: Iterable[bytes]) -> Path:
         """Write lines of a page that DuckDB cannot load to a file, and return its path."""
@@ -232,3 +247,9 @@ class ProfilesLoad(Staging):
         fetch_log.commit_staged(self._connection, self.name)
         table = Table(self.name, "profiles", now, None, None, None)
         fetch_log.register(self._connection, table, count(self._connection, self._table))
+
+
+def _truncated(line: bytes) -> UnreadablePartError:
+    return UnreadablePartError(
+        f"a page of profiles is truncated; it ends with {line_end(line)!r}: fetch it again"
+    )

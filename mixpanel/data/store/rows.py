@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,8 +33,10 @@ __all__ = [
     "RowsFormat",
     "copied",
     "copy_bytes",
+    "copy_stream",
     "csv_select",
     "fetched",
+    "in_small_batches",
     "query_source",
     "unique_names",
 ]
@@ -47,7 +50,10 @@ ROWS_FORMATS = {
 EMPTY_ARRAY = b"[\n\t\n]\n"
 BATCH_ROWS = 2_048
 PIPE_BYTES = 1_048_576
+HELD_BYTES = 100_000  # more than the names of the columns, which are written first
 F_SETPIPE_SZ = 1031  # Linux
+INTERRUPT_EVERY = 0.02  # seconds; a statement may begin just after it was interrupted
+UNKNOWN_START = 1.0  # seconds to wait for a thread that may not have been started
 
 # Types whose values a spreadsheet never runs as a formula.
 _SAFE_TYPES = re.compile(
@@ -131,7 +137,7 @@ def copied(
             for expression, (title, _, _) in zip(found, by_position, strict=True)
         )
     query = f"SELECT {selected} FROM {source}"
-    chunks = copy_bytes(connection, query, ROWS_FORMATS[form], exchange)
+    chunks = copy_stream(connection, query, ROWS_FORMATS[form], exchange)
     return _without_empty_row(chunks) if form == "json" else chunks
 
 
@@ -144,6 +150,44 @@ def _without_empty_row(chunks: Iterator[bytes]) -> Iterator[bytes]:
             break
     yield b"[]\n" if head.split() == [b"[", b"]"] else head
     yield from chunks
+
+
+def copy_stream(
+    connection: DuckDBPyConnection, query: str, options: str, exchange: Path
+) -> Iterator[bytes]:
+    """Yield the bytes of `copy_bytes`; without enough memory in small batches from the start."""
+    held: list[bytes] | None = []  # what would be repeated if it ended here
+    chunks = copy_bytes(connection, query, options, exchange)
+    try:
+        for chunk in chunks:
+            if held is None:
+                yield chunk
+            else:
+                held.append(chunk)
+                if sum(map(len, held)) > HELD_BYTES:
+                    yield b"".join(held)
+                    held = None
+        if held:
+            yield b"".join(held)
+        return
+    except load_duckdb().OutOfMemoryException:
+        if held is None:
+            raise
+    finally:
+        chunks.close()  # type: ignore[attr-defined]
+    yield from copy_bytes(connection, in_small_batches(connection, query), options, exchange)
+
+
+def in_small_batches(connection: DuckDBPyConnection, query: str) -> str:
+    """Return a query of the same rows in the same order, of which COPY writes a few at a time.
+
+    With several threads, DuckDB turns whole row groups of 122,880 rows into text before it writes
+    them, unless one source of rows cannot be divided among threads: here an empty aggregate.
+    """
+    columns = connection.execute(f"DESCRIBE {query}").fetchall()
+    nulls = ", ".join("NULL" for _ in columns)
+    empty = f"SELECT {nulls} FROM (SELECT count(*) AS n FROM range(0)) WHERE n > 0"
+    return f"{query} UNION ALL {empty}"
 
 
 def copy_bytes(
@@ -173,28 +217,59 @@ def _piped(connection: DuckDBPyConnection, statement: str, path: Path) -> Iterat
 
         fcntl.fcntl(reader, F_SETPIPE_SZ, PIPE_BYTES)
     failed: list[BaseException] = []
+    guards, running = [guard], native_threads.new_lock()
+    running.acquire()
 
     def run() -> None:
         try:
-            connection.execute(statement)
+            if guards:
+                connection.execute(statement)
         except BaseException as error:  # raised again by the reader
             failed.append(error)
         finally:
-            os.close(guard)
+            while guards:
+                os.close(guards.pop())
+            running.release()
 
-    thread = native_threads.start_thread(run, "mixpanel-copy")
-    finished = False
+    state = "new"
     try:
+        native_threads.start_thread(run, "mixpanel-copy")
+        state = "running"
         while chunk := os.read(reader, PIPE_BYTES):
+            if state == "running":  # DuckDB has the pipe open: without a name, none can be left
+                state = "writing"
+                path.unlink(missing_ok=True)
             yield chunk
-        finished = True
+        state = "finished"
     finally:
-        if not finished:
-            connection.interrupt()
-        os.close(reader)  # a writer that waits for room in the pipe fails
-        thread.join()
+        if state == "finished":
+            running.acquire()
+        else:
+            # Ctrl-C may have come while the thread was being started.
+            _stop(connection, reader, running, patience=UNKNOWN_START if state == "new" else None)
+            while guards:
+                os.close(guards.pop())
+        os.close(reader)
     if failed:
         raise failed[0]
+
+
+def _stop(
+    connection: DuckDBPyConnection, reader: int, running: Any, *, patience: float | None
+) -> None:
+    """Interrupt the statement that writes into a pipe until its thread has ended.
+
+    The pipe is emptied meanwhile: neither opening it nor writing into it can be interrupted.
+    """
+    os.set_blocking(reader, False)
+    end = None if patience is None else time.monotonic() + patience
+    while not running.acquire(timeout=INTERRUPT_EVERY):
+        connection.interrupt()
+        with suppress(BlockingIOError):
+            while os.read(reader, PIPE_BYTES):
+                pass
+        if end is not None and time.monotonic() > end:
+            return
 
 
 # ---- expressions --------------------------------------------------------------------------------

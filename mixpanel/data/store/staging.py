@@ -17,9 +17,10 @@ from weakref import WeakValueDictionary, finalize
 from mixpanel._runtime import native_threads
 from mixpanel._runtime.checked_files import UnsafeFileError
 from mixpanel._runtime.file_lock import FileLock
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import fetch_log
-from mixpanel.data.store.engine import database_errors, transaction
+from mixpanel.data.store.engine import database_errors, load_duckdb, transaction
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ S = TypeVar("S", bound="Staging")
 Mode = Literal["new", "replace", "append", "sync"]
 
 STAGING_PREFIX = "_stage_"
+PIECE_BYTES = (8_000_000, 1_000_000)
 
 # The running loads of this process, by database and table. Weak, so that a load that was dropped
 # without being ended does not block its table.
@@ -150,6 +152,9 @@ class Staging:
         self._now = now
         self._unreadable = database.unreadable
         self._staging_table, self._table = quoted(STAGING_PREFIX + name), quoted(name)
+        # DuckDB reads a file with as many threads as it has buffers of 32 MB: a piece gets one.
+        self._piece_bytes: int | None = None
+        self._smaller_pieces = list(PIECE_BYTES)
         self._slot = (database._identity, name.lower())
         with _active_lock:
             require_no_active_load(database._identity, name)
@@ -195,6 +200,21 @@ class Staging:
                 del _active_loads[self._slot]
         if self._table_lock is not None:
             self._table_lock.release()
+
+    def _insert_with_memory(self, insert: Callable[[], R], what: object) -> R:
+        """Run `insert`; without enough memory again, with smaller `_piece_bytes` from then on."""
+        while True:
+            try:
+                return insert()
+            except load_duckdb().OutOfMemoryException:
+                if not self._smaller_pieces:
+                    raise
+            self._piece_bytes = self._smaller_pieces.pop(0)
+            logger.debug(
+                "not enough memory to load %s at once: loading pieces of %s MB",
+                what,
+                self._piece_bytes // 1_000_000,
+            )
 
     def _require_active(self) -> None:
         # Two loads with one staging table would mix their rows.

@@ -23,6 +23,7 @@ HARMLESS_FAULTS = ("latency", "partial", "drip")
 MAX_DECODED = 4 * 2**20  # bytes of a refused request, to show its records
 MAX_REFUSED = 1000
 MAX_BODY = 65_536
+MAX_REPORT = 16 * 2**20
 MAX_POLLERS = 20
 NOT_MODIFIED = 304
 MAX_EVALUATIONS = 20
@@ -246,7 +247,8 @@ def live_endpoint(project: Project) -> Callable[[Request], Awaitable[Response]]:
     routes = Routes(project.live, EmulatorSource(project))
 
     async def respond(request: Request) -> Response:
-        body = await _read(request)
+        is_report = request.scope["path"] == "/live/report"
+        body = await _read(request, MAX_REPORT if is_report else MAX_BODY)
         if body is None:
             return Response("the body is too long", 413)
         incoming = Incoming(
@@ -265,13 +267,13 @@ def live_endpoint(project: Project) -> Callable[[Request], Awaitable[Response]]:
     return respond
 
 
-async def _read(request: Request) -> bytes | None:
-    body = b""
+async def _read(request: Request, limit: int) -> bytes | None:
+    body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
+        if len(body) > limit:
             return None
-    return body
+    return bytes(body)
 
 
 async def _frames(stream: Stream) -> AsyncIterator[bytes]:

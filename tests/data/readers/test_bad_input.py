@@ -331,3 +331,19 @@ def test_a_table_of_duckdb_is_read_as_it_is(tmp_path):
     )
     (row,) = rows(tmp_path / "a.parquet")
     assert {"h": str(2**127 - 1), "s": {"a": [1, None]}} == row
+
+
+def test_a_file_that_needs_more_memory_than_its_limit_is_named_with_what_helps(
+    tmp_path, monkeypatch
+):
+    """The limit is that of the local database: an argument, or MP_MEMORY_LIMIT."""
+    path = tmp_path / "a.parquet"
+    with duckdb.connect() as connection:
+        query = "SELECT 'A' AS event, 1 AS time, 'u' AS user_id, repeat('x', 40000000) AS text"
+        connection.execute(f"COPY ({query}) TO '{path}' (COMPRESSION zstd)")
+    assert 40_000_000 == len(rows(path, memory_limit="2GB", threads=1)[0]["text"])
+    monkeypatch.setenv("MP_MEMORY_LIMIT", "50MB")
+    with pytest.raises(ConfigurationError, match=r"a\.parquet cannot be read: .*memory_limit="):
+        rows(path)
+    with pytest.raises(ConfigurationError, match="memory_limit='a lot' must be a size"):
+        rows(path, memory_limit="a lot")

@@ -12,7 +12,7 @@ CLIENTS = {
 }
 
 
-def track(n, *names):
+def track(n, *names, user="u"):
     """Track an event through each client, or through those of these names."""
     for name in names or CLIENTS:
-        CLIENTS[name].track("u", "Visit", {"n": n, "via": name})
+        CLIENTS[name].track(user, "Visit", {"n": n, "via": name})

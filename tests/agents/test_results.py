@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel._agents.answers import (
+from mixpanel._agents.results import (
     MARK,
     MAX_CELL,
     cut,

@@ -1,0 +1,323 @@
+"""The live page of a program: what its clients composed, queued, sent and got back.
+
+It is served by the process itself, or by an emulator that the process reports to. Nothing of this
+is imported while no client has `debug`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+from urllib.parse import urlsplit
+
+from mixpanel._http.responses import TransportFailure
+from mixpanel._page.entries import BY_CHOICE, LANES, Entry, Judged, Lane, Verdict
+from mixpanel._page.feed import Feed
+from mixpanel._page.reporter import Reporter
+from mixpanel._page.server import PageServer
+from mixpanel._runtime import fork
+from mixpanel._runtime.safe_logging import logger
+from mixpanel.exceptions import ConfigurationError
+from mixpanel.settings import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mixpanel._delivery.custom_consumer import CustomConsumer
+    from mixpanel._delivery.observer import Observer
+    from mixpanel._delivery.sender import Sender
+    from mixpanel._http.request import Request
+    from mixpanel._http.responses import Response
+    from mixpanel._records.record import Record
+
+__all__ = ["ProgramPage", "page_of", "stop", "watch"]
+
+PORT = 8651  # if it is free: a tab that stays open finds the program when it is started again
+MAX_WAITING = 10_000
+LANE_NAMES: dict[str, Lane] = {"people": "profiles"}
+FATES: dict[str, Verdict] = {
+    "delivered": "accepted", "rejected": "rejected", "dropped": "dropped",
+}  # fmt: skip
+DISCARDED = {
+    **BY_CHOICE,
+    "before_send_error": "before_send raised an exception, or returned no message",
+}
+DROPPED = {  # as `stats().dropped` names it
+    "queue_full": "the queue was full",
+    "expired": "given up: it was older than RetryPolicy.max_age",
+    "ambiguous": "it may have arrived, and is not safe to send again",
+    "too_large": "it is larger than the server or the queue takes",
+    "raised": "the error was raised to the caller",
+    "closed": "the client was closed first",
+    "exit": "the process ended first",
+}
+MAX_RESPONSE = 4000  # bytes
+
+P = ParamSpec("P")
+
+_lock = threading.Lock()
+_pages: dict[str, ProgramPage] = {}
+
+
+def watch(delivery: Sender[Any] | CustomConsumer, debug: object) -> ProgramPage:
+    """Show the messages of a client on the page that `debug` names, and return the page.
+
+    :raises ConfigurationError: for another value than True, a port, or the address of an emulator.
+    """
+    page = page_of(debug)
+    if delivery.observer is None:
+        delivery.observe(_ProgramObserver(page.feed, delivery.name_of))
+    return page
+
+
+def page_of(debug: object) -> ProgramPage:
+    """Return the page for a value of `debug`, started if it is the first.
+
+    :raises ConfigurationError: the value is unknown.
+    """
+    address = _address(debug)
+    with _lock:
+        page = _pages.get(address)
+        if page is None:
+            page = _pages[address] = ProgramPage(address)
+        return page
+
+
+def stop() -> None:
+    """Stop all pages of this process."""
+    with _lock:
+        pages = list(_pages.values())
+        _pages.clear()
+    for page in pages:
+        page.stop()
+
+
+class ProgramPage:
+    """A feed of this process and where it is shown: `url`."""
+
+    def __init__(self, address: str) -> None:
+        self.feed = Feed()
+        self._server: PageServer | None = None
+        self._reporter: Reporter | None = None
+        if address.isdecimal():
+            self._server = PageServer(self.feed, ProgramSource(self.feed), int(address))
+            self.url = self._server.url
+        else:
+            self._reporter = Reporter(self.feed, address, program_name())
+            self.url = address
+        logger.warning("the live page of this program: %s", self.url)
+
+    def stop(self) -> None:
+        """Stop serving, or report what is left and stop reporting."""
+        if self._server is not None:
+            self._server.stop()
+        if self._reporter is not None:
+            self._reporter.stop()
+
+
+class ProgramSource:
+    """What the page shows of a program besides the feed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def state(self) -> dict[str, Any]:
+        """Return the program's name and how many of its messages have no outcome yet."""
+        waiting = sum(each.verdict in ("queued", "retrying") for each in self._feed.entries())
+        return {"kind": "program", "program": program_name(), "waiting": waiting, "faults": []}
+
+    def person(self, distinct_id: str) -> dict[str, Any]:
+        """Return the messages about a person that are in the feed."""
+        found = [each for each in self._feed.entries() if each.distinct_id == distinct_id]
+        timeline = [
+            {"event": each.event, "time": each.at, "properties": dict(each.properties)}
+            for each in reversed(found)
+        ]
+        return {"distinct_id": distinct_id, "asked_for": distinct_id, "aliases": [],
+                "profile": None, "timeline": timeline, "lost": []}  # fmt: skip
+
+    def flags(self) -> list[dict[str, Any]]:
+        """Return no flags: those are the emulator's."""
+        return []
+
+    def explain(self, flag_key: str, context: dict[str, Any]) -> dict[str, Any]:
+        """Return that flags are not known here."""
+        del context
+        return {"flag": flag_key, "trace": "flags are explained by the emulator's page"}
+
+    def add_fault(self, text: str) -> None:
+        """Refuse: faults are the emulator's."""
+        raise ValueError(f"{text!r}: only an emulator plays faults, not the page of a program")
+
+    def clear_faults(self) -> None:
+        """Do nothing: there are none."""
+
+    def clear(self) -> None:
+        """Empty the list; the program's messages are not touched."""
+        self._feed.clear()
+
+
+@dataclass(slots=True)
+class ProgramRequest:
+    """A request of a client, without its secrets."""
+
+    method: str = "POST"
+    path: str = ""
+    query: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    received_at: float = 0.0
+    body: bytes = b""
+    status: int | None = None
+    response_body: bytes = b""
+
+
+def _never_raises(method: Callable[P, None]) -> Callable[P, None]:
+    """Log an exception of an observer once: watching must not change what is delivered."""
+
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception:
+            logger.exception("the live page missed a message")
+
+    return wrapper
+
+
+class _ProgramObserver:
+    """Adds the messages of one sender to the feed, and changes them as they get on."""
+
+    def __init__(self, feed: Feed, name_of: Callable[[str], str]) -> None:
+        self._feed = feed
+        self._name_of = name_of
+        self._pid = os.getpid()
+        # The records are kept with their entries, so that no other gets the same id meanwhile.
+        self._waiting: OrderedDict[int, tuple[Record, Entry]] = OrderedDict()
+
+    @_never_raises
+    def queued(self, records: Sequence[Record]) -> None:
+        """Add records that are about to be queued."""
+        if os.getpid() != self._pid:  # a fork: the page is the parent's
+            return
+        for record in records:
+            if id(record) in self._waiting:
+                continue
+            name = self._name_of(record.endpoint)
+            lane: Lane = LANE_NAMES.get(name, name if name in LANES else "events")
+            request = ProgramRequest(path=f"({record.endpoint})", received_at=time.time())
+            (entry,) = self._feed.add(
+                request, lane, [Judged(record.decoded())], verdict="queued", size=len(record.body)
+            )
+            self._waiting[id(record)] = record, entry
+            if len(self._waiting) > MAX_WAITING:
+                self._waiting.popitem(last=False)
+
+    @_never_raises
+    def attempted(
+        self,
+        records: Sequence[Record],
+        request: Request,
+        retries: int,
+        reply: Response | TransportFailure,
+    ) -> None:
+        """Set the request of records, and its response."""
+        parts = urlsplit(request.url)
+        failed = isinstance(reply, TransportFailure)
+        shown = ProgramRequest(
+            request.method,
+            f"{parts.scheme}://{parts.netloc}{parts.path}",
+            {},
+            {name: value if isinstance(value, str) else "••••"
+             for name, value in request.headers.items()},
+            time.time(),
+            request.content,
+            None if isinstance(reply, TransportFailure) else reply.status,
+            b"" if isinstance(reply, TransportFailure) else reply.body[:MAX_RESPONSE],
+        )  # fmt: skip
+        reason = str(reply.error) if isinstance(reply, TransportFailure) else None
+        if shown.status is not None and shown.status >= 400:
+            reason = f"status {shown.status}"
+        for index, record in enumerate(records):
+            found = self._waiting.get(id(record))
+            if found is None:
+                continue
+            self._feed.change(
+                found[1],
+                exchange=shown,
+                status=shown.status,
+                tries=retries + 1,
+                index=index,
+                count=len(records),
+                last=shown.received_at,
+                **({"verdict": "retrying", "reason": reason} if failed or reason else {}),
+            )
+
+    @_never_raises
+    def settled(self, records: Sequence[Record], fate: str, reason: str) -> None:
+        """Set the outcome of records."""
+        for record in records:
+            found = self._waiting.pop(id(record), None)
+            if found is None:
+                continue
+            entry = found[1]
+            why = DROPPED.get(reason, reason) or None
+            if why is not None and fate == "dropped" and entry.reason is not None:
+                why = f"{why}; before: {entry.reason}"
+            self._feed.change(entry, verdict=FATES[fate], reason=why)
+
+    @_never_raises
+    def discarded(self, reason: str, count: int) -> None:
+        """Add messages that were never queued, of which only the number is known."""
+        if reason in DISCARDED and os.getpid() == self._pid:
+            request = ProgramRequest(path=f"({reason})", received_at=time.time())
+            record = {"messages": count, "reason": reason}
+            self._feed.add(
+                request, "events", [Judged(record)], verdict="dropped", reason=DISCARDED[reason]
+            )
+
+
+def program_name() -> str:
+    """Return the name of the running program, and its process id."""
+    name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+    return f"{name} ({os.getpid()})"
+
+
+def _address(debug: object) -> str:
+    """Return a port as text, or the address of an emulator."""
+    text = "1" if debug is True else str(debug).strip()
+    if text.lower() in ("1", "true", "yes", "on"):
+        return str(PORT)
+    if text.isdecimal() and len(text) <= 5 and 1024 <= int(text) <= 65_535:
+        return text
+    parts = urlsplit(text)
+    is_address = parts.scheme == "http" and is_loopback(parts.hostname or "")
+    if is_address and parts.path in ("", "/") and not parts.query and "@" not in parts.netloc:
+        return f"http://{parts.netloc}"
+    raise ConfigurationError(
+        f"debug={text[:100]!r} (or MP_DEBUG_PAGE) must be True or 1, a port from 1024 on, or the "
+        "address of an emulator on this machine, such as http://127.0.0.1:8650"
+    )
+
+
+def _forget() -> None:
+    """Forget the pages in a forked child, which has none of their threads."""
+    global _lock
+    _lock = threading.Lock()
+    _pages.clear()
+
+
+fork.register(fork.Order.CLIENTS, after_in_child=_forget)
+atexit.register(stop)
+
+if TYPE_CHECKING:
+
+    def _is_observer(observer: _ProgramObserver) -> Observer:
+        return observer

@@ -1,0 +1,173 @@
+"""Write a table as one Parquet file a day, and later only those days that have changed.
+
+Each file has a fingerprint of its day's rows among its metadata, so that a folder needs no record
+beside it: a day is rewritten unless its folder has one file, with the fingerprint of the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+from uuid import uuid4
+
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.results import ParquetSync
+from mixpanel.data.store.engine import load_duckdb
+from mixpanel.data.store.quoting import literal, quoted
+from mixpanel.data.store.rows import copy_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from duckdb import DuckDBPyConnection
+
+    from mixpanel.data.store.export_targets import Target
+
+__all__ = ["Lake"]
+
+PARQUET = "FORMAT parquet, COMPRESSION zstd"
+NO_DAY = "__HIVE_DEFAULT_PARTITION__"  # of rows without a time, in Hive's layout
+KEY = "mixpanel_export"
+# In the footer, each key and value follows its length; the last one is behind all statistics.
+_FINGERPRINT = re.compile(KEY.encode() + rb".{1,4}?([0-9a-f]{32})", re.DOTALL)
+_RANGED = re.compile(r"TIMESTAMP(_S|_MS|_NS)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A day of a table; `text` is None for rows without a time."""
+
+    text: str | None
+    fingerprint: str
+
+    @property
+    def folder(self) -> str:
+        return f"day={NO_DAY if self.text is None else quote(self.text, safe='')}"
+
+
+class Lake:
+    """The rows of a source by day.
+
+    :param columns: expressions with their names, as in `SELECT`.
+    :param time: the expression of the time, and its type.
+    :param is_query: True if reading the source may be slow: it is then read once.
+    """
+
+    def __init__(
+        self,
+        connection: DuckDBPyConnection,
+        exchange: Path,
+        source: str,
+        columns: Sequence[tuple[str, str, str]],
+        time: tuple[str, str],
+        *,
+        is_query: bool,
+    ) -> None:
+        self._connection, self._exchange = connection, exchange
+        self._source, self._columns = source, columns
+        self._time, self._is_query = time, is_query
+
+    def write(self, target: Target) -> list[str]:
+        """Write all days, replacing what the target has; return the files."""
+        with self._snapshot() as days:
+            files = ((self._new_name(day), self._bytes(day)) for day in days)
+            return target.write_folder(files)
+
+    def sync(self, target: Target) -> ParquetSync:
+        """Write the days that have changed, and remove those that are gone."""
+        existing = target.files()
+        written, kept, paths = [], [], []
+        with self._snapshot() as days:
+            for day in days:
+                files = existing.pop(day.folder, [])
+                if len(files) == 1 and self._has(target, files[0], day.fingerprint):
+                    kept.append(day)
+                    continue
+                # Under the name that it had: readers find the old rows or the new ones.
+                name = files[0] if len(files) == 1 else self._new_name(day)
+                paths.append(target.replace(name, self._bytes(day)))
+                target.remove(files[1:] if name in files else files)
+                written.append(day)
+        target.remove(name for files in existing.values() for name in files)
+        return ParquetSync(
+            written=tuple(day.text for day in written),
+            kept=len(kept),
+            removed=tuple(folder.partition("=")[2] for folder in sorted(existing)),
+            paths=tuple(paths),
+        )
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[list[Day]]:
+        """Yield the days; within the block, all statements see the same rows."""
+        connection, name = self._connection, f"_export_{uuid4().hex}"
+        connection.execute("BEGIN TRANSACTION")
+        try:
+            if self._is_query:
+                listed = ", ".join(f"{sql} AS {quoted(title)}" for title, sql, _ in self._columns)
+                connection.execute(
+                    f"CREATE TEMP TABLE {name} AS SELECT {self._time[0]} AS _time, "
+                    f"{listed} FROM {self._source}"
+                )
+                self._source, self._time = name, ("_time", self._time[1])
+                self._columns = [(title, quoted(title), type_) for title, _, type_ in self._columns]
+            yield self._days()
+        finally:
+            with suppress(load_duckdb().Error):
+                connection.execute("ROLLBACK")
+
+    def _days(self) -> list[Day]:
+        values = ", ".join(sql for _, sql, _ in self._columns)
+        rows = self._connection.execute(
+            "SELECT CAST(day AS VARCHAR), count(*), bit_xor(value), sum(value) FROM ("
+            f"SELECT CAST({self._time[0]} AS DATE) AS day, hash({values}) AS value "
+            f"FROM {self._source}) GROUP BY day ORDER BY day"
+        ).fetchall()
+        layout = [(title, type_) for title, _, type_ in self._columns]
+        return [
+            Day(day, hashlib.sha256(repr((PARQUET, layout, *sums)).encode()).hexdigest()[:32])
+            for day, *sums in rows
+        ]
+
+    def _bytes(self, day: Day) -> Iterator[bytes]:
+        time, type_ = self._time
+        if day.text is None:
+            condition = f"{time} IS NULL"
+        else:
+            date = f"DATE {literal(day.text)}"
+            condition = f"CAST({time} AS DATE) = {date}"
+            if _RANGED.fullmatch(type_) and "infinity" not in day.text:
+                # As a range, which skips whole groups of rows.
+                condition = f"{time} >= {date} AND {time} < {date} + INTERVAL 1 DAY"
+        listed = ", ".join(f"{sql} AS {quoted(title)}" for title, sql, _ in self._columns)
+        statement = f"SELECT {listed} FROM {self._source} WHERE {condition}"
+        options = f"{PARQUET}, KV_METADATA {{{KEY}: {literal(day.fingerprint)}}}"
+        return copy_bytes(self._connection, statement, options, self._exchange)
+
+    def _new_name(self, day: Day) -> str:
+        return f"{day.folder}/part-{uuid4().hex}-0.parquet"
+
+    def _has(self, target: Target, name: str, fingerprint: str) -> bool:
+        footer = target.footer(name)
+        found = _FINGERPRINT.findall(footer) if footer.endswith(b"PAR1") else []
+        return bool(found) and found[-1].decode() == fingerprint
+
+
+def time_of(
+    columns: Sequence[tuple[str, str, str]], source: str, partition: str
+) -> tuple[str, str]:
+    """Return the expression and type of the column `event_time`.
+
+    :raises ConfigError: if there is none.
+    """
+    found = [(sql, type_) for title, sql, type_ in columns if title == "event_time"]
+    if partition != "day" or not found:
+        raise ConfigError(
+            f"{source} cannot be partitioned by {partition!r}: only tables with a column "
+            "event_time can be, by 'day'; partition_by=None writes one file"
+        )
+    return found[0]
