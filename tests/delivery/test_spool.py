@@ -993,3 +993,50 @@ def test_sqlite_is_imported_only_for_a_spool():
         "AsyncMixpanel('t', spool='/tmp/never-made')\n"
         "assert threading.active_count() == 1\n"
     )
+
+
+FULL_DISK = """
+import asyncio, resource, sys
+from mixpanel import AsyncMixpanel, AsyncBufferedConsumer, SpoolError
+errors = []
+
+async def main():
+    consumer = AsyncBufferedConsumer(
+        base_url=sys.argv[1], spool=sys.argv[2], on_error=lambda error, _: errors.append(error)
+    )
+    mp = AsyncMixpanel("t", consumer)
+    await mp.track("u", "Visit", {"m": 0}, durable=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    for number in range(1, 5000):
+        await mp.track("u", "Visit", {"m": number})
+    try:
+        await mp.commit()
+    except SpoolError as error:
+        print("refused:", error)
+    assert mp.health().spool.degraded
+    await mp.flush(20)
+    assert mp.stats().delivered == 5000, mp.stats()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for _ in range(100):
+        await asyncio.sleep(0.1)
+        if mp.health().spool.degraded is None:
+            break
+    await mp.track("u", "Visit", {"m": 5000}, durable=True)
+    await mp.flush(20)
+    await consumer.aclose()
+
+asyncio.run(main())
+print(sum(isinstance(error, SpoolError) for error in errors), "reported")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE as Linux has it")
+def test_a_disk_that_is_really_full_degrades_to_memory(tmp_path, server):
+    """The kernel refuses to write; everything is delivered, and the spool works again later."""
+    done = run_program(FULL_DISK, server.url, tmp_path / "spool")
+    assert "refused: the spool cannot be written" in done.stdout
+    assert "1 reported" in done.stdout
+    assert set(server.record.applied) == set(range(5001))
+    assert files(tmp_path) == []
