@@ -156,7 +156,8 @@ class SpoolWriter:
             return
         try:
             if (self._thread is None or not self._thread.is_alive()) and not self._closed.done():
-                reference, bell = weakref.ref(self), self._bell
+                reference: weakref.ref[SpoolWriter] = weakref.ref(self)
+                bell = self._bell
                 with suppress(RuntimeError):  # at the end of the interpreter no thread starts
                     self._thread = native_threads.start_thread(
                         lambda: _run(reference, bell), "mixpanel-spool"
@@ -219,7 +220,7 @@ class SpoolWriter:
         return RETRY_EVERY if self.error is not None else ADOPT_EVERY
 
     def gather(self) -> None:
-        """Let messages gather for a while, unless somebody waits for the commit."""
+        """Let messages gather for a while, unless a caller waits for the commit."""
         end = time.monotonic() + GROUP_WINDOW
         while not (self._hurry or self._closing):
             left = end - time.monotonic()
@@ -337,7 +338,7 @@ class SpoolWriter:
         self._count(source, buffer)
 
     def _check_still_there(self, buffer: Any, own: Source) -> None:
-        """Start a new file when somebody has removed this one."""
+        """Start a new file when this one was removed."""
         if time.monotonic() < self._space_at:
             return
         with suppress(OSError):
@@ -666,7 +667,7 @@ class SpoolWriter:
     # ---- failures -------------------------------------------------------------------------------
 
     def _degrade(self, buffer: Any, error: BaseException) -> None:
-        """Go on in memory, and report that once."""
+        """Keep messages in memory from now on, and report that once."""
         self._retry_at = time.monotonic() + RETRY_EVERY
         is_new = self.error is None and time.monotonic() >= self._quiet_until
         self._quiet_until = time.monotonic() + QUIET
@@ -763,7 +764,7 @@ def _release(files: _Files, bell: Any) -> None:
 
 
 def _run(reference: Callable[[], SpoolWriter | None], bell: Any) -> None:
-    """Work until the writer is closed, or nobody refers to it any more."""
+    """Work until the writer is closed, or is referred to no longer."""
     seconds = 0.0
     while True:
         bell.acquire(timeout=seconds) if seconds else None
