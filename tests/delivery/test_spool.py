@@ -566,7 +566,7 @@ def test_waiting_callers_continue_when_there_is_space(tmp_path, server):
 
 @pytest.mark.parametrize("problem", ["I/O", "full", "floor", "read-only"])
 def test_a_disk_that_fails_degrades_to_memory(tmp_path, server, monkeypatch, problem):
-    """Messages are still sent, `on_error` is called once, `commit` raises, and it ends by itself."""
+    """Messages are still sent, `on_error` is called once, `commit` raises; it ends by itself."""
     errors = []
     failing = [True]
     text = {"I/O": "disk I/O error", "full": "database or disk is full", "read-only": "readonly"}
