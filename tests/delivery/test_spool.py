@@ -5,6 +5,8 @@ import gc
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import weakref
 from contextlib import closing, suppress
@@ -471,7 +473,8 @@ def test_a_backlog_stays_on_disk_and_is_read_in_pages(tmp_path, server, monkeypa
     asyncio.run(fill(1000))
     server.script.clear()
     asyncio.run(drain())
-    assert server.record.order == list(range(2100))
+    # On a machine that is busy, a request may take too long, and its updates are sent again.
+    assert list(dict.fromkeys(server.record.order)) == list(range(2100))
 
 
 def test_the_age_of_a_message_survives_a_restart(tmp_path, server):
@@ -563,7 +566,7 @@ def test_waiting_callers_continue_when_there_is_space(tmp_path, server):
 
 @pytest.mark.parametrize("problem", ["I/O", "full", "floor", "read-only"])
 def test_a_disk_that_fails_degrades_to_memory(tmp_path, server, monkeypatch, problem):
-    """Delivery goes on, `on_error` is called once, `commit` raises, and all heals by itself."""
+    """Messages are still sent, `on_error` is called once, `commit` raises; it ends by itself."""
     errors = []
     failing = [True]
     text = {"I/O": "disk I/O error", "full": "database or disk is full", "read-only": "readonly"}
@@ -945,3 +948,95 @@ def test_health_needs_no_spool(server):
     mp.flush()
     assert mp.health().pending == 0
     assert Mixpanel("t", Own()).health().ok
+
+
+# ---- the end of a program -----------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from mixpanel import *
+consumer = {"async": AsyncBufferedConsumer, "sync": BufferedConsumer}[sys.argv[1]]
+mp = Mixpanel("t", consumer(base_url=sys.argv[2], spool=sys.argv[3]))
+for number in range(130):
+    mp.track("u", "Visit", {"m": number})
+"""
+
+
+def run_program(source, *arguments):
+    command = [sys.executable, "-W", "error", "-c", source, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_program_that_ends_sends_or_keeps_its_messages(tmp_path, server, kind):
+    """Without a call of `flush` or `close`: what cannot be sent is in the spool."""
+    spool = tmp_path / "spool"
+    unreachable(server)
+    run_program(PROGRAM, kind, server.url, spool)
+    with closing(sqlite3.connect(files(tmp_path)[0])) as connection:
+        assert connection.execute("SELECT sum(messages) FROM total WHERE id > 0").fetchone()[0]
+    server.script.clear()
+    run_program(PROGRAM.replace("range(130)", "range(130, 140)"), kind, server.url, spool)
+    assert set(server.record.applied) == set(range(140))
+    assert files(tmp_path) == []
+
+
+def test_sqlite_is_imported_only_for_a_spool():
+    """A client without one neither imports it nor starts a thread."""
+    run_program(
+        "import sys, threading\n"
+        "from mixpanel import AsyncMixpanel, BufferedConsumer, Mixpanel\n"
+        "from mixpanel.cdp import CustomerIO\n"
+        "AsyncMixpanel('t'), Mixpanel('t', BufferedConsumer()), CustomerIO('k')\n"
+        "assert 'sqlite3' not in sys.modules\n"
+        "AsyncMixpanel('t', spool='/tmp/never-made')\n"
+        "assert threading.active_count() == 1\n"
+    )
+
+
+FULL_DISK = """
+import asyncio, resource, sys
+from mixpanel import AsyncMixpanel, AsyncBufferedConsumer, SpoolError
+errors = []
+
+async def main():
+    consumer = AsyncBufferedConsumer(
+        base_url=sys.argv[1], spool=sys.argv[2], on_error=lambda error, _: errors.append(error)
+    )
+    mp = AsyncMixpanel("t", consumer)
+    await mp.track("u", "Visit", {"m": 0}, durable=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    for number in range(1, 5000):
+        await mp.track("u", "Visit", {"m": number})
+    try:
+        await mp.commit()
+    except SpoolError as error:
+        print("refused:", error)
+    assert mp.health().spool.degraded
+    await mp.flush(20)
+    assert mp.stats().delivered == 5000, mp.stats()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for _ in range(100):
+        await asyncio.sleep(0.1)
+        if mp.health().spool.degraded is None:
+            break
+    await mp.track("u", "Visit", {"m": 5000}, durable=True)
+    await mp.flush(20)
+    await consumer.aclose()
+
+asyncio.run(main())
+print(sum(isinstance(error, SpoolError) for error in errors), "reported")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE as Linux has it")
+def test_a_disk_that_is_really_full_degrades_to_memory(tmp_path, server):
+    """The kernel refuses to write; everything is delivered, and the spool works again later."""
+    done = run_program(FULL_DISK, server.url, tmp_path / "spool")
+    assert "refused: the spool cannot be written" in done.stdout
+    assert "1 reported" in done.stdout
+    assert set(server.record.applied) == set(range(5001))
+    assert files(tmp_path) == []

@@ -65,7 +65,7 @@ class RecordCodec:
 class Credentials:
     """What authorizes single messages, as text without secrets.
 
-    A project token is in the message itself. A secret is not written: a number stands for it, which
+    A project token is in the message itself. A secret is not written: a number replaces it, which
     this process alone can resolve.
     """
 

@@ -61,6 +61,7 @@ __all__ = ["SpoolWriter"]
 GROUP_WINDOW = 0.005  # seconds in which messages gather before they are committed
 ADOPT_EVERY = 30.0  # seconds between two looks for files of dead processes
 RETRY_EVERY = 1.0  # seconds between attempts to write to a disk that failed
+QUIET = 60.0  # seconds without a failure after which the next one is reported again
 CHECK_SPACE_EVERY = 1.0  # seconds
 PAGE_MESSAGES = 10_000  # that are read back at a time
 PAGE_BYTES = 4 * 1024 * 1024
@@ -131,6 +132,7 @@ class SpoolWriter:
         self._changes = _Changes()
         self._files = _Files()
         self._retry_at = 0.0
+        self._quiet_until = 0.0
         self._adopt_at = 0.0
         self._space_at = 0.0
         self._refused: set[Path] = set()  # orphans that could not be opened
@@ -218,7 +220,7 @@ class SpoolWriter:
         return RETRY_EVERY if self.error is not None else ADOPT_EVERY
 
     def gather(self) -> None:
-        """Let messages gather for a while, unless somebody waits for the commit."""
+        """Let messages gather for a while, unless a caller waits for the commit."""
         end = time.monotonic() + GROUP_WINDOW
         while not (self._hurry or self._closing):
             left = end - time.monotonic()
@@ -285,7 +287,7 @@ class SpoolWriter:
             self._open(buffer)
             self._check_space()
             moved = self._write(buffer)
-            self._recovered()
+            self._recovered(buffer)
             if not self._closing:
                 moved = self._adopt(buffer) or moved
                 moved = self._read_pages(buffer) or moved
@@ -336,7 +338,7 @@ class SpoolWriter:
         self._count(source, buffer)
 
     def _check_still_there(self, buffer: Any, own: Source) -> None:
-        """Start a new file when somebody has removed this one."""
+        """Start a new file when this one was removed."""
         if time.monotonic() < self._space_at:
             return
         with suppress(OSError):
@@ -665,18 +667,23 @@ class SpoolWriter:
     # ---- failures -------------------------------------------------------------------------------
 
     def _degrade(self, buffer: Any, error: BaseException) -> None:
-        """Go on in memory, and report that once."""
+        """Keep messages in memory from now on, and report that once."""
         self._retry_at = time.monotonic() + RETRY_EVERY
-        is_new = self.error is None
+        is_new = self.error is None and time.monotonic() >= self._quiet_until
+        self._quiet_until = time.monotonic() + QUIET
         self.error = _as_spool_error(error)
         if is_new:
             self.error.needs_attention = True
             self._report(buffer, self.error)
 
-    def _recovered(self) -> None:
-        if self.error is not None:
-            self.error = None
-            logger.warning("the spool can be written again")
+    def _recovered(self, buffer: Any) -> None:
+        """End the degraded state when the disk takes a write, and nothing is left to write."""
+        if self.error is None or buffer.memory_only:
+            return
+        assert self._files.own is not None
+        self._files.own.store.set_meta(recovered=str(round(now(), 3)))
+        self.error = None
+        logger.warning("the spool can be written again")
 
     def _set_aside(
         self, buffer: Any, source: Source | None, error: BaseException, *, gone: bool = False
@@ -756,7 +763,7 @@ def _release(files: _Files, bell: Any) -> None:
         bell.release()
 
 
-def _run(reference: weakref.ref[SpoolWriter], bell: Any) -> None:
+def _run(reference: Callable[[], SpoolWriter | None], bell: Any) -> None:
     """Work until the writer is closed, or is referred to no longer."""
     seconds = 0.0
     while True:
