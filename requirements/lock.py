@@ -16,12 +16,12 @@ PEERS = (
     "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
     "headless", "utils", "duckdb", "dbt",
 )  # fmt: skip
-RUN_US = ("runtimes", "uwsgi", "lake")  # peers that run this package
+RUN_US = ("runtimes", "apps", "uwsgi", "lake")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
     "tests": "pyproject.toml --all-extras --group tests",
-    "page": "pyproject.toml --all-extras --group page",
+    "page": "pyproject.toml --extra emulator --group page",
     "types": "pyproject.toml --all-extras --group types",
     "lowest": "pyproject.toml --extra all --group tests --resolution lowest-direct",
     "demo": "pyproject.toml --extra cli --extra emulator",

@@ -95,6 +95,21 @@ def test_a_tag_without_its_changelog_is_refused(monkeypatch, tmp_path):
     release.check_tag("v1.2.0")
 
 
+@pytest.mark.parametrize(
+    ("line", "is_internal"),
+    [
+        ("mixpanel/_http/tls.py:1: context(path): Parameter was removed", True),
+        ("mixpanel/client.py:0: Mixpanel._discards(count): Parameter was removed", True),
+        ("mixpanel/data/store/engine.py:84: connect(attached): Parameter was added", True),
+        ("mixpanel/client.py:0: Mixpanel.track(ip): Parameter was removed", False),
+        ("mixpanel/data/results.py:0: FetchResult.__init__(typed): Positional …", False),
+    ],
+)
+def test_changes_of_the_api_are_those_of_public_names(line, is_internal):
+    """What users cannot import, or must not, is left out."""
+    assert bool(release.INTERNAL.search(line)) == is_internal
+
+
 def test_every_extra_has_something_to_import():
     """A new extra must say what it is for."""
     assert set(release.chosen_extras(())) | {""} == release.IMPORTS.keys()

@@ -20,6 +20,7 @@ ADVICE = (
     re.compile(r"\s*Pass write=True to modify data\.?"),
     re.compile(r"\.? ?Open the database with\s+external_access=True to allow it\.?"),
     re.compile(r", or create a view with a column for each property:.*$", re.DOTALL),
+    re.compile(r", or pass mixed=True"),
     re.compile(r": allow more with memory_limit=.*$", re.DOTALL),
     re.compile(r": fetch something first, as with `mp fetch events`"),
     re.compile(r": fetch with replace=True to replace it or.*$", re.DOTALL),
@@ -31,6 +32,7 @@ NEXT = {
     "are out of reach of this tool",
     "SQL_TIMEOUT": "ask for less: a WHERE on event_time, fewer columns, count or sum instead of "
     "rows, or FROM events USING SAMPLE 1%",
+    "TOO_WIDE": "select the columns that you need, by name",
     "PROCESS_ENDED": "ask for less: fewer rows and columns, or aggregate them",
     "OUT_OF_MEMORY": "ask for less: a WHERE on event_time, fewer columns, or aggregate first",
     "TABLE_NOT_FOUND": LOCAL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._agents.results import decoded_cursor, page_of
@@ -22,12 +23,20 @@ __all__ = [
 
 
 def budget(workspace: AsyncWorkspace) -> dict[str, int]:
-    """Return how many calls are left in this hour, as far as this machine knows."""
+    """Return how many calls are left in this hour, as far as this machine knows.
+
+    Where some are used up, `next_query_in_s` and `next_export_in_s` are when there is one more.
+    """
     api = workspace.api
-    return {
+    found = {
         "queries_left_this_hour": api.query_limiter.remaining(),
         "exports_left_this_hour": api.export_limiter.remaining(),
     }
+    for name, limiter in (("query", api.query_limiter), ("export", api.export_limiter)):
+        seconds = limiter.seconds_to_next()
+        if seconds is not None:
+            found[f"next_{name}_in_s"] = math.ceil(seconds)
+    return found
 
 
 async def list_events(

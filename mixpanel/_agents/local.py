@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._agents.reports import local_report
-from mixpanel._agents.results import MAX_CELL, MAX_ROWS, Page, decoded_cursor, page_of
+from mixpanel._agents.results import (
+    MAX_CELL,
+    MAX_ROWS,
+    MAX_TEXT,
+    Page,
+    decoded_cursor,
+    json_text,
+    page_of,
+)
 from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.exceptions import (
     ConfigError,
@@ -40,6 +48,8 @@ SAMPLED = 20_000  # rows that are read to find the properties of a table
 MOST_PROPERTIES = 20_000
 MOST_EVENTS = 2_000
 SAMPLE_ROWS = 5
+MAX_NAME = 200  # characters of the name of a column
+EVENT_COLUMNS = frozenset({"event_name", "event_time", "distinct_id", "properties"})
 
 
 # ---- SQL ----------------------------------------------------------------------------------------
@@ -56,6 +66,16 @@ def sql(
     scope = {"tool": "sql", "query": query}
     offset = decoded_cursor(cursor, scope)
     found = database.sql_page(query, offset=offset, limit=min(limit, MAX_ROWS), width=MAX_CELL)
+    columns = [
+        {"name": name[:MAX_NAME], "type": type_}
+        for name, type_ in zip(found.columns, found.types, strict=True)
+    ]
+    room = MAX_TEXT - len(json_text(columns))
+    if room < MAX_TEXT // 2:
+        raise ConfigError(
+            f"the result has {len(columns):,} columns, whose names alone take half of an answer",
+            code="TOO_WIDE",
+        )
     ordered = "order by" in " ".join(query.casefold().split())
     unstable = "" if ordered else "only with ORDER BY do pages keep their order"
     page = page_of(
@@ -64,12 +84,9 @@ def sql(
         offset=offset,
         limit=limit,
         has_more=found.has_more,
+        max_text=room,
         hint=unstable,
     )
-    columns = [
-        {"name": name, "type": type_}
-        for name, type_ in zip(found.columns, found.types, strict=True)
-    ]
     return {"columns": columns, "rows": page.rows, "row_count": len(page.rows), **page.to_dict()}
 
 
@@ -180,7 +197,14 @@ def _table_of_events(database: Database, table: str | None) -> list[str]:
     :raises ConfigError: when there is no table of events at all.
     """
     if table is not None:
-        return [database.schema(table).table_name]
+        schema = database.schema(table)
+        missing = EVENT_COLUMNS - {each.name for each in schema.columns}
+        if missing:
+            raise ConfigError(
+                f"{schema.table_name} is not a table of events: it has no "
+                f"{', '.join(sorted(missing))}"
+            )
+        return [schema.table_name]
     known = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
     found = [each.name for each in known if each.type == "events" and each.state == "complete"]
     if not found:

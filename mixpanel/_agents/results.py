@@ -152,10 +152,16 @@ def page_of(
     tells how to ask for less.
     """
     shown: list[Any] = []
-    room, texts = max_text, 0
+    room, texts, cell = max_text, 0, MAX_CELL
     for row in rows[:limit]:
         fitting, cuts = _row_of(row)
-        room -= len(json_text(fitting)) + 1
+        size = len(json_text(fitting)) + 1
+        if size > max_text and isinstance(fitting, list | dict):
+            # A row of very many values: each gets its share.
+            cell = max(1, max_text // (2 * len(fitting)) - len(MARK))
+            fitting, cuts = _row_of(row, cell)
+            size = len(json_text(fitting)) + 1
+        room -= size
         if room < 0 and shown:
             break
         shown.append(fitting)
@@ -171,20 +177,20 @@ def page_of(
         if hint:
             notes.append(hint)
     if texts:
-        notes.append(f"{texts:,} values were cut at {MAX_CELL:,} characters, marked {MARK}")
+        notes.append(f"{texts:,} values were cut at {cell:,} characters, marked {MARK}")
     cursor = encoded_cursor(scope, end) if more else None
     return Page(shown, "; ".join(notes) or None, cursor)
 
 
-def _row_of(row: Any) -> tuple[Any, int]:
+def _row_of(row: Any, cell: int = MAX_CELL) -> tuple[Any, int]:
     """Return a row as JSON values with its long texts cut, and how many were."""
     if isinstance(row, dict):
-        pairs = {str(name): cut(json_value(value)) for name, value in row.items()}
+        pairs = {str(name): cut(json_value(value), cell) for name, value in row.items()}
         return {name: value for name, (value, _) in pairs.items()}, _sum(pairs.values())
     if isinstance(row, list | tuple):
-        cells = [cut(json_value(value)) for value in row]
+        cells = [cut(json_value(value), cell) for value in row]
         return [value for value, _ in cells], _sum(cells)
-    return cut(json_value(row))
+    return cut(json_value(row), cell)
 
 
 def _sum(cells: Iterable[tuple[Any, int]]) -> int:

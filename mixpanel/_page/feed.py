@@ -21,7 +21,7 @@ __all__ = ["Feed"]
 MAX_KEYS = 100_000
 MAX_EXAMINED = 200  # accepted records of one request: more of a batch are alike
 SECONDS = 60
-TALLIED = ("accepted", "duplicate", "rejected", "faulted", "bytes")
+TALLIED: tuple[str, ...] = ("accepted", "duplicate", "rejected", "faulted", "bytes")
 GROUPS = {"dropped": "rejected", "retrying": "faulted"}
 
 
@@ -71,22 +71,29 @@ class Feed:
 
         `verdict` is that of all that were not rejected; without it each is accepted or a duplicate.
         `reason` is the one of records that have none of their own. A record with a `key` counts as
-        known from now on if it was `stored`.
+        known from now on if it was `stored`. Return the entries that were made: of more records
+        than are kept, the first accepted ones are only counted.
         """
         with self._lock:
             now = self._clock()
             share = size // len(judged) if judged else 0
             added, examined = [], 0
+            counts: dict[str, int] = {}
+            too_many = len(judged) - self._size
             for index, one in enumerate(judged):
                 self.seq += 1
                 self._last_id += 1
+                outcome = self._verdict(one, verdict, stored=stored)
+                counts[outcome] = counts.get(outcome, 0) + 1
+                if index < too_many and outcome != "rejected":
+                    continue
                 found = describe(lane, one.record)
                 entry = Entry(
                     self._last_id,
                     self.seq,
                     now,
                     lane,
-                    self._verdict(one, verdict, stored=stored),
+                    outcome,
                     one.record,
                     exchange,
                     found.event,
@@ -102,15 +109,16 @@ class Feed:
                     via=via,
                 )
                 if one.note:
-                    entry.notes.append(("ignored", one.note))
-                if entry.verdict == "rejected" or examined < MAX_EXAMINED:
-                    examined += entry.verdict != "rejected"
+                    self._problems.add(entry, "ignored", one.note)
+                if outcome == "rejected" or examined < MAX_EXAMINED:
+                    examined += outcome != "rejected"
                     self._problems.examine(entry)
                 self._entries[entry.id] = entry
                 self._bytes += share
-                if via is None:
-                    self._tally(entry.verdict, share)
                 added.append(entry)
+            if via is None:
+                for name, count in counts.items():
+                    self._tally(name, count, share * count)
             self._drop_oldest()
             return added
 
@@ -127,7 +135,7 @@ class Feed:
             self._entries.move_to_end(entry.id)
             if entry.verdict != verdict:
                 if entry.via is None:
-                    self._tally(entry.verdict, 0)
+                    self._tally(entry.verdict, 1, 0)
                 if entry.verdict in ("rejected", "dropped"):
                     self._problems.examine(entry)
 
@@ -216,7 +224,7 @@ class Feed:
             self._seen.popitem(last=False)
         return False
 
-    def _tally(self, verdict: str, size: int) -> None:
+    def _tally(self, verdict: str, count: int, size: int) -> None:
         """Count a verdict; that of a queued message is still to come."""
         second, name = int(self._clock()), GROUPS.get(verdict, verdict)
         if not self._rates or self._rates[-1][0] != second:
@@ -224,7 +232,7 @@ class Feed:
         counts = self._rates[-1][1]
         for tally in (counts, self._totals):
             if name in tally:
-                tally[name] += 1
+                tally[name] += count
             tally["bytes"] += size
 
     def _drop_oldest(self) -> None:

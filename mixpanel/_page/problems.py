@@ -176,7 +176,7 @@ class Problems:
         """Find what is wrong with an entry, and add it to its notes."""
         is_lost = entry.verdict == "dropped" and entry.reason not in BY_CHOICE.values()
         if entry.verdict == "rejected" or is_lost:
-            self._add(entry, self._kind_of_rejection(entry), entry.reason or "")
+            self.add(entry, self._kind_of_rejection(entry), entry.reason or "")
         if entry.lane in ("tables", "queries", "flags"):
             return
         properties = entry.properties
@@ -205,7 +205,8 @@ class Problems:
             if (found := self._found.get(name)) is not None
         ]
 
-    def _add(self, entry: Entry, kind: str, text: str) -> None:
+    def add(self, entry: Entry, kind: str, text: str) -> None:
+        """Add a problem to an entry and to the summary, once for each kind."""
         if any(known == kind for known, _ in entry.notes):
             return
         entry.notes.append((kind, text))
@@ -232,32 +233,32 @@ class Problems:
         name = entry.event
         if name is not None and not name.startswith("$"):
             if (other := self._similar_name(name)) is not None:
-                self._add(entry, "similar-names", f"{name!r} and {other!r}")
+                self.add(entry, "similar-names", f"{name!r} and {other!r}")
             if entry.insert_id is None and entry.verdict != "rejected":
-                self._add(entry, "insert-id", f"{name!r} without $insert_id")
+                self.add(entry, "insert-id", f"{name!r} without $insert_id")
         if entry.verdict != "rejected":
             self._examine_ids(entry, entry.distinct_id)
         time = properties.get("time")
         if isinstance(time, int | float) and not isinstance(time, bool):
             seconds = time / 1000 if abs(time) >= MILLISECONDS[0] else time
             if abs(time) >= LATEST_UNIT:
-                self._add(entry, "time-unit", f"time {time} is neither seconds nor milliseconds")
+                self.add(entry, "time-unit", f"time {time} is neither seconds nor milliseconds")
             elif 0 <= seconds < EARLIEST:
                 day = datetime.fromtimestamp(seconds, UTC).date()
-                self._add(entry, "time-unit", f"time {time} is a day of {day:%Y}, {day}")
+                self.add(entry, "time-unit", f"time {time} is a day of {day:%Y}, {day}")
 
     def _examine_message(self, entry: Entry) -> None:
         record = entry.record if isinstance(entry.record, dict) else {}
         self._examine_ids(entry, record.get("userId"))
         if entry.insert_id is None and entry.verdict != "rejected":
-            self._add(entry, "insert-id", f"{entry.event or 'message'!r} without messageId")
+            self.add(entry, "insert-id", f"{entry.event or 'message'!r} without messageId")
         stamp = record.get("timestamp")
         if json_type(stamp) == "number":
-            self._add(entry, "time-unit", f"timestamp is the number {stamp}, not ISO 8601 text")
+            self.add(entry, "time-unit", f"timestamp is the number {stamp}, not ISO 8601 text")
 
     def _examine_ids(self, entry: Entry, user: Any) -> None:
         if isinstance(user, str) and user.lower() in BANNED_IDS:
-            self._add(entry, "banned-id", f"user id {user!r}")
+            self.add(entry, "banned-id", f"user id {user!r}")
 
     def _examine_values(self, entry: Entry, properties: Mapping[str, Any]) -> None:
         group = "events" if entry.lane == "imports" else entry.lane
@@ -267,7 +268,7 @@ class Problems:
             if isinstance(value, str):
                 if len(value) > MAX_STRING:
                     text = f"{name[:60]} has {len(value):,} characters"
-                    self._add(entry, "too-long", text)
+                    self.add(entry, "too-long", text)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 self._examine_unit(entry, group, name, value)
             self._examine_type(entry, group, name, value)
@@ -287,7 +288,7 @@ class Problems:
             if usual == kind:  # the other values are the odd ones, and were found before
                 return
             text = f"{name[:60]} is a {kind} here and a {usual} in others"
-            self._add(entry, "mixed-types", text)
+            self.add(entry, "mixed-types", text)
 
     def _examine_unit(self, entry: Entry, group: str, name: str, value: float) -> None:
         if not TIME_NAME.search(name):
@@ -304,7 +305,7 @@ class Problems:
             return
         known = self._units.setdefault((group, name), unit)
         if known != unit:
-            self._add(entry, "time-unit", f"{name[:60]} has {unit} here and {known} in others")
+            self.add(entry, "time-unit", f"{name[:60]} has {unit} here and {known} in others")
 
     def _similar_name(self, name: str) -> str | None:
         """Return an earlier name that differs from this one by its spelling only."""

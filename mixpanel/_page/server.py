@@ -60,7 +60,6 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     protocol_version = "HTTP/1.1"
     server_version = "mixpanel"
     sys_version = ""
@@ -78,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refusal[0], {"content-type": "text/plain"}, refusal[1].encode())
             return
         parts = urlsplit(self.path)
-        reply = self.server.routes.handle(
+        reply = self._page_server.routes.handle(
             Incoming(
                 self.command,
                 parts.path.rstrip("/") or "/",
@@ -94,6 +93,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(reply.headers, reply.stream)
 
     do_POST = do_DELETE = do_HEAD = do_GET  # noqa: N815 - as `http.server` calls them
+
+    @property
+    def _page_server(self) -> _Server:
+        assert isinstance(self.server, _Server)
+        return self.server
 
     def _refusal(self) -> tuple[int, str] | None:
         """Return why a request is refused: another name of this machine, or another site."""
@@ -124,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, headers: dict[str, str], stream: Stream) -> None:
         self._begin(200, headers)
         with suppress(OSError):
-            while not self.server.is_stopping and self.command != "HEAD":
+            while not self._page_server.is_stopping and self.command != "HEAD":
                 if data := stream.poll():
                     self.wfile.write(data)
                     self.wfile.flush()

@@ -318,10 +318,12 @@ def is_interactive() -> bool:
     """Return True in code that a user enters in a session whose own event loop runs it.
 
     That is a cell of Jupyter, IPython or marimo, or a statement in `python -m asyncio`. The loop
-    runs only the user's code: it may be blocked as any sync code in a cell blocks it.
+    runs only the user's code: it may be blocked as any sync code in a cell blocks it. A subshell of
+    a Jupyter kernel has a thread and a loop of its own.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return False
+    thread = threading.current_thread()
+    if thread is not threading.main_thread():
+        return type(thread).__module__ == "ipykernel.subshell"
     ipython = sys.modules.get("IPython")
     if ipython is not None and ipython.get_ipython() is not None:
         return True

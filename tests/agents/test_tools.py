@@ -85,7 +85,7 @@ def test_an_overview_has_the_tables_and_the_budget(shop):
     """Columns, events, properties with type and share, and the calls that are left."""
     found = shop.call("overview")
     assert ("42", "us") == (found["project"], found["region"])
-    assert {"queries_left_this_hour", "exports_left_this_hour"} == found["budget"].keys()
+    assert {"queries_left_this_hour", "exports_left_this_hour"} <= found["budget"].keys()
     table, profiles = found["tables"]
     assert ("events", FIRST, LAST) == (table["name"], table["from_date"], table["to_date"])
     assert 60 == table["events"]["Opened App"]
@@ -212,6 +212,13 @@ def test_huge_results_are_cut_and_say_so(shop):
     many = shop.call("sql", query="SELECT repeat('y', 900) FROM range(5000)", limit=MAX_ROWS)
     assert MAX_TEXT * 0.9 < len(json_text(many)) < MAX_TEXT + 1_000
     assert "next_cursor" in many
+    columns = ", ".join(f"repeat('z', 3000) AS column_{n}" for n in range(200))
+    broad = shop.call("sql", query=f"SELECT {columns}")
+    assert [200] == [len(row) for row in broad["rows"]]
+    assert len(json_text(broad)) < MAX_TEXT
+    assert "200 values were cut at " in broad["left_out"]
+    columns = ", ".join(f"{n} AS column_{n}" for n in range(3000))
+    assert "TOO_WIDE" == failure(shop, "sql", query=f"SELECT {columns}").code
     nested = shop.call("sql", query="SELECT range(100000) AS list, properties FROM events LIMIT 1")
     assert len(json_text(nested)) < MAX_TEXT
 
@@ -236,6 +243,18 @@ def test_names_of_events_are_found_and_counted(shop):
     [one] = found["events"]
     assert ("Added To Cart", 40, 40) == (one["event"], one["count"], one["users"])
     assert one["first"].startswith("2026-01-01T")
+
+
+def test_a_table_without_events_is_refused(shop):
+    """By the tools that list them, and by reports."""
+    for name, arguments in [
+        ("list_events", {}),
+        ("list_properties", {"event": "Order Paid"}),
+        ("query", {"kind": "segmentation", "events": ["Order Paid"], **DAYS}),
+    ]:
+        wrong = failure(shop, name, table="profiles", **arguments)
+        assert "CONFIG_ERROR" == wrong.code
+        assert "event_name" in wrong.message
 
 
 def test_properties_and_values_of_an_event_are_found(shop):
@@ -324,7 +343,9 @@ def test_pages_of_a_live_report_cost_one_query(shop):
     report = {"kind": "segmentation", "events": list(STEPS), **DAYS, "limit": 5}
     first = shop.call("query", **report)
     then = shop.call("query", **report, cursor=first["next_cursor"])
-    assert first["budget"] == then["budget"]
+    left = [each["budget"]["queries_left_this_hour"] for each in (first, then)]
+    assert left[0] == left[1]
+    assert 0 < first["budget"]["next_query_in_s"] <= 3602
     assert (4, 9) == (len(then["rows"]), then["row_count"])
     assert first["rows"][-1] != then["rows"][0]
 
@@ -391,6 +412,12 @@ def test_replacing_a_table_needs_its_name(shop):
     assert "confirm='events'" in refused.next_step
     assert "CONFIRM" == failure(shop, "fetch_events", **DAYS, replace=True, confirm="x").code
     assert 5 == shop.call("fetch_profiles", replace=True, confirm="profiles")["rows"]
+
+
+def test_a_fetch_with_other_filters_needs_another_table(shop):
+    """They would be mixed otherwise."""
+    wrong = failure(shop, "fetch_events", **DAYS, events=["Order Paid"])
+    assert wrong.message.endswith("use another table name")
 
 
 def test_a_table_name_cannot_be_sql(shop):

@@ -19,6 +19,8 @@ VARYING = {
     "fetched_at": "2026-02-01T09:00:00+00:00",
     "duration_seconds": 0.3,
     "bytes": 2900,
+    "next_query_in_s": 3598,
+    "next_export_in_s": 3598,
 }
 TABLE = {"table": "events", **DAYS}
 RUN = [

@@ -55,6 +55,7 @@ COMMANDS = {
         ("inspect", "numeric", PAID, "amount", *DAYS),
         ("inspect", "daily", *DAYS),
         ("inspect", "engagement", *DAYS),
+        ("inspect", "reconcile", "events"),
         ("inspect", "coverage", PAID, "--properties", "plan,amount", *DAYS),
         ("schema",),
     ],

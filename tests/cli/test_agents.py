@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mixpanel._agents.answers import tokens
+from mixpanel._agents.results import tokens
 from mixpanel.emulator import Emulator, Fault
 from tests.cli.cli_data import DAYS, environment, fill, runner
 

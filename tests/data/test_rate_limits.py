@@ -270,10 +270,13 @@ def test_remaining_is_what_is_left_of_this_hour():
 
     trio.run(body)
     assert exports.remaining() == 57
+    assert exports.seconds_to_next() == 3602
     clock[0] = 3700
     assert exports.remaining() == 60
+    assert exports.seconds_to_next() is None
     exports._windows.pause(exports._clock(), 900)
     assert exports.remaining() == 0
+    assert exports.seconds_to_next() == 900
     assert repr(exports) == "<ApiRateLimiter of exports: 0 left>"
 
 

@@ -21,6 +21,7 @@ def check() -> list[str]:
         *checks.links(),
         *checks.pages(documentation()),
         *checks.code(markdown_files()),
+        *checks.typed(markdown_files()),
         *checks.reference(),
         *checks.lists(),
         *checks.changelog(changelog),

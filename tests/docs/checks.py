@@ -85,6 +85,11 @@ def reference() -> list[str]:
     return problems + [f"mkdocs.yml names {path}, which does not exist" for path in missing]
 
 
+def typed(found: Iterable[Page]) -> list[str]:
+    """Return the commands and options that pages type but `mp` does not have."""
+    return [f"{page.path}: {problem}" for page in found for problem in commands.unknown(page.text)]
+
+
 def lists() -> list[str]:
     """Return the errors, variables, reasons and fallback kinds that their pages lack."""
     errors, settings, callbacks = (

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import typer
@@ -21,6 +22,7 @@ MEANING = {
     ExitCode.PARTIAL: "done, but some records were rejected, or a check found problems",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
+WITH_VALUE = ("-a", "--account", "--error-format", "--memory-limit", "--threads")
 HEAD = """\
 # Commands
 
@@ -65,6 +67,57 @@ def commands(group: Any = None, words: str = "mp") -> Iterator[Command]:
 def examples_of(command: Any) -> list[str]:
     """Return the examples in the help of a command."""
     return [line.strip() for line in (command.epilog or "").strip().splitlines() if line.strip()]
+
+
+def typed_in(text: str) -> Iterator[str]:
+    """Yield what pages type after `mp`, in blocks of code and in spans of it."""
+    for line in re.sub(r"\\\n(?:> )?", " ", text).splitlines():
+        yield from re.findall(r"`(mp [^`]+)`", line)
+        if re.match(r"(?:\$ |[\w/*, ]*[\d*] +|[A-Z_]+=\S+ )*(?:mp) [a-z-]", line):
+            for part in re.split(r"&&|\|\|?|;|>", line):
+                found = re.search(r"(?:^|\s)(mp [a-z-].*)", part)
+                if found:
+                    yield found[1]
+
+
+@cache
+def _by_words() -> dict[str, Any]:
+    return {each.words: each.command for each in commands()}
+
+
+def unknown(text: str) -> list[str]:
+    """Return the commands and options in a page that `mp` does not have."""
+    known = _by_words()
+    everywhere = {option for one in known["mp"].params for option in one.opts} | {"-h", "--help"}
+    problems = []
+    for typed in typed_in(text):
+        words, command = "mp", known["mp"]
+        rest = typed.split(" # ")[0].split()[1:]
+        while rest and rest[0].startswith("-"):
+            takes_value = rest[0] in (
+                "-a",
+                "--account",
+                "--error-format",
+                "--memory-limit",
+                "--threads",
+            )
+            rest = rest[2 if takes_value and "=" not in rest[0] else 1 :]
+        while rest and getattr(command, "commands", None):
+            if not re.fullmatch(r"[a-z][a-z-]*", rest[0]):
+                break  # a placeholder, such as COMMAND or …
+            words = f"{words} {rest.pop(0)}"
+            if words not in known:
+                problems.append(f"there is no command {words!r}: {typed}")
+                break
+            command = known[words]
+        else:
+            options = {o for one in command.params for o in (*one.opts, *one.secondary_opts)}
+            problems += [
+                f"{words} has no option {token}: {typed}"
+                for token in (each.split("=")[0].rstrip(",.)`") for each in rest)
+                if re.fullmatch(r"--[a-z][a-z-]*", token) and token not in options | everywhere
+            ]
+    return problems
 
 
 def without_example() -> list[str]:

@@ -23,7 +23,7 @@ def test_every_link_leads_somewhere():
         ("missing.md", "leads to no file"),
         ("delivery.md#no-such-heading", "leads to no heading"),
         ("#no-such-heading", "leads to no heading"),
-        ("../../elsewhere.md", "leads out of the repository"),
+        ("../../outside.md", "leads out of the repository"),
         ("/docs/delivery.md", "must be relative"),
     ],
 )
@@ -79,6 +79,29 @@ def test_a_block_without_language_or_reason_is_found():
 def test_the_reference_is_complete_and_current():
     """Every module, help text and example; the pages of commands as the code has them."""
     assert checks.reference() == []
+
+
+@pytest.mark.slow
+def test_every_command_and_option_in_the_pages_exists():
+    """In blocks and in the text; the changelog has removed ones, too."""
+    pages = [page for page in markdown_files() if page.path.name != "CHANGELOG.md"]
+    assert checks.typed(pages) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("```console\n$ mp fetch everything\n```\n", "no command 'mp fetch everything'"),
+        ("```console\n$ A=b mp fetch sync --never\n```\n", "mp fetch sync has no option --never"),
+        ("Run `mp inspect tables --never`.", "mp inspect tables has no option --never"),
+        ("0 1 * * *  mp --quiet fetch sync && mp nothing\n", "no command 'mp nothing'"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(text, problem):
+    """By its name or by its option."""
+    [found] = commands.unknown(text)
+    assert problem in found
 
 
 def test_errors_variables_and_reasons_are_listed():

@@ -1,7 +1,7 @@
 """All flights from New York in 2013, loaded into the emulator, and reports over them.
 
 What the Query API answers, what `ws.local` computes from a fetched table, and SQL written by hand
-must agree.
+must agree, over two months of them: fetching is what takes the time.
 """
 
 import json
@@ -17,31 +17,33 @@ from mixpanel.emulator._storage import flights
 from mixpanel.exceptions import ConfigurationError
 
 ROBOT = Credentials(username="robot", secret="s3cret", project_id="42")
-YEAR = {"from_date": "2013-01-01", "to_date": "2013-12-31"}
+YEAR = {"from_date": "2013-01-01", "to_date": "2014-01-01"}  # the last ones arrived a day later
+PERIOD = {"from_date": "2013-01-01", "to_date": "2013-02-28"}
+FETCHED = {"from_date": "2013-01-01", "to_date": "2013-03-10"}  # and what follows those
 COUNTS = {"Flight Arrived": 327_346, "Flight Cancelled": 8_255, "Flight Departed": 328_521}
 SMALL = Path(__file__).parents[2] / "examples" / "data" / "flights.ndjson"
 
 
-BY_MONTH = {**YEAR, "on": "origin", "unit": "month"}
-DELAYED = {**YEAR, "where": prop("delay_minutes") > 120}
+BY_MONTH = {**PERIOD, "on": "origin", "unit": "month"}
+DELAYED = {**PERIOD, "where": prop("delay_minutes") > 120}
 IN_TIME = ["Flight Departed", Step("Flight Arrived", where=prop("delay_minutes") <= 15)]
 WINDOW = {"window": 3, "window_unit": "hour"}
-WEEKS = {**YEAR, "unit": "week", "interval_count": 8}
+WEEKS = {"from_date": "2013-01-01", "to_date": "2013-01-31", "unit": "week", "interval_count": 4}
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    """Load the flights into an emulator, fetch them all, and run each live query."""
+    """Load the flights into an emulator, fetch some of them, and run each live query."""
     with Emulator() as emu, Workspace.memory(credentials=ROBOT, base_url=emu.url) as ws:
         count = emu.load("flights")
-        fetched = ws.fetch_events(from_date="2013-01-01", to_date="2014-01-01", progress=False)
-        assert count == fetched.rows
+        ws.fetch_events(**FETCHED, progress=False)
         live = SimpleNamespace(
+            counts=ws.event_counts([*COUNTS], **YEAR),
             general=ws.segmentation("Flight Departed", **BY_MONTH, type="general"),
             unique=ws.segmentation("Flight Departed", **BY_MONTH, type="unique"),
             delayed=ws.segmentation("Flight Arrived", **DELAYED),
-            saved_funnel=ws.funnel(emu.add_funnel("In time", IN_TIME, **WINDOW), **YEAR),
-            inline_funnel=ws.query_funnel(IN_TIME, **YEAR, **WINDOW),
+            saved_funnel=ws.funnel(emu.add_funnel("In time", IN_TIME, **WINDOW), **PERIOD),
+            inline_funnel=ws.query_funnel(IN_TIME, **PERIOD, **WINDOW),
             retention=ws.retention("Flight Departed", "Flight Departed", **WEEKS),
         )
         yield SimpleNamespace(count=count, profiles=emu.profiles(), ws=ws, live=live)
@@ -70,8 +72,8 @@ def cohorts(result):
 @pytest.mark.slow
 def test_every_flight_is_loaded(loaded):
     """Each either departed or was cancelled; the aircraft have profiles."""
-    rows = loaded.ws.sql_rows("SELECT event_name, count(*) FROM events GROUP BY ALL").rows
-    assert (COUNTS, 664_122) == (dict(rows), loaded.count)
+    found = {name: sum(days.values()) for name, days in loaded.live.counts.series.items()}
+    assert (COUNTS, 664_122) == (found, loaded.count)
     assert 336_776 == COUNTS["Flight Departed"] + COUNTS["Flight Cancelled"]
     assert 3_322 == len(loaded.profiles)
     assert {
@@ -106,7 +108,7 @@ def test_segmentation_agrees(loaded, type_, count):
     by_hand = loaded.ws.sql_rows(
         f"SELECT properties->>'origin', strftime(date_trunc('month', event_time), '%Y-%m-%d'),"
         f" {count} FROM events WHERE event_name = 'Flight Departed'"
-        " AND event_time >= '2013-01-01' AND event_time < '2014-01-01' GROUP BY ALL"
+        " AND event_time >= '2013-01-01' AND event_time < '2013-03-01' GROUP BY ALL"
     ).rows
     assert nested(by_hand) == series(local) == series(live)
     assert local.total == live.total
@@ -119,7 +121,7 @@ def test_filtered_segmentation_agrees(loaded):
     by_hand = loaded.ws.sql_rows(
         "SELECT 'Flight Arrived', strftime(event_time, '%Y-%m-%d'), count(*) FROM events"
         " WHERE event_name = 'Flight Arrived' AND (properties->>'delay_minutes')::INT > 120"
-        " AND event_time >= '2013-01-01' AND event_time < '2014-01-01' GROUP BY ALL"
+        " AND event_time >= '2013-01-01' AND event_time < '2013-03-01' GROUP BY ALL"
     ).rows
     assert nested(by_hand) == series(local) == series(loaded.live.delayed)
 
@@ -127,12 +129,12 @@ def test_filtered_segmentation_agrees(loaded):
 @pytest.mark.slow
 def test_funnels_agree(loaded):
     """Aircraft that departed and then arrived on time within three hours, saved and inline."""
-    local = loaded.ws.local.funnel(IN_TIME, **YEAR, **WINDOW)
+    local = loaded.ws.local.funnel(IN_TIME, **PERIOD, **WINDOW)
     by_hand = loaded.ws.sql_rows("""
         WITH departed AS (
             SELECT distinct_id, event_time AS t1 FROM events
             WHERE event_name = 'Flight Departed'
-                AND event_time >= '2013-01-01' AND event_time < '2014-01-01'
+                AND event_time >= '2013-01-01' AND event_time < '2013-03-01'
         ), arrived AS (
             SELECT distinct_id, event_time AS t2 FROM events
             WHERE event_name = 'Flight Arrived' AND (properties->>'delay_minutes')::INT <= 15
@@ -155,12 +157,12 @@ def test_retention_agrees(loaded):
             SELECT distinct_id, event_time FROM events WHERE event_name = 'Flight Departed'
         ), births AS (
             SELECT distinct_id, min(event_time) AS birth FROM departed
-            WHERE event_time >= '2013-01-01' AND event_time < '2014-01-01' GROUP BY ALL
+            WHERE event_time >= '2013-01-01' AND event_time < '2013-02-01' GROUP BY ALL
         )
         SELECT strftime(date_trunc('week', birth), '%Y-%m-%d') AS week,
             (epoch_ms(event_time) - epoch_ms(birth)) // 604800000 AS n, count(DISTINCT distinct_id)
         FROM departed JOIN births USING (distinct_id)
-        WHERE event_time > birth AND event_time < birth + INTERVAL 63 DAY GROUP BY ALL
+        WHERE event_time > birth AND event_time < birth + INTERVAL 35 DAY GROUP BY ALL
     """).rows
     assert cohorts(local) == cohorts(loaded.live.retention)
     assert {(week, n): count for week, n, count in by_hand} == {

@@ -1,28 +1,32 @@
 """Kill a process at random points, 500 times, and account for each message that it acknowledged.
 
 python -m tests.faults.kills                 100 kills
-python -m tests.faults.kills --count 500     about ten minutes
+python -m tests.faults.kills --count 500     some minutes
 
-A real process tracks events, `$add` updates and Customer.io messages through a spool, and reports
-what was committed. It is killed with SIGKILL: after a random time, or at a random call of one of
-the steps in `POINTS`. The next process finds its files, and so on; the last one may finish. Between
+A process tracks events, `$add` updates and Customer.io messages through a spool, and reports what
+was committed. It is killed with SIGKILL: after a random time, or at a random call of one of the
+steps in `POINTS`. The next process finds its files, and so on; the last one may finish. Between
 them the server fails in its own ways. Then each acknowledged message must have been applied, or be
-among the dead letters, where ambiguous updates go.
+among the dead letters, where ambiguous updates go. The processes are forked from one that has
+imported the package, so that a kill takes half a second.
 """
 
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import select
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -186,6 +190,76 @@ async def work(given):
     await consumer.aclose()
 
 
+# ---- the process that is forked -----------------------------------------------------------------
+
+
+def serve(channel):
+    """Fork a process for each request: its arguments as JSON, and the descriptor it writes to."""
+    import mixpanel._delivery.spool.spooled_buffer
+    import mixpanel._http.sync_transport
+    import mixpanel.cdp.customerio  # noqa: F401 - each child would import it otherwise
+    from mixpanel._runtime import event_loop
+
+    event_loop.load_backend("asyncio")
+    logging.disable()  # each kill would log what it made ambiguous
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(channel, 65536, 1)
+        if not data:
+            return
+        pid = os.fork()
+        if not pid:
+            os.dup2(descriptors[0], 1)
+            os.close(descriptors[0])
+            channel.close()
+            code = 1
+            try:
+                given = argparse.Namespace(**json.loads(data))
+                if given.at:
+                    arm(given.at, given.nth, after=given.after)
+                asyncio.run(work(given))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(descriptors[0])
+        channel.send(b"%d\n" % pid)
+        _, status = os.waitpid(pid, 0)
+        channel.send(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+class Forks:
+    """The process that forks, and the one that it has forked."""
+
+    def __init__(self):
+        self._channel, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.kills", "--serve", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self._lines = self._channel.makefile()
+        self.pid = self.output = 0
+
+    def start(self, **given):
+        self.output, writable = os.pipe()
+        socket.send_fds(self._channel, [json.dumps(given).encode()], [writable])
+        os.close(writable)
+        self.pid = int(self._lines.readline())
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)  # it stays a zombie until it is waited for
+
+    def wait(self):
+        os.close(self.output)
+        return int(self._lines.readline())
+
+    def close(self):
+        self._lines.close()
+        self._channel.close()
+        self._process.wait(WAIT)
+
+
 # ---- the harness --------------------------------------------------------------------------------
 
 
@@ -202,14 +276,14 @@ class Run:
         self.acknowledged = 0
         self.number = 0
         self.acked = []  # ranges of numbers
+        self.forks = Forks()
 
-    def start(self, *extra):
-        command = [
-            sys.executable, "-m", "tests.faults.kills", "--child", "--url", self.server.url,
-            "--spool", str(self.folder), "--first", str(self.number),
-            "--seed", str(self.chance.randrange(2**31)), "--durability", self.durability, *extra,
-        ]  # fmt: skip
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def start(self, **extra):
+        given = {"at": "", "nth": 0, "after": False, "finish": False, **extra}
+        self.forks.start(
+            url=self.server.url, spool=str(self.folder), first=self.number,
+            seed=self.chance.randrange(2**31), durability=self.durability, **given,
+        )  # fmt: skip
 
     def kill_one(self):
         """Start a process, and kill it somewhere."""
@@ -217,25 +291,21 @@ class Run:
             KINDS[self.chance.choice(FAULTS)] for _ in range(self.chance.choice([0, 0, 1, 3]))
         ]
         point = self.chance.choice([*POINTS, "", "", ""])
-        extra, seconds = (), self.chance.uniform(0.0, 0.25)
+        extra, seconds = {}, self.chance.uniform(0.0, 0.25)
         if point:
             nth = self.chance.choice([1, 2, 3, 5, 8, 20])
-            extra = ("--at", point, "--nth", str(nth))
-            extra += ("--after",) if self.chance.random() < 0.5 else ()
+            extra = {"at": point, "nth": nth, "after": self.chance.random() < 0.5}
             seconds = 0.6
-        process = self.start(*extra)
-        self._watch(process, seconds)
-        code = process.wait(WAIT)
-        errors = process.stderr.read().decode()
-        process.stdout.close()
-        process.stderr.close()
+        self.start(**extra)
+        self._watch(seconds)
+        code = self.forks.wait()
         if code != -signal.SIGKILL:
-            raise AssertionError(f"the process ended by itself ({code}): {errors}")
+            raise AssertionError(f"the process ended by itself ({code})")
         self.tally.kills += 1
         self.tally.at[point if point and self._by_itself else "any time"] += 1
         self._check_integrity()
 
-    def _watch(self, process, seconds):
+    def _watch(self, seconds):
         """Read what a process reports, and kill it `seconds` after it has started."""
         end, buffered, self._by_itself = None, b"", False
         first = self.number
@@ -243,14 +313,14 @@ class Run:
         while True:
             left = WAIT - (time.monotonic() - began) if end is None else end - time.monotonic()
             if left <= 0:
-                process.kill()
+                self.forks.kill()
                 end = time.monotonic() + WAIT
                 self._by_itself = False
                 continue
-            ready, _, _ = select.select([process.stdout], [], [], left)
+            ready, _, _ = select.select([self.forks.output], [], [], left)
             if not ready:
                 continue
-            data = os.read(process.stdout.fileno(), 65536)
+            data = os.read(self.forks.output, 65536)
             if not data:
                 self._by_itself = end is None or time.monotonic() < end
                 break
@@ -283,15 +353,18 @@ class Run:
     def finish(self):
         """Let the last process deliver what is left, and account for everything."""
         self.server.script.clear()
-        process = self.start("--finish")
-        output, errors = process.communicate(timeout=120)
-        if process.returncode:
-            raise AssertionError(errors.decode())
+        self.start(finish=True)
+        output = b""
+        while data := os.read(self.forks.output, 65536):
+            output += data
         tally, record = self.tally, self.server.record
+        tally.pending = -1  # until the process says
         for line in output.decode().splitlines():
             what, _, value = line.partition(" ")
             if what == "pending":
                 tally.pending = int(value)
+        if self.forks.wait():
+            raise AssertionError("the last process failed")
         dead = self._dead_letters()
         tally.dead = len(dead)
         applied = {marker: times for marker, times in record.applied.items() if marker}
@@ -329,6 +402,7 @@ def run(count, *, seed=None, durability="process", shown=lambda _: None):
             kills.kill_one()
             shown(number + 1)
         tally = kills.finish()
+        kills.forks.close()
     tally.seconds = time.monotonic() - began
     return tally
 
@@ -341,17 +415,11 @@ def main():
     parser.add_argument("--count", type=int, default=100, help="processes to kill (100)")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--durability", default="process", choices=["process", "power"])
-    for hidden in ("--url", "--spool", "--at"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
-    for hidden in ("--first", "--nth"):
-        parser.add_argument(hidden, type=int, default=0, help=argparse.SUPPRESS)
-    for hidden in ("--child", "--finish", "--after"):
-        parser.add_argument(hidden, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        if given.at:
-            arm(given.at, given.nth, after=given.after)
-        asyncio.run(work(given))
+    if given.serve is not None:
+        with socket.socket(fileno=given.serve) as channel:
+            serve(channel)
         return 0
     seed = given.seed if given.seed is not None else random.randrange(10**6)
     print(f"seed {seed}", flush=True)

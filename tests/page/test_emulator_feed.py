@@ -111,6 +111,9 @@ def test_an_ignored_event_says_that_it_is_not_stored(emu, http):
     first, second = emu.live()
     assert ("accepted", "not stored, as $ignore is set") == (first["verdict"], first["note"])
     assert "ignored" not in second["problems"]
+    assert ["ignored"] == [
+        each["kind"] for each in emu._project.live.state()["problems"] if each["kind"] == "ignored"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,16 @@ def test_a_query_above_the_limit_is_rejected(emu, http):
         state = _state(stream)
     assert {"limit": 60, "left": 59, "used": 1} == state["budget"]["queries"]
     assert {"limit": None, "left": None, "used": 0} == state["budget"]["exports"]
+
+
+def test_queries_without_a_limit_are_counted():
+    """Mixpanel has one."""
+    with Emulator() as emulator, httpx.Client(base_url=emulator.url) as client:
+        for _ in range(2):
+            client.get("/api/query/events/names", params={"project_id": "1"}, auth=AUTH)
+        with client.stream("GET", "/live") as stream:
+            state = _state(stream)
+    assert {"limit": None, "left": None, "used": 2} == state["budget"]["queries"]
 
 
 def _state(stream):

@@ -49,6 +49,18 @@ def test_the_newest_entries_are_kept():
     assert ([], 0) == feed.after(found[-1].seq)
 
 
+def test_of_a_request_with_more_records_than_are_kept_all_are_counted():
+    """And all that were rejected are looked at."""
+    feed = Feed(size=3)
+    judged = [Judged(event("a"), "no" if n == 0 else None, key=n % 4) for n in range(6)]
+    added = feed.add(exchange(), "events", judged)
+    assert [0, 3, 4, 5] == [each.index for each in added]
+    assert (["a"] * 3, 3) == (names(feed.after(0)[0]), feed.after(0)[1])
+    totals = feed.state()["totals"]
+    assert (1, 4, 1) == (totals["rejected"], totals["accepted"], totals["duplicate"])
+    assert ["rejected"] == [each["kind"] for each in feed.state()["problems"]][:1]
+
+
 def test_large_records_push_out_older_ones():
     """The last one is kept, however large."""
     feed = Feed(max_bytes=1000)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 
 import anyio
 import pytest
@@ -19,9 +20,11 @@ from mixpanel import (
     SyncInAsyncError,
 )
 from mixpanel._runtime import event_loop
+from mixpanel.data import Credentials, Workspace
 from mixpanel.emulator import Fault
 
 CREDENTIALS = ServiceAccountCredentials("user", "secret", "1")
+ROBOT = Credentials(username="robot", secret="secret", project_id="1")
 
 
 def numbers(emu):
@@ -166,3 +169,34 @@ def test_every_call_works_in_the_asyncio_repl(emu):
     )
     assert numbers(emu) == [0]
     assert "Error" not in done.stderr
+
+
+def test_a_thread_beside_a_running_loop_may_wait(emu):
+    """As in a window's application, whose loop has the main thread, and in a page of Streamlit."""
+
+    def work():
+        with Mixpanel("t", base_url=emu.url) as mp:
+            mp.track("u", "Visit", {"n": 0})
+            assert mp.flush().ok
+        with Workspace.memory(credentials=ROBOT, base_url=emu.url) as workspace:
+            assert workspace.list_events() == ["Visit"]
+
+    async def window():
+        await asyncio.to_thread(work)
+
+    asyncio.run(window())
+    assert numbers(emu) == [0]
+
+
+def test_a_subshell_of_a_kernel_is_a_session_of_its_own(emu):
+    """Its cells run in a loop, too, which waits for them; it is not the main thread's."""
+
+    async def cell():
+        with Mixpanel("t", base_url=emu.url) as mp:
+            mp.track("u", "Visit", {"n": 0})
+
+    kind = type("SubshellThread", (threading.Thread,), {"__module__": "ipykernel.subshell"})
+    thread = kind(target=lambda: asyncio.run(cell()))
+    thread.start()
+    thread.join()
+    assert numbers(emu) == [0]

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
 
@@ -71,9 +72,20 @@ SLOW_CELLS = [
 ]
 
 
-def run(emulator, *, folder):
-    """Run all cells, and press the interrupt button during each of the slow ones."""
-    _in_thread(lambda: _run(emulator, folder))
+HAS_SUBSHELLS = int(version("ipykernel").partition(".")[0]) >= 7
+SUBSHELL_CELL = """
+with Mixpanel("t") as mp:
+    mp.track("u", "Visit", {"n": 0, "via": "subshell"})
+    assert mp.flush().ok
+"""
+
+
+def run(emulator, *, folder, command=None, gui=None):
+    """Run all cells, and press the interrupt button during each of the slow ones.
+
+    `command` starts another kernel than IPython's; `gui` is the event loop that runs beside it.
+    """
+    _in_thread(lambda: _run(emulator, folder, command, gui))
 
 
 def _in_thread(work):
@@ -90,10 +102,14 @@ def _in_thread(work):
         thread.submit(work_and_close).result()
 
 
-def _run(emulator, folder):
-    with started(emulator, folder) as kernel:
+def _run(emulator, folder, command, gui):
+    with started(emulator, folder, command) as kernel:
+        if gui is not None:
+            kernel.execute(f"%gui {gui}")
         for cell in CELLS:
             kernel.execute(dedent(cell))
+        if command is None and HAS_SUBSHELLS:
+            kernel.execute_in_subshell(SUBSHELL_CELL)
         for cell in SLOW_CELLS:
             emulator.play(Fault.latency(20))
             before = len(emulator.requests())
@@ -122,6 +138,20 @@ class Kernel:
         reply = self._client.execute_interactive(source, timeout=TIMEOUT, output_hook=hook)
         assert reply["content"].get("ename") == raises, source + "\n".join(printed)
 
+    def execute_in_subshell(self, source):
+        """Run a cell, which must succeed, in a thread of the kernel beside the main one."""
+        client = self._client
+        client.control_channel.send(client.session.msg("create_subshell_request"))
+        created = client.control_channel.get_msg(timeout=TIMEOUT)
+        content = {"code": source, "silent": False, "stop_on_error": True}
+        message = client.session.msg("execute_request", content)
+        message["header"]["subshell_id"] = created["content"]["subshell_id"]
+        client.shell_channel.send(message)
+        reply = {"parent_header": {}}
+        while reply["parent_header"].get("msg_id") != message["header"]["msg_id"]:
+            reply = client.get_shell_msg(timeout=TIMEOUT)
+        assert reply["content"]["status"] == "ok", reply["content"]
+
     def interrupt_when(self, condition):
         """Press the interrupt button as soon as a condition holds."""
 
@@ -137,12 +167,16 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def started(emulator, folder):
+def started(emulator, folder, command=None):
     """Start a kernel in a folder."""
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import KernelManager
 
     with tempfile.TemporaryDirectory(dir="/tmp" if os.name == "posix" else None) as short:
         manager = KernelManager(kernel_name="python3")
+        if command is not None:
+            arguments = [str(part) for part in (*command, "-f", "{connection_file}")]
+            manager._kernel_spec = KernelSpec(argv=arguments, language="python")
         if os.name == "posix":  # sockets in files: no port that another program could take
             manager.transport = "ipc"
             manager.connection_file = str(Path(short, "k.json"))

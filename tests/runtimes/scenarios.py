@@ -155,6 +155,26 @@ def uwsgi(*arguments: str, killed: bool = False, **variables: str) -> Callable[.
     return serve
 
 
+IN_CELLS = {**dict.fromkeys(THREE, 20), "import": 2, "await": 3}
+
+
+def spyder(emulator: Emulator, *, folder: Path) -> None:
+    """Run the kernel that Spyder starts."""
+    command = (peers.python("apps"), "-m", "spyder_kernels.console")
+    kernel.run(emulator, folder=folder, command=command)
+
+
+def app(name: str) -> Callable[..., object]:
+    """Return what runs a program that has a user interface to its end."""
+
+    def run(emulator: Emulator, *, folder: Path) -> None:
+        servers.run(
+            emulator, arguments=[str(PROGRAMS / name)], folder=folder, python=peers.python("apps")
+        )
+
+    return run
+
+
 def via(emulator: Emulator, consumer: str) -> list[object]:
     """Return the events that were tracked through a consumer."""
     return [event for event in emulator.events() if event["properties"]["via"] == consumer]
@@ -197,10 +217,18 @@ SCENARIOS = [
     Scenario(
         "Jupyter kernel",
         kernel.run,
-        {**dict.fromkeys(THREE, 20), "import": 2, "await": 3},
+        {**IN_CELLS, "subshell": int(kernel.HAS_SUBSHELLS)},
         in_suite=True,
         peer=None,
     ),
+    Scenario(
+        "Jupyter kernel, %gui asyncio", partial(kernel.run, gui="asyncio"), IN_CELLS, peer=None
+    ),
+    Scenario("Spyder's kernel", spyder, IN_CELLS, peer="apps"),
+    Scenario(
+        "Textual", app("textual_app.py"), {**dict.fromkeys(THREE, 20), "await": 1}, peer="apps"
+    ),
+    Scenario("Streamlit", app("streamlit_app.py"), peer="apps"),
     Scenario("function, frozen between calls", servers.call_frozen, dict.fromkeys(THREE, 4)),
     Scenario("uwsgi", uwsgi(), peer="uwsgi"),
     Scenario(

@@ -548,20 +548,16 @@ class SpoolWriter:
         return True
 
     def _read_pages(self, buffer: Any) -> bool:
+        """Read at most one page of each endpoint: what was settled meanwhile is deleted first."""
         moved = False
         for endpoint, queue in buffer.queues.items():
             for source in (self._files.other, self._files.own):
-                while (
-                    source is not None
-                    and queue.has_space()
-                    and source.left.get(endpoint, 0) > 0
-                    and not self._closing
-                ):
-                    if not self._read_page(buffer, source, endpoint):
-                        break
-                    moved = True
-                if source is not None and source.left.get(endpoint, 0) > 0:
-                    break
+                if source is None or not source.left.get(endpoint, 0):
+                    continue
+                if queue.has_space():
+                    moved = self._read_page(buffer, source, endpoint) or moved
+                    self.ring()  # there may be space for another
+                break
         return moved
 
     def _read_page(self, buffer: Any, source: Source, endpoint: str) -> bool:

@@ -1,6 +1,7 @@
 // The live page. What arrives may be hostile: text goes into the page as text nodes only.
 
 const KEPT = 1000; // entries, as the server keeps
+const ALLOWED = 60; // queries or exports an hour, of most projects
 const FRESH = 12; // entries of one frame that are shown as new; more would only flicker
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
@@ -564,10 +565,12 @@ function badge(id, count, isWarning) {
 
 function drawBudget(budget) {
   const node = $("budget");
-  const limited = Object.entries(budget ?? {}).filter(([, one]) => one.limit !== null);
-  node.hidden = !limited.length;
-  node.textContent = limited.map(([name, one]) => `${one.left} of ${one.limit} ${name} left this hour`).join(" · ");
-  node.classList.toggle("low", limited.some(([, one]) => one.left <= one.limit / 10));
+  const wanted = Object.entries(budget ?? {}).filter(([, one]) => one.limit !== null || one.used);
+  node.hidden = !wanted.length;
+  node.textContent = wanted.map(([name, one]) => one.limit === null
+    ? `${plain.format(one.used)} ${name} in an hour; Mixpanel allows ${ALLOWED}`
+    : `${one.left} of ${one.limit} ${name} left this hour`).join(" · ");
+  node.classList.toggle("low", wanted.some(([, one]) => (one.limit === null ? one.used >= ALLOWED * 0.9 : one.left <= one.limit / 10)));
 }
 
 // ---- waiting and pause --------------------------------------------------------------------------

@@ -105,6 +105,13 @@ class ApiRateLimiter:
             left = self._windows.remaining(self._clock())
         return 1_000_000 if left is None else left
 
+    def seconds_to_next(self) -> float | None:
+        """Return in how many seconds a call more will be left; None if all are left."""
+        with self._lock:
+            now = self._clock()
+            returns = self._windows.next_return(now)
+        return None if returns is None else max(0.0, returns - now)
+
     def call(
         self,
         *,

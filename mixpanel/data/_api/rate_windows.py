@@ -166,6 +166,14 @@ class RateWindows:
             return 0  # other machines used them up
         return max(0, calls - self.used(now, seconds))
 
+    def next_return(self, now: float) -> float | None:
+        """Return when the oldest call leaves the longest window; None if no call is in it."""
+        _, seconds = self.longest
+        oldest = next((start.at for start in self._starts if start.at > now - seconds), None)
+        if self._paused_until - now > LONG_PAUSE:
+            return self._paused_until
+        return None if oldest is None else oldest + seconds
+
     @property
     def longest(self) -> tuple[int, float]:
         """The calls and seconds of the longest window."""

@@ -148,6 +148,11 @@ class SharedRateWindows(RateWindows):
         with self._transaction(now, change=False):
             return super().remaining(now)
 
+    def next_return(self, now: float) -> float | None:
+        """See `RateWindows.next_return`."""
+        with self._transaction(now, change=False):
+            return super().next_return(now)
+
     def restart(self) -> None:
         """Forget a transaction of the parent; running calls are known by their process."""
         self._depth = 0

@@ -51,6 +51,8 @@ MEMORY = ":memory:"
 MINIMUM_VERSION = (1, 4, 4)  # older ones let /./../ escape from the allowed directories
 # Of new files, so that each DuckDB from the minimum on opens them; 2.0 has a format of its own.
 STORAGE_VERSION = f"v{MINIMUM_VERSION[0]}.{MINIMUM_VERSION[1]}.0"
+# What ibis sets on `connection`; neither gives access to files, and SQL cannot set anything.
+UNLOCKED = ("TimeZone", "python_enable_replacements")
 # Unguessable, because the folder lies in the shared temporary directory. One per process, so that
 # all read-only handles of a file agree on DuckDB's locked settings.
 _RANDOM_SUFFIX = uuid4().hex
@@ -286,6 +288,9 @@ def _lock_down(
         listed = ", ".join(map(literal, sorted(folders)))
         connection.execute(f"SET allowed_directories = [{listed}]")
         connection.execute("SET enable_external_access = false")
+        with suppress(load_duckdb().CatalogException):  # before DuckDB 1.5
+            listed = ", ".join(map(literal, UNLOCKED))
+            connection.execute(f"SET allowed_configs = [{listed}]")
         connection.execute("SET lock_configuration = true")  # SQL could undo the above otherwise
     return exchange
 

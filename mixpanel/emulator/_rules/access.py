@@ -154,6 +154,9 @@ class Limits:
         return cls(per_hour=60, concurrent=5)
 
 
+MAX_COUNTED = 1_000_000
+
+
 class CallLimiter:
     """Apply limits to the calls of one group of endpoints."""
 
@@ -163,6 +166,7 @@ class CallLimiter:
             RollingWindow(self._limits.per_second, 1),
             RollingWindow(self._limits.per_hour, 3600),
         )
+        self._calls = RollingWindow(MAX_COUNTED, 3600)  # counted with and without limits
         self._running = 0
 
     def enter(self, now: float, *, counted: bool = True) -> float | None:
@@ -176,14 +180,14 @@ class CallLimiter:
             wait = max(window.wait(now) for window in self._windows)
             if wait > 0:
                 return wait
-            for window in self._windows:
+            for window in (*self._windows, self._calls):
                 window.try_add(1, now)
         self._running += 1
         return None
 
     def refund(self) -> None:
         """Do not count the latest call."""
-        for window in self._windows:
+        for window in (*self._windows, self._calls):
             window.undo()
 
     def headers(self, now: float) -> dict[str, str]:
@@ -200,10 +204,13 @@ class CallLimiter:
         return {name: value for name, value in headers.items() if value}
 
     def left(self, now: float) -> dict[str, int | None]:
-        """Return the limit per hour and how many calls of it are left; None without a limit."""
-        calls = self._limits.per_hour
-        left = None if calls is None else max(0, calls - self._windows[1].used(now))
-        return {"limit": calls, "left": left, "used": self._windows[1].used(now)}
+        """Return the limit per hour, the calls of the last hour, and how many are left.
+
+        Without a limit, None are left.
+        """
+        calls, used = self._limits.per_hour, self._calls.used(now)
+        left = None if calls is None else max(0, calls - used)
+        return {"limit": calls, "left": left, "used": used}
 
     def _is_full(self) -> bool:
         return self._limits.concurrent is not None and self._running >= self._limits.concurrent
@@ -214,5 +221,5 @@ class CallLimiter:
 
     def clear(self) -> None:
         """Forget the calls that have ended."""
-        for window in self._windows:
+        for window in (*self._windows, self._calls):
             window.clear()

@@ -15,7 +15,11 @@ from mixpanel.integrations.celery import connect
 queue = Path("queue")
 queue.mkdir(exist_ok=True)
 app = Celery("celery_app", broker="filesystem://", set_as_current=True)
-app.conf.broker_transport_options = {"data_folder_in": queue, "data_folder_out": queue}
+app.conf.broker_transport_options = {
+    "data_folder_in": queue,
+    "data_folder_out": queue,
+    "polling_interval": 0.05,
+}
 app.conf.broker_connection_retry_on_startup = True
 app.conf.worker_prefetch_multiplier = 1
 is_connected = "CONNECT" in os.environ
