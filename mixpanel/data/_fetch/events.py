@@ -236,7 +236,7 @@ class _EventFetch:
             self.load.stop()
 
     def _check_requests(self) -> None:
-        query = self.query
+        query = fill_gaps(self.database, self.query)
         self.database.check_events(
             query.name, filters=query.filters, mode=query.mode, mixed=query.mixed
         )
@@ -383,7 +383,7 @@ class _EventFetch:
         )
 
     def _begin(self) -> Load:
-        query = self.query
+        self.query = query = fill_gaps(self.database, self.query)
         return self.database.begin_events(
             query.name,
             filters=query.filters,
@@ -410,10 +410,16 @@ class _EventFetch:
         """Find the days that keep failing, and fetch those that were skipped because of them."""
         await self._try_skipped()
         await self._divide_failed()
-        skipped = [each for each in self.failed if each.skipped]
-        if skipped and self.accepted and not self._server_is_down:
-            await self._fetch_again(skipped)
+        if await self._fetch_skipped():
             await self._divide_failed()
+
+    async def _fetch_skipped(self) -> bool:
+        """Fetch skipped chunks, if Mixpanel accepts other ones; return True if it did."""
+        skipped = [each for each in self.failed if each.skipped]
+        if not skipped or not self.accepted or self._server_is_down:
+            return False
+        await self._fetch_again(skipped)
+        return True
 
     @property
     def _server_is_down(self) -> bool:
@@ -428,10 +434,8 @@ class _EventFetch:
         tried = [each for each in self.failed if not each.skipped]
         if self.accepted or not skipped or not all(each.is_rejected for each in tried):
             return
-        probe = skipped.pop(len(skipped) // 2)
-        await self._fetch_again([probe])
-        if self.accepted:
-            await self._fetch_again(skipped)
+        await self._fetch_again([skipped[len(skipped) // 2]])
+        await self._fetch_skipped()
 
     async def _fetch_again(self, failures: Collection[_Failure]) -> None:
         self.failed = [each for each in self.failed if each not in failures]
