@@ -1,4 +1,4 @@
-"""The folders of a spool: which are safe to use, and which files in them belong to nobody."""
+"""The folders of a spool: which are safe to use, and which files in them have no owner."""
 
 from __future__ import annotations
 

@@ -154,7 +154,8 @@ class SpoolWriter:
             return
         try:
             if (self._thread is None or not self._thread.is_alive()) and not self._closed.done():
-                reference, bell = weakref.ref(self), self._bell
+                reference: weakref.ref[SpoolWriter] = weakref.ref(self)
+                bell = self._bell
                 with suppress(RuntimeError):  # at the end of the interpreter no thread starts
                     self._thread = native_threads.start_thread(
                         lambda: _run(reference, bell), "mixpanel-spool"
@@ -756,7 +757,7 @@ def _release(files: _Files, bell: Any) -> None:
 
 
 def _run(reference: weakref.ref[SpoolWriter], bell: Any) -> None:
-    """Work until the writer is closed, or nobody refers to it any more."""
+    """Work until the writer is closed, or is referred to no longer."""
     seconds = 0.0
     while True:
         bell.acquire(timeout=seconds) if seconds else None

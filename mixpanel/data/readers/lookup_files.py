@@ -131,7 +131,7 @@ def _json(connection: DuckDBPyConnection, source: Path) -> None:
     types = _exact_types(connection, source, options, doubles) if doubles else {}
     if types:
         listed = ", ".join(
-            f"{literal(name)}: {literal(types.get(name, type_))}" for name, type_, *_ in described
+            f"{literal(name)}: {literal(types.get(name) or type_)}" for name, type_, *_ in described
         )
         source_sql = f"read_json({options}, records = true, columns = {{{listed}}})"
     connection.execute(f"CREATE TABLE {quoted(ROWS)} AS FROM {source_sql}", [escaped(source)])

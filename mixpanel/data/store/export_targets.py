@@ -51,18 +51,23 @@ class Target(Protocol):
 
     def files(self) -> dict[str, list[str]]:
         """Return the names of the files of each folder, after checking that all are exports."""
+        ...
 
     def footer(self, name: str) -> bytes:
         """Return the last bytes of a file."""
+        ...
 
     def write(self, chunks: Iterator[bytes]) -> list[str]:
         """Write a single file, the target itself."""
+        ...
 
     def write_folder(self, files: Iterable[tuple[str, Iterator[bytes]]]) -> list[str]:
         """Write all files of a folder, replacing what is there when they are complete."""
+        ...
 
     def replace(self, name: str, chunks: Iterator[bytes]) -> str:
         """Write one file of a folder; readers find the previous one until it is complete."""
+        ...
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files of a folder, and folders that are empty then."""
