@@ -201,7 +201,7 @@ def test_a_query_that_mixpanel_rejects_is_not_tried_for_every_day(emu, ws):
         ws.fetch_events(
             from_date="2026-01-01", to_date="2026-03-01", where="f()", partial=True, max_workers=2
         )
-    assert len(exported(emu)) <= 4
+    assert len(exported(emu)) <= 5
     assert [] == [table for table in ws.tables() if table.state != "incomplete"]
 
 
@@ -214,6 +214,27 @@ def test_a_bad_day_of_a_long_chunk_is_found(emu, ws, tmp_path):
     assert (("2026-01-17", "2026-01-17"),) == result.failed_date_ranges
     assert 29 == len(rows_by_day(ws))
     assert len(exported(emu)) <= 3 + 2 * 4
+
+
+@pytest.mark.parametrize("fault", [Fault.terminated_early(), Fault.status(403)])
+def test_a_bad_day_of_a_single_chunk_is_found(emu, ws, tmp_path, fault):
+    """Also if no other chunk shows that the query is accepted."""
+    fill(emu, tmp_path)
+    breaks(emu, fault, THIRD, "2026-01-05")
+    result = ws.fetch_events(**WEEK, partial=True, chunk_days=7)
+    assert ((THIRD, THIRD), ("2026-01-05", "2026-01-05")) == result.gaps
+    assert 5 == len(rows_by_day(ws))
+
+
+def test_days_before_those_of_the_plan_do_not_keep_the_others_out(emu, ws, tmp_path):
+    """However many of the first days are rejected."""
+    fill(emu, tmp_path, days=12)
+    old = [f"2026-01-0{day}" for day in range(1, 6)]
+    breaks(emu, Fault.status(403, body={"error": "Date range exceeds 7 days into the past"}), *old)
+    days = {"from_date": "2026-01-01", "to_date": "2026-01-12", "max_workers": 1}
+    result = ws.fetch_events(**days, partial=True)
+    assert 7 == len(rows_by_day(ws))
+    assert sorted(old) == sorted(each.from_date for each in result.failed)
 
 
 def test_days_that_failed_before_are_tried_last(emu, ws, tmp_path):

@@ -64,6 +64,8 @@ __all__ = ["create_sync_query", "fetch_events", "fill_gaps", "plan_events"]
 ATTEMPTS = 3  # for a chunk whose response arrives whole but cannot be loaded
 MAX_LOOKBACK_DAYS = 36_500
 MAX_CONSECUTIVE_FAILURES = 3  # chunks; after that the rest is not tried
+MAX_DIVIDED = 16  # chunks that failed and are fetched in halves
+MAX_REJECTED = 3  # of these while Mixpanel has accepted no call
 MAX_SINGLE_DAYS = 10  # days that failed before are fetched alone, unless there are more
 PARTS_PER_LOAD = 16
 NOT_BEGUN = "it may not have begun in the project's time zone"
@@ -234,7 +236,7 @@ class _EventFetch:
             self.load.stop()
 
     def _check_requests(self) -> None:
-        query = self.query
+        query = fill_gaps(self.database, self.query)
         self.database.check_events(
             query.name, filters=query.filters, mode=query.mode, mixed=query.mixed
         )
@@ -262,7 +264,7 @@ class _EventFetch:
                 self._report_progress()
                 if query.filters.limit is None:
                     await self._fetch_all(missing)
-                    await self._divide_failed()
+                    await self._retry_failed()
                 else:
                     await self._fetch_in_order(missing, query.filters.limit)
                 tasks.cancel_scope.cancel()  # the loader would wait for more parts forever
@@ -381,7 +383,7 @@ class _EventFetch:
         )
 
     def _begin(self) -> Load:
-        query = self.query
+        self.query = query = fill_gaps(self.database, self.query)
         return self.database.begin_events(
             query.name,
             filters=query.filters,
@@ -404,28 +406,75 @@ class _EventFetch:
             if self.rows >= limit or (self.failed and not self.query.partial):
                 return
 
+    async def _retry_failed(self) -> None:
+        """Find the days that keep failing, and fetch those that were skipped because of them."""
+        await self._try_skipped()
+        await self._divide_failed()
+        if await self._fetch_skipped():
+            await self._divide_failed()
+
+    async def _fetch_skipped(self) -> bool:
+        """Fetch skipped chunks, if Mixpanel accepts other ones; return True if it did."""
+        skipped = [each for each in self.failed if each.skipped]
+        if not skipped or not self.accepted or self._server_is_down:
+            return False
+        await self._fetch_again(skipped)
+        return True
+
+    @property
+    def _server_is_down(self) -> bool:
+        return self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES
+
+    async def _try_skipped(self) -> None:
+        """Try one chunk more if the first were all rejected, and then the others.
+
+        The query may be wrong, or only those days, as days before those that the plan includes.
+        """
+        skipped = [each for each in self.failed if each.skipped]
+        tried = [each for each in self.failed if not each.skipped]
+        if self.accepted or not skipped or not all(each.is_rejected for each in tried):
+            return
+        await self._fetch_again([skipped[len(skipped) // 2]])
+        await self._fetch_skipped()
+
+    async def _fetch_again(self, failures: Collection[_Failure]) -> None:
+        self.failed = [each for each in self.failed if each not in failures]
+        self.days_done -= sum(each.chunk.days for each in failures)
+        self.batches_done -= sum(each.skipped for each in failures)
+        self.consecutive_failures = 0
+        await self._fetch_all([each.chunk for each in failures])
+
     async def _divide_failed(self) -> None:
         """Fetch chunks that failed in halves, to find the days that keep failing.
 
-        A chunk is given up when both of its halves fail.
+        A chunk is given up when both of its halves fail, unless it is short.
         """
-        while (failure := next(filter(self._may_divide, self.failed), None)) is not None:
+        for divided in range(MAX_DIVIDED):
+            if divided == MAX_REJECTED and not self.accepted and self.failed[0].is_rejected:
+                return  # the query itself must be wrong
+            failure = next(filter(self._may_divide, self.failed), None)
+            if failure is None:
+                return
             self.failed.remove(failure)
+            self.consecutive_failures = 0
             halves, before = _halves(failure.chunk), len(self.failed)
             self.days_done -= failure.chunk.days
             self.batches += len(halves)
             await self._fetch_all(halves)
-            if len(self.failed) == before + len(halves):
+            is_long = failure.chunk.days > MAX_DIVIDED
+            if len(self.failed) == before + len(halves) and is_long:
                 failure.is_final = True
                 self.failed[before:] = [failure]
 
     def _may_divide(self, failure: _Failure) -> bool:
         if failure.is_final or failure.skipped or failure.chunk.days == 1:
             return False
-        if self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:  # the server is down
-            return False
-        with_today = failure.may_be_future and failure.chunk.to_date >= today()
-        return self.accepted or with_today
+        if failure.is_rejected and not self.accepted:  # the query itself may be wrong
+            with_today = failure.may_be_future and failure.chunk.to_date >= today()
+            return self.query.partial or with_today
+        if isinstance(failure.error, TruncatedError | UnreadablePartError):
+            return True  # an export that ends early may be too long
+        return self.accepted and not self._server_is_down
 
     async def _fetch(self, chunk: Chunk) -> None:
         """Download and load a chunk.
@@ -438,7 +487,7 @@ class _EventFetch:
             try:
                 async with self.downloading:
                     # Checked with the slot in hand: earlier chunks may have failed meanwhile.
-                    if self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
+                    if self._server_is_down:
                         return self._chunk_failed(chunk, self.failed[-1].error, skipped=True)
                     part = await self._download(chunk)
             except QueryError as failure:

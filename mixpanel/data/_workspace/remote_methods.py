@@ -231,8 +231,7 @@ class RemoteMethods:
             `QueryError`.
         """
         _check_callbacks(progress, on_batch_complete=on_batch_complete)
-        wanted, core = EventQuery.create(name, **options), self._core
-        query = await core.writer(lambda: events.fill_gaps(core.open_database(), wanted))
+        query = EventQuery.create(name, **options)
         return await self._fetch_events(query, progress, on_batch_complete)
 
     @with_options(FetchEventsOptions, EventQuery.create)
