@@ -28,7 +28,7 @@ __all__ = [
 
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = PACKAGE / "_docs"  # in a wheel; in a checkout the pages are in docs/
-PIECE = 9_000  # characters of an answer to an agent: about 3,000 tokens
+PIECE = 9_000  # characters of a result to an agent: about 3,000 tokens
 HEADING = re.compile(r"^(#{1,3}) +(.+?)\s*$")
 FENCE = re.compile(r"^ *(```|~~~)")
 CODE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)

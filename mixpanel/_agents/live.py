@@ -1,4 +1,4 @@
-"""What an agent reads from Mixpanel; each function returns an answer of limited size."""
+"""What an agent reads from Mixpanel; each function returns a result of limited size."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def _names(
     wanted = str(scope["search"]).casefold()
     found = [name for name in names if wanted in name.casefold()]
     page = page_of(found[offset:], scope, offset=offset, limit=limit, total=len(found))
-    answer: dict[str, Any] = {"source": "Mixpanel", field: page.rows, "total": len(found)}
-    answer |= page.to_dict()
+    result: dict[str, Any] = {"source": "Mixpanel", field: page.rows, "total": len(found)}
+    result |= page.to_dict()
     if names.limit_hit:
         note = f"Mixpanel returns {len(names):,} names at most; there may be others"
-        answer["left_out"] = "; ".join(filter(None, [answer.get("left_out"), note]))
-    return answer
+        result["left_out"] = "; ".join(filter(None, [result.get("left_out"), note]))
+    return result
 
 
 async def search_saved(

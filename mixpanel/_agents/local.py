@@ -1,4 +1,4 @@
-"""What an agent reads from the local database; each function returns an answer of limited size."""
+"""What an agent reads from the local database; each function returns a result of limited size."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sql(
     room = MAX_TEXT - len(json_text(columns))
     if room < MAX_TEXT // 2:
         raise ConfigError(
-            f"the result has {len(columns):,} columns, whose names alone take half of an answer",
+            f"the result has {len(columns):,} columns, whose names alone take half of a result",
             code="TOO_WIDE",
         )
     ordered = "order by" in " ".join(query.casefold().split())
@@ -306,8 +306,8 @@ def list_properties(
         total=count,
         hint="search narrows the list",
     )
-    answer = {"source": "local", "table": found, "event": event, "rows_read": rows}
-    return {**answer, **_listed("properties", page, count)}
+    result = {"source": "local", "table": found, "event": event, "rows_read": rows}
+    return {**result, **_listed("properties", page, count)}
 
 
 def _table_with(database: Database, tables: Sequence[str], event: str) -> str:
@@ -363,9 +363,9 @@ def property_values(
         limit=limit,
         total=distinct,
     )
-    answer = _listed("values", page, distinct)
+    result = _listed("values", page, distinct)
     where = {"table": found, "event": event, "property": property}
-    return {"source": "local", **where, "missing": missing, **answer}
+    return {"source": "local", **where, "missing": missing, **result}
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -41,9 +41,9 @@ def overview_of(
     their properties. Where not all fits into `max_tokens`, every table gets a line before any gets
     a list, and the lists get their most frequent items in turn.
     """
-    answer: dict[str, Any] = dict(copy.deepcopy(dict(head)))
-    answer["tables"] = []
-    room = max_tokens - RESERVED - tokens(json_text(answer))
+    result: dict[str, Any] = dict(copy.deepcopy(dict(head)))
+    result["tables"] = []
+    room = max_tokens - RESERVED - tokens(json_text(result))
     shown: list[_Shown] = []
     for table in tables:
         line = _line(table)
@@ -51,7 +51,7 @@ def overview_of(
         if cost > room:
             break
         room -= cost
-        answer["tables"].append(line)
+        result["tables"].append(line)
         lists: dict[str, list[Any]] = {
             "columns": [[_name(name), str(type_)[:40]] for name, type_ in table["columns"].items()],
             "events": [[_name(name), count] for name, count in table.get("events", ())],
@@ -59,19 +59,19 @@ def overview_of(
         }
         shown.append(_Shown(line, {name: items for name, items in lists.items() if items}))
     if project_events is not None:
-        answer["project_events"] = {}
+        result["project_events"] = {}
         room -= 10
-        line = answer["project_events"]
+        line = result["project_events"]
         names = [
             [_name(event), [_name(each) for each in properties]]
             for event, properties in project_events.items()
         ]
         shown.append(_Shown(line, {"": names}))
     room = _fill(shown, room)
-    left_out = _left_out(tables, answer["tables"], project_events, answer.get("project_events"))
+    left_out = _left_out(tables, result["tables"], project_events, result.get("project_events"))
     if left_out:
-        answer["left_out"] = left_out
-    return answer
+        result["left_out"] = left_out
+    return result
 
 
 def _line(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,19 +194,19 @@ def _left_out(
 # ---- as text ------------------------------------------------------------------------------------
 
 
-def overview_text(answer: Mapping[str, Any]) -> str:
+def overview_text(result: Mapping[str, Any]) -> str:
     """Return an overview as text for people and models; names that are no words are in quotes."""
-    lines = [f"{name}: {_shown(value)}" for name, value in answer.items() if name not in _LISTS]
-    for table in answer["tables"]:
+    lines = [f"{name}: {_shown(value)}" for name, value in result.items() if name not in _LISTS]
+    for table in result["tables"]:
         lines += _table_lines(table)
-    if not answer["tables"]:
+    if not result["tables"]:
         lines += ["", "There are no local tables yet."]
-    if answer.get("project_events"):
+    if result.get("project_events"):
         lines += ["", "## Events of the project, and their properties"]
-        for name, properties in answer["project_events"].items():
+        for name, properties in result["project_events"].items():
             lines.append(f"{_shown(name)}: {', '.join(map(_shown, properties))}".rstrip(": "))
-    if answer.get("left_out"):
-        lines += ["", f"Left out: {'; '.join(answer['left_out'])}."]
+    if result.get("left_out"):
+        lines += ["", f"Left out: {'; '.join(result['left_out'])}."]
     return "\n".join(lines) + "\n"
 
 

@@ -66,7 +66,7 @@ class LocalDatabase:
 
         :raises DatabaseNotFoundError: if there is no database yet.
         :raises MixpanelDataError: as that function; with the code SQL_TIMEOUT when it took too
-            long, and PROCESS_ENDED when the process ended without an answer.
+            long, and PROCESS_ENDED when the process ended without a result.
         """
         if not self.path.is_file():
             raise DatabaseNotFoundError(self.path)
@@ -88,7 +88,7 @@ class LocalDatabase:
             raise MixpanelDataError(
                 error["message"], code=error["code"], details=error.get("details")
             )
-        return found["answer"]
+        return found["result"]
 
     async def _start(self) -> _Worker:
         command = [sys.executable, "-P", "-m", "mixpanel._agents.worker"]

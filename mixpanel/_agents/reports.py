@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mixpanel.data.store import Database
     from mixpanel.data.workspace import AsyncWorkspace
 
-__all__ = ["Kind", "check_report", "live_answer", "live_report", "local_report"]
+__all__ = ["Kind", "check_report", "live_report", "live_result", "local_report"]
 
 Kind = Literal["segmentation", "funnel", "retention", "frequency", "flows", "saved_report"]
 LEAST_EVENTS = {"segmentation": 1, "funnel": 2, "retention": 1, "flows": 1}
@@ -190,7 +190,7 @@ async def live_report(
     return await workspace.query_flow(events[0], **days, where=given["where"], window=window or 7)
 
 
-def live_answer(
+def live_result(
     result: QueryResult, scope: Mapping[str, Any], limit: int, cursor: str | None
 ) -> dict[str, Any]:
     """Return the facts of a report, and a page of its rows."""

@@ -62,14 +62,14 @@ def create_server(toolbox: Toolbox) -> Server[Any]:
     async def call_tool(context: Any, params: Any) -> protocol.CallToolResult:
         try:
             async with _progress(context) as report:
-                answer = await toolbox.call(params.name, params.arguments or {}, report)
+                result = await toolbox.call(params.name, params.arguments or {}, report)
         except ToolFailure as failure:
             return protocol.CallToolResult(content=[_text(str(failure))], is_error=True)
-        content: list[Any] = [_text(json_text(answer))]
-        if "resource" in answer:
-            name = str(answer["resource"]).rpartition("/")[2]
+        content: list[Any] = [_text(json_text(result))]
+        if "resource" in result:
+            name = str(result["resource"]).rpartition("/")[2]
             content.append(
-                protocol.ResourceLink(type="resource_link", uri=answer["resource"], name=name)
+                protocol.ResourceLink(type="resource_link", uri=result["resource"], name=name)
             )
         return protocol.CallToolResult(content=content)
 

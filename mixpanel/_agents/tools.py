@@ -24,8 +24,8 @@ from mixpanel._agents.overview import overview_of
 from mixpanel._agents.reports import (
     Kind,
     check_report,
-    live_answer,
     live_report,
+    live_result,
 )
 from mixpanel._agents.results import (
     MAX_ROWS,
@@ -71,7 +71,7 @@ Day = Annotated[
 ]
 Table = Annotated[str, Field(pattern=NAME, max_length=63)]
 Search = Annotated[str, Field(description="Only names that contain this text; case is ignored.")]
-Cursor = Annotated[str | None, Field(description="next_cursor of the answer before.")]
+Cursor = Annotated[str | None, Field(description="next_cursor of the previous result.")]
 Limit = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 Where = Annotated[str | None, Field(description='A condition, as properties["plan"] == "team".')]
 Report = Callable[["Progress"], object]
@@ -116,13 +116,13 @@ class Toolbox:
             tool = _tool(name, allow_writes=self.allow_writes)
             values = checked(tool, arguments)
             extra = {"progress": progress} if tool.writes else {}
-            answer: dict[str, Any] = await getattr(self, name)(**values, **extra)
+            result: dict[str, Any] = await getattr(self, name)(**values, **extra)
         except Exception as error:
             failure = failure_of(error, allow_writes=self.allow_writes)
             if failure.code == "INTERNAL":
                 logger.exception("the tool %s failed", name)
             raise failure from error
-        return answer
+        return result
 
     # ---- looking around -----------------------------------------------------------------------
 
@@ -170,8 +170,8 @@ class Toolbox:
                 "list_events", search=search, table=table, limit=limit, cursor=cursor
             )
         workspace = self._live()
-        answer = await live.list_events(workspace, search=search, limit=limit, cursor=cursor)
-        return self._with_budget(answer)
+        result = await live.list_events(workspace, search=search, limit=limit, cursor=cursor)
+        return self._with_budget(result)
 
     async def list_properties(
         self,
@@ -190,10 +190,10 @@ class Toolbox:
                 "list_properties",
                 event=event, search=search, table=table, limit=limit, cursor=cursor,
             )  # fmt: skip
-        answer = await live.list_properties(
+        result = await live.list_properties(
             self._live(), event, search=search, limit=limit, cursor=cursor
         )
-        return self._with_budget(answer)
+        return self._with_budget(result)
 
     async def property_values(
         self,
@@ -212,10 +212,10 @@ class Toolbox:
                 "property_values",
                 property=property, event=event, table=table, limit=limit, cursor=cursor,
             )  # fmt: skip
-        answer = await live.property_values(
+        result = await live.property_values(
             self._live(), property, event, limit=limit, cursor=cursor
         )
-        return self._with_budget(answer)
+        return self._with_budget(result)
 
     # ---- fetching -----------------------------------------------------------------------------
 
@@ -387,7 +387,7 @@ class Toolbox:
             self._results[key] = time.monotonic(), result
             while len(self._results) > RESULTS:
                 self._results.popitem(last=False)
-        return self._with_budget(live_answer(result, scope, limit, cursor))
+        return self._with_budget(live_result(result, scope, limit, cursor))
 
     async def search_saved(
         self,
@@ -399,10 +399,10 @@ class Toolbox:
         """Reports, funnels and cohorts that are saved in Mixpanel, with their ids. Reports cost no
         query; funnels and cohorts cost one each. Next: query(kind="saved_report", report_id=...).
         """
-        answer = await live.search_saved(
+        result = await live.search_saved(
             self._live(), type, search=search, limit=limit, cursor=cursor
         )
-        return self._with_budget(answer)
+        return self._with_budget(result)
 
     async def evaluate_flag(
         self,
@@ -463,8 +463,8 @@ class Toolbox:
         return self._workspace
 
     async def _local(self, function: str, **arguments: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._database.call(function, **arguments)
-        return answer
+        result: dict[str, Any] = await self._database.call(function, **arguments)
+        return result
 
     async def _is_local(self, source: str, table: str | None) -> bool:
         """Return True if names are to be looked up in the local database."""
@@ -479,8 +479,8 @@ class Toolbox:
         except DatabaseNotFoundError:
             return False
 
-    def _with_budget(self, answer: dict[str, Any]) -> dict[str, Any]:
-        return answer | {"budget": live.budget(self._live())}
+    def _with_budget(self, result: dict[str, Any]) -> dict[str, Any]:
+        return result | {"budget": live.budget(self._live())}
 
 
 def explained(topic: str, cursor: str | None = None) -> dict[str, Any]:
@@ -499,11 +499,11 @@ def explained(topic: str, cursor: str | None = None) -> dict[str, Any]:
     text = page.text if section is None else section.text
     scope = {"tool": "explain", "topic": name}
     piece, page_of_text = documentation.piece(text, decoded_cursor(cursor, scope), scope)
-    answer: dict[str, Any] = {"topic": name, "title": section.title if section else page.title}
-    answer |= {"text": piece, **page_of_text}
+    result: dict[str, Any] = {"topic": name, "title": section.title if section else page.title}
+    result |= {"text": piece, **page_of_text}
     if section is None and page_of_text:
-        answer["sections"] = [each["topic"] for each in documentation.outline(page)]
-    return answer
+        result["sections"] = [each["topic"] for each in documentation.outline(page)]
+    return result
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:

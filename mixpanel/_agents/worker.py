@@ -41,7 +41,7 @@ def main(path: str, memory_limit: str, threads: str) -> None:
                     path, read_only=True, memory_limit=memory_limit, threads=int(threads) or None
                 )
             function = FUNCTIONS[request["function"]]
-            found: dict[str, Any] = {"answer": function(database, **request["arguments"])}
+            found: dict[str, Any] = {"result": function(database, **request["arguments"])}
             line = json.dumps(found).encode()
         except Exception as error:
             line = json.dumps({"error": error_of(error)}, default=str).encode()

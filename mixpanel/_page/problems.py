@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
     ),
     "too-old": Kind(
         "Too old for /track", "error",
-        "/track takes events of the last five days only, and answers 200 to older ones.",
+        "/track takes events of the last five days only, and responds 200 to older ones.",
         "Send them to /import, as import_events() and ingestion='import' do.",
     ),
     "future": Kind(
@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
     ),
     "rate": Kind(
         "Too many requests", "warning",
-        "The endpoint answered 429.",
+        "The endpoint responded with 429.",
         "Wait as long as Retry-After says, then send the same request again.",
     ),
     "rejected": Kind(

@@ -89,7 +89,7 @@ def mcp(
     ] = False,
     call: Annotated[
         str | None,
-        typer.Option("--call", metavar="TOOL", help="Call one tool, print its answer, and end."),
+        typer.Option("--call", metavar="TOOL", help="Call one tool, print its result, and end."),
     ] = None,
     arguments: Annotated[
         str | None,

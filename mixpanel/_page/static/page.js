@@ -603,7 +603,7 @@ function scrolled() {
 let panel = { name: "problems" };
 let trail = [];
 let opener = null;
-let request = 0; // of the panel: late answers are ignored
+let request = 0; // of the panel: late responses are ignored
 
 function show(next, { remember = false } = {}) {
   if (remember) trail.push(panel);
@@ -651,9 +651,9 @@ function side(title, ...children) {
 }
 
 async function ask(path, options) {
-  const answer = await fetch(path, options);
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error ?? `status ${answer.status}`);
+  const response = await fetch(path, options);
+  const found = await response.json();
+  if (!response.ok) throw new Error(found.error ?? `status ${response.status}`);
   return found;
 }
 
