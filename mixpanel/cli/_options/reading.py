@@ -13,7 +13,7 @@ from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
-    from mixpanel.data.readers import MixedColumn, ReadOptions
+    from mixpanel.data.readers import DecimalIds, MixedColumn, ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,17 @@ class Reading:
         )
 
 
-def _say_mixed(mixed: "MixedColumn") -> None:
+def _say_mixed(mixed: "MixedColumn | DecimalIds") -> None:
+    from mixpanel.data.readers import DecimalIds
+
     column = shlex.quote(mixed.column)
+    if isinstance(mixed, DecimalIds):
+        say(
+            f"{mixed}. Correct the file, or pass --type {column}=number to send whole numbers; "
+            f"--type {column}=text sends them as they are without this warning",
+            "yellow",
+        )
+        return
     say(
         f"{mixed}. --type {column}={mixed.type} rejects such rows; --type {column}=text keeps "
         "text without this warning",

@@ -4,10 +4,11 @@ from mixpanel._records.rows import UnreadableRow, to_milliseconds
 from mixpanel.data.readers.csv import RaggedCSVError
 from mixpanel.data.readers.events import Columns
 from mixpanel.data.readers.files import count_rows, read_events, read_rows
-from mixpanel.data.readers.options import MixedColumn, ReadOptions
+from mixpanel.data.readers.options import DecimalIds, MixedColumn, ReadOptions
 
 __all__ = [
     "Columns",
+    "DecimalIds",
     "MixedColumn",
     "RaggedCSVError",
     "ReadOptions",

@@ -12,12 +12,12 @@ import csv
 import heapq
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel._records.rows import UnreadableRow
-from mixpanel.data.readers.options import MixedColumn, ReadOptions, converted
+from mixpanel.data.readers.options import DecimalIds, MixedColumn, ReadOptions, converted
 from mixpanel.data.readers.text_files import MAX_LINE_BYTES, open_bytes
 from mixpanel.data.store.quoting import quoted
 from mixpanel.exceptions import ConfigurationError
@@ -52,6 +52,7 @@ WRITTEN_FORMS = {
 }
 # Types of which a column must have mostly cells, for the others to be reported.
 USUAL_FORMS = {"number": rf"(?i){DECIMAL}|{INTEGER}", "boolean": WRITTEN_FORMS["BOOLEAN"]}
+DECIMAL_ID = r"-?\d+\.0+"
 MIN_SHARE = 0.5
 DELIMITERS = ",;\t|"
 MAX_HEADER_LENGTH = 1 << 20  # characters
@@ -180,6 +181,9 @@ class CSVReader:
         ]
         for mixed in self._mixed_columns(parameters[0], open_texts, by_key):
             self._options.on_mixed(mixed)
+        unstated = set(stated) - set(self._options.types)
+        for decimal in self._decimal_ids(parameters[0], [k for k in keys if by_key[k] in unstated]):
+            self._options.on_mixed(replace(decimal, column=by_key[decimal.column]))
         return _Plan(
             keys, names, types, {k: v for k, v in stated.items() if v != "text"}, parameters
         )
@@ -278,6 +282,20 @@ class CSVReader:
                     yield MixedColumn(
                         self._name, names[key], type_, cells - count, cells, first, row
                     )
+
+    def _decimal_ids(self, path: str, keys: Sequence[str]) -> Iterator[DecimalIds]:
+        """Yield the columns, of ids, with whole numbers that are written as decimals."""
+        source = f"read_csv(?, {self._csv_options}, all_varchar = true)"
+        for key in keys:
+            cells, offenders, first = self._connection.execute(
+                "SELECT count(x), count(*) FILTER (found), "
+                "min({'row': n, 'text': x}) FILTER (found) FROM "
+                "(SELECT row_number() OVER () AS n, x, regexp_full_match(trim(x), ?) AS found "
+                f"FROM (SELECT {quoted(key)} AS x FROM {source}))",
+                [DECIMAL_ID, path],
+            ).fetchone() or (0, 0, None)
+            if first is not None:
+                yield DecimalIds(self._name, key, offenders, cells, first["text"], first["row"])
 
     def _without_ragged_lines(self) -> Path | None:
         """Write the lines that fit into another file; return None if all fit."""

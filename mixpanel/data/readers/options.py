@@ -14,7 +14,7 @@ from mixpanel.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["TYPES", "MixedColumn", "ReadOptions", "converted", "parse_date"]
+__all__ = ["TYPES", "DecimalIds", "MixedColumn", "ReadOptions", "converted", "parse_date"]
 
 INTEGER: Final = re.compile(r"[+-]?\d+")
 TRUE_AND_FALSE: Final = {"true": True, "false": False, "1": True, "0": False}
@@ -46,7 +46,38 @@ class MixedColumn:
         )
 
 
-def _log(column: MixedColumn) -> None:
+@dataclass(frozen=True, slots=True)
+class DecimalIds:
+    """A CSV column of ids, some of which are whole numbers written as decimals, such as 17.0.
+
+    Tools that hold integers as floats write them so, as pandas does for columns with gaps. The
+    first of them is the text `first`, in the row number `row`, counted as in `MixedColumn`.
+    """
+
+    file: str
+    column: str
+    offenders: int
+    cells: int
+    first: str
+    row: int
+
+    def __str__(self) -> str:
+        whole = self.first.partition(".")[0]
+        return (
+            f"{self.file}: {self.offenders:,} of {self.cells:,} ids in the column {self.column!r} "
+            f"end in .0; the first is {self.first!r} in row {self.row:,}. They are sent as they "
+            f"are, and {self.first} and {whole} are different ids"
+        )
+
+
+def _log(column: MixedColumn | DecimalIds) -> None:
+    if isinstance(column, DecimalIds):
+        logger.warning(
+            "%s. types={%r: 'number'} sends whole numbers, 'text' omits this warning",
+            column,
+            column.column,
+        )
+        return
     logger.warning(
         "%s. State its type with types={%r: %r} or 'text'", column, column.column, column.type
     )
@@ -64,8 +95,8 @@ class ReadOptions:
     :param encoding: of text files; None is UTF-8, or UTF-16 and UTF-32 with a byte order mark.
     :param keep_ragged: yield a CSV line with too many or too few cells as an unreadable row,
         instead of refusing the file.
-    :param on_mixed: called with each CSV column that stays text because of a few cells; None logs
-        a warning.
+    :param on_mixed: called with each CSV column that stays text because of a few cells, and with
+        each column of ids such as 17.0; the default logs a warning.
     :param memory_limit: of DuckDB, which reads CSV and Parquet, and `threads`, as for
         `Database.open`.
     :raises ConfigurationError: for an unknown type or encoding.
@@ -75,7 +106,7 @@ class ReadOptions:
     date_format: str | None = None
     encoding: str | None = None
     keep_ragged: bool = False
-    on_mixed: Callable[[MixedColumn], object] = _log
+    on_mixed: Callable[[MixedColumn | DecimalIds], object] = _log
     memory_limit: str | int | None = None
     threads: int | None = None
 

@@ -44,6 +44,24 @@ def column(path, name, **options):
 # Cells
 
 
+def test_whole_numbers_as_decimals_are_reported_in_a_column_of_ids(write):
+    """17.0 and 17 would be two people. They are sent as they are, unless a type is stated."""
+    path = write("a.csv", "id,n\n016,1\n17.0,2\n,3\n18.00,4\nu-17.0,5\n")
+
+    def ids(found, **options):
+        options = ReadOptions(on_mixed=found.append, **options)
+        return [row["id"] for row in read_rows(path, lambda _: {"id": "text"}, options)]
+
+    found = []
+    assert ids(found) == ["016", "17.0", None, "18.00", "u-17.0"]
+    (decimal,) = found
+    assert (decimal.column, decimal.offenders, decimal.cells) == ("id", 2, 4)
+    assert (decimal.first, decimal.row) == ("17.0", 2)
+    assert "17.0 and 17 are different ids" in str(decimal)
+    assert ids(stated := [], types={"id": "text"}) == ["016", "17.0", None, "18.00", "u-17.0"]
+    assert stated == []
+
+
 def test_a_bad_cell_among_numbers_is_reported(write):
     """With the column, the first offender and its row, and how many there are."""
     cells = ["12.5"] * 16 + ["n/a"] + ["7"] * 900 + ["unknown"]
