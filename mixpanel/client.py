@@ -193,7 +193,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
 
         if isinstance(self._delivery, Sender) and type(self).flush not in _OWN_FLUSH:
             hooks = self._delivery.flush_hooks
-            (hooks.add if self._owns_consumer else hooks.add_of_guest)(self.flush)
+            (hooks.add if self._owns_consumer else hooks.add_weak)(self.flush)
 
         self._local_flags: LocalFeatureFlagsProvider | None = None
         self._remote_flags: RemoteFeatureFlagsProvider | None = None

@@ -111,7 +111,7 @@ def abandon(consumer):
                 source.lock._descriptor = None
         spool.leave_to_parent()
         spool._pid = -1
-    spool.ring(hurry=True)
+    spool.wake(at_once=True)
 
 
 def files(tmp_path):
