@@ -13,7 +13,7 @@ from mixpanel.data._queries.discovery_responses import similar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Tool", "checked", "described"]
+__all__ = ["Tool", "tool_of_method", "validated"]
 
 HIDDEN = ("self", "progress")  # parameters that the model does not pass
 MAX_PROBLEMS = 5
@@ -38,7 +38,7 @@ class Tool(NamedTuple):
         return {"type": "object", "properties": {}, **found, "additionalProperties": False}
 
 
-def described(
+def tool_of_method(
     method: Callable[..., Any], title: str, names: Mapping[str, Any], *, writes: bool, closed: bool
 ) -> Tool:
     """Return the tool of a method; `names` is the namespace of its annotations."""
@@ -56,7 +56,7 @@ def described(
     return Tool(method.__name__, title, description, model, writes, not closed)
 
 
-def checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def validated(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with their defaults.
 
     :raises ToolFailure: naming each that is unknown, missing or wrong.

@@ -101,7 +101,7 @@ def failure_of(error: Exception, *, allow_writes: bool) -> ToolFailure:
         message = advice.sub("", message)
     if isinstance(error, APIError) and error.retry_after:
         message += f" (retry after {error.retry_after:.0f} s)"
-    return ToolFailure(code, _visible(message), next_step(code, details, allow_writes=allow_writes))
+    return ToolFailure(code, _escaped(message), next_step(code, details, allow_writes=allow_writes))
 
 
 def next_step(code: str, details: Mapping[str, Any], *, allow_writes: bool) -> str | None:
@@ -115,7 +115,7 @@ def next_step(code: str, details: Mapping[str, Any], *, allow_writes: bool) -> s
     return NEXT.get(code)
 
 
-def _visible(text: str) -> str:
+def _escaped(text: str) -> str:
     """Return text of a limited length whose hidden characters are escaped."""
     short, _ = cut(text, MAX_MESSAGE)
     lines = str(short).split("\n")

@@ -199,7 +199,7 @@ def _left_out(
 
 def overview_text(result: Mapping[str, Any]) -> str:
     """Return an overview as text; names with punctuation or hidden characters are quoted."""
-    lines = [f"{name}: {_shown(value)}" for name, value in result.items() if name not in _LISTS]
+    lines = [f"{name}: {_as_text(value)}" for name, value in result.items() if name not in _LISTS]
     for table in result["tables"]:
         lines += _table_lines(table)
     if not result["tables"]:
@@ -207,7 +207,7 @@ def overview_text(result: Mapping[str, Any]) -> str:
     if result.get("project_events"):
         lines += ["", "## Events of the project, and their properties"]
         for name, properties in result["project_events"].items():
-            lines.append(f"{_shown(name)}: {', '.join(map(_shown, properties))}".rstrip(": "))
+            lines.append(f"{_as_text(name)}: {', '.join(map(_as_text, properties))}".rstrip(": "))
     if result.get("left_out"):
         lines += ["", f"Left out: {'; '.join(result['left_out'])}."]
     return "\n".join(lines) + "\n"
@@ -217,20 +217,20 @@ def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
     days = f", {table['from_date']} to {table['to_date']}" if table.get("to_date") else ""
     state = f" ({table['state']})" if table.get("state") else ""
     yield ""
-    yield f"## {_shown(table['name'])}: {table['type']}, {table['rows']:,} rows{days}{state}"
+    yield f"## {_as_text(table['name'])}: {table['type']}, {table['rows']:,} rows{days}{state}"
     if table.get("missing_days"):
         yield f"missing days: {', '.join(table['missing_days'])}"
     if table.get("fetched_with"):
         yield f"fetched with: {table['fetched_with']}"
     if table.get("columns"):
-        columns = (f"{_shown(name)} {type_}" for name, type_ in table["columns"].items())
+        columns = (f"{_as_text(name)} {type_}" for name, type_ in table["columns"].items())
         yield f"columns: {', '.join(columns)}"
     if table.get("events"):
-        events = (f"{_shown(name)} {count:,}" for name, count in table["events"].items())
+        events = (f"{_as_text(name)} {count:,}" for name, count in table["events"].items())
         yield f"events: {', '.join(events)}"
     if table.get("properties"):
         properties = (
-            _shown(name) + ("" if known == "text" else f" ({known})")
+            _as_text(name) + ("" if known == "text" else f" ({known})")
             for name, known in table["properties"].items()
         )
         yield f"properties: {', '.join(properties)}"
@@ -239,9 +239,9 @@ def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
 _LISTS = ("tables", "project_events", "left_out")
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_as_text(inner)}" for name, inner in value.items())
     text = value if isinstance(value, str) else json_text(value)
     plain = text.isprintable() and not any(mark in text for mark in '",;:\n\\')
     return text if plain else json_text(text)

@@ -106,7 +106,7 @@ class LocalDatabase:
         except BaseException as error:
             await _end(worker)
             if isinstance(error, anyio.IncompleteRead | TimeoutError):
-                raise _ended(process) from None
+                raise _process_error(process) from None
             raise
         return worker
 
@@ -121,7 +121,7 @@ class LocalDatabase:
                 f"stopped after {self.timeout:g} seconds", code="SQL_TIMEOUT"
             ) from None
         except (anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise _ended(worker.process) from None
+            raise _process_error(worker.process) from None
         return json.loads(line)
 
     async def aclose(self) -> None:
@@ -130,7 +130,7 @@ class LocalDatabase:
             await _end(self._idle.pop())
 
 
-def _ended(process: Process) -> MixpanelDataError:
+def _process_error(process: Process) -> MixpanelDataError:
     return MixpanelDataError(
         f"the process that reads the database ended (exit code {process.returncode}), perhaps for "
         "lack of memory",

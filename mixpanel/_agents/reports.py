@@ -96,11 +96,13 @@ def local_report(
 ) -> dict[str, Any]:
     """Compute a report over a local table, and return a page of its rows."""
     offset = decoded_cursor(cursor, scope)
-    result = _computed(LocalAnalysis(database), kind, table, arguments)
-    return {"source": f"local table {table}", **_answer(result, scope, offset, limit)}
+    result = _compute_locally(LocalAnalysis(database), kind, table, arguments)
+    return {"source": f"local table {table}", **_result_page(result, scope, offset, limit)}
 
 
-def _computed(local: LocalAnalysis, kind: Kind, table: str, given: dict[str, Any]) -> QueryResult:
+def _compute_locally(
+    local: LocalAnalysis, kind: Kind, table: str, given: dict[str, Any]
+) -> QueryResult:
     events, days = given.pop("events"), {name: given.pop(name) for name in ("from_date", "to_date")}
     window, interval_count = given.pop("window"), given.pop("interval_count")
     given = {name: value for name, value in given.items() if value is not None} | {"table": table}
@@ -125,7 +127,7 @@ def _computed(local: LocalAnalysis, kind: Kind, table: str, given: dict[str, Any
     return local.flows(events[0], **days, window=window or 7, **given)
 
 
-def _answer(
+def _result_page(
     result: QueryResult, scope: Mapping[str, Any], offset: int, limit: int
 ) -> dict[str, Any]:
     """Return the scalar facts of a report, and a page of the rows of its table."""
@@ -195,4 +197,4 @@ def live_result(
 ) -> dict[str, Any]:
     """Return the facts of a report, and a page of its rows."""
     offset = decoded_cursor(cursor, scope)
-    return {"source": "Mixpanel", **_answer(result, scope, offset, limit)}
+    return {"source": "Mixpanel", **_result_page(result, scope, offset, limit)}

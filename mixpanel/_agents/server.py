@@ -57,7 +57,7 @@ def create_server(toolbox: Toolbox) -> Server[Any]:
 
     async def list_tools(_context: Any, _params: Any) -> protocol.ListToolsResult:
         offered = available(allow_writes=toolbox.allow_writes)
-        return protocol.ListToolsResult(tools=[_described(each) for each in offered])
+        return protocol.ListToolsResult(tools=[_to_protocol(each) for each in offered])
 
     async def call_tool(context: Any, params: Any) -> protocol.CallToolResult:
         try:
@@ -128,7 +128,7 @@ def create_server(toolbox: Toolbox) -> Server[Any]:
     )
 
 
-def _described(tool: Any) -> protocol.Tool:
+def _to_protocol(tool: Any) -> protocol.Tool:
     return protocol.Tool(
         name=tool.name,
         title=tool.title,
@@ -257,7 +257,7 @@ def _with_token(app: ASGIApp, token: str) -> ASGIApp:
     """Return an app that responds with 401 to requests without the token."""
     expected = f"Bearer {token}".encode()
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def with_token(scope: Scope, receive: Receive, send: Send) -> None:
         header = dict(scope.get("headers") or ()).get(b"authorization", b"")
         if scope["type"] == "lifespan" or hmac.compare_digest(header, expected):
             await app(scope, receive, send)
@@ -267,4 +267,4 @@ def _with_token(app: ASGIApp, token: str) -> ASGIApp:
         body = b"send the header Authorization: Bearer TOKEN, with the token that mp mcp printed\n"
         await send({"type": "http.response.body", "body": body})
 
-    return checked
+    return with_token

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
-from mixpanel._delivery.buffer import Buffer, EndpointQueue, _locked
+from mixpanel._delivery.buffer import Buffer, EndpointQueue, locked
 from mixpanel._delivery.health import SpoolHealth
 from mixpanel._delivery.spool.store import place_of
 from mixpanel._delivery.spool.writer import SpoolWriter
@@ -199,7 +199,7 @@ class SpooledBuffer(Buffer):
             raise self._queue_full_error()
         return "wait" if self.when_full == "wait" else "queue_full"
 
-    @_locked
+    @locked
     def ensure_space(self, records: list[Record]) -> None:
         """Check that all of these records fit if `when_full` is "raise"; see `Buffer`."""
         if self.when_full != "raise":
@@ -285,7 +285,7 @@ class SpooledBuffer(Buffer):
             self._writer.retire(records)
         return True
 
-    @_locked
+    @locked
     def _forget_memory_only(self, records: Sequence[Record]) -> None:
         in_memory = [record for record in records if getattr(record, "block", None) is None]
         count = min(len(in_memory), self.memory_only)
@@ -309,7 +309,7 @@ class SpooledBuffer(Buffer):
             self._writer.retire(records, reason or fate, texts)
         super().announce(records, fate, reason, error, quiet=quiet)
 
-    @_locked
+    @locked
     def _finish(self, batch: Batch) -> list[Record]:
         unsafe = [record for record in batch.unsettled if not record.repeatable]
         queue, before = batch.queue, batch.unsettled
@@ -323,7 +323,7 @@ class SpooledBuffer(Buffer):
 
     # ---- for the writer's thread ------------------------------------------------------------
 
-    @_locked
+    @locked
     def take_staged(self, *, respool: bool) -> dict[str, list[Record]]:
         """Return the records to write, by endpoint; with `respool`, also those of failed writes."""
         taken = {}
@@ -347,7 +347,7 @@ class SpooledBuffer(Buffer):
             queue.bytes -= size
             self.memory_only -= len(refused)
 
-    @_locked
+    @locked
     def written(self, endpoint: str, runs: Sequence[tuple[Block, list[Record]]]) -> None:
         """Move records that were written to `unsent`, or leave them on disk only.
 
@@ -375,7 +375,7 @@ class SpooledBuffer(Buffer):
             self.unspooled_bytes -= size
         queue.writing = []
 
-    @_locked
+    @locked
     def not_written(self) -> None:
         """Keep the records of a failed write in memory, or staged behind those on disk only."""
         for queue in self.queues.values():
@@ -391,7 +391,7 @@ class SpooledBuffer(Buffer):
                 self.memory_only += len(records)
             queue.writing = nothing
 
-    @_locked
+    @locked
     def refused_in_flight(self) -> dict[str, list[Record]]:
         """Return the records of failed writes that are in flight now, by endpoint."""
         found = {}
@@ -406,7 +406,7 @@ class SpooledBuffer(Buffer):
                 found[name] = sorted(refused, key=_sequence)
         return found
 
-    @_locked
+    @locked
     def respooled(self, endpoint: str, block: Block, records: Sequence[Record]) -> list[Record]:
         """Set the block of records written while in flight; return those settled since."""
         queue = self.queues[endpoint]
@@ -424,7 +424,7 @@ class SpooledBuffer(Buffer):
             self.unspooled_bytes -= len(record.body)
         return settled
 
-    @_locked
+    @locked
     def adopted(self, endpoint: str, count: int, size: int) -> None:
         """Count the messages of an earlier process as accepted and pending."""
         queue, stats = self.queues[endpoint], self.stats
@@ -435,7 +435,7 @@ class SpooledBuffer(Buffer):
         self.disk_bytes += size
         self.adopted_bytes += size
 
-    @_locked
+    @locked
     def loaded(self, endpoint: str, count: int, size: int, records: list[Record]) -> None:
         """Take a block from the disk into memory: `count` messages, those in `records` to send."""
         queue = self.queues[endpoint]
@@ -449,7 +449,7 @@ class SpooledBuffer(Buffer):
         if records:
             queue.disk_sequence = records[-1].sequence
 
-    @_locked
+    @locked
     def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool) -> None:
         """Count messages that are dropped without having been in memory."""
         stats = self.stats
@@ -460,7 +460,7 @@ class SpooledBuffer(Buffer):
         stats.pending -= count
         stats.dropped[reason] += count
 
-    @_locked
+    @locked
     def forget_blocks(self, source: object) -> None:
         """Count the messages of a file that is gone as being in memory only."""
         for queue in self.queues.values():
@@ -570,7 +570,7 @@ class SpooledBuffer(Buffer):
             self.announce(records, "dropped", reason)
         self.notify()
 
-    @_locked
+    @locked
     def _keep_spooled(self, reason: str) -> list[Record]:
         """Forget the messages that are on disk; count all others as dropped, and return them."""
         stats, dropped = self.stats, self.stats.dropped

@@ -254,7 +254,7 @@ class LocalTarget:
                 file.move_to(self._path)
             finally:
                 file.close()
-        return [self._named(self._path)]
+        return [self._display_path(self._path)]
 
     def write_folder(self, files: Iterable[tuple[str, Iterator[bytes]]]) -> list[str]:
         path, parent = self._path, self._path.parent
@@ -291,7 +291,7 @@ class LocalTarget:
                 previous.rename(path)
             for leftover in (incoming, previous):
                 shutil.rmtree(leftover, ignore_errors=True)
-        return [self._named(path / name) for name in self._names()]
+        return [self._display_path(path / name) for name in self._names()]
 
     def replace(self, name: str, chunks: Iterator[bytes]) -> str:
         # Written in the folder of the file itself, which may be on another file system.
@@ -304,7 +304,7 @@ class LocalTarget:
                 file.move_to(path)
             finally:
                 file.close()
-        return self._named(path)
+        return self._display_path(path)
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -322,7 +322,7 @@ class LocalTarget:
                 f"cannot write {self.url}: {error.strerror or error}", code="EXPORT_FAILED"
             ) from error
 
-    def _named(self, path: Path) -> str:
+    def _display_path(self, path: Path) -> str:
         return f"{self._prefix}{path}"
 
 
