@@ -247,6 +247,7 @@ def create_file(folder: Path) -> tuple[Path, FileLock]:
     while True:
         path = folder / f"{secrets.token_hex(8)}.v{FORMAT}.db"
         lock = lock_of(path)
+        # The lock before the file: other processes adopt files that are not locked.
         if path.exists() or not lock.acquire():
             continue
         try:

@@ -141,7 +141,7 @@ class StoredBlock(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A message that was given up, and why."""
+    """A message that was rejected or dropped, and why."""
 
     key: str  # the same for the same message, which is kept only once
     at: float
@@ -379,7 +379,7 @@ class SpoolStore:
         return found
 
     def dead(self, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
-        """Return dead letters in the order in which they were given up."""
+        """Return dead letters in the order in which they were added."""
         rows = self._connection.execute(
             f"{SELECT_DEAD} WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )

@@ -258,6 +258,7 @@ class SpoolWriter:
         buffer = self._buffer()
         if buffer is None:
             return
+        # Before the staged records are taken: what these callers wait for is in this commit.
         waiters = _drain(self._waiters)
         moved = False
         try:
@@ -426,11 +427,13 @@ class SpoolWriter:
             for future in marked:
                 _resolve(future, _as_spool_error(error))
             raise
+        # Not before the commit: the updates are sent as soon as their marks are resolved.
         for future in marked:
             _resolve(future, None)
         by_endpoint: dict[str, list[tuple[Block, list[Record]]]] = {}
         for endpoint, new, part in runs:
             block = _block_of(own, new)
+            # Before `written` makes them available to senders, whose outcomes refer to the block.
             for index, record in enumerate(part):
                 record.block = block
                 record.index = index
@@ -467,6 +470,7 @@ class SpoolWriter:
     def _collect(self) -> list[Future[None]]:
         """Apply the queues of other threads to the changes; return the futures that wait."""
         changes = self._changes
+        # Settled messages before marks: a mark of a settled message has no effect.
         for records, reason, texts in _drain(self._retired):
             if reason:
                 self._add_dead(records, reason, texts)
@@ -564,6 +568,7 @@ class SpoolWriter:
         """Read at most one page per endpoint, so that settled messages are deleted in between."""
         moved = False
         for endpoint, queue in buffer.queues.items():
+            # An adopted file first: its messages are older than those of this process.
             for source in (self._files.other, self._files.own):
                 if source is None or not source.left.get(endpoint, 0):
                     continue
@@ -655,6 +660,7 @@ class SpoolWriter:
         if other is None or any(other.left.values()) or other.store.totals():
             return
         assert own is not None
+        # A crash in between leaves copies, not a loss; `key` then keeps one of each.
         while letters := other.store.dead():
             with own.store.transaction():
                 own.store.add_dead(letters, self.options.limits.max_dead_letter_bytes)
