@@ -190,7 +190,7 @@ def _object(text: str | None) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"is not valid JSON: {error}", param_hint="--arguments") from error
+        raise typer.BadParameter(f"not valid JSON: {error}", param_hint="--arguments") from error
     if not isinstance(found, dict):
         raise typer.BadParameter(
             'must be an object, as {"query": "SELECT 1"}', param_hint="--arguments"
