@@ -603,7 +603,11 @@ class SpoolWriter:
         except LookupError:
             auth = None
             if not self.options.has_credentials:
-                reason, text = "no_credentials", "its API secret was not written to disk"
+                reason = "no_credentials"
+                text = (
+                    "the API secret of a message is not known after a restart, as secrets are not "
+                    "written to disk: use a service account, then run `mp spool retry`"
+                )
         if stored.bodies is None:
             self._drop_damaged(buffer, endpoint, block, stored)
             return
