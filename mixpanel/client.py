@@ -23,7 +23,7 @@ from mixpanel._delivery.custom_consumer import CustomConsumer, ReplacedSend
 from mixpanel._delivery.health import Health
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
-from mixpanel._page.switch import watched
+from mixpanel._page.switch import watch_if_enabled
 from mixpanel._records.composer import (
     Composer,
 )
@@ -173,7 +173,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
             self._own_send = self._consumer.send
         if self._is_sync and isinstance(self._delivery, Sender):
             self._delivery.serve_sync_client()
-        self.debug_page: str | None = watched(self._delivery, debug)
+        self.debug_page: str | None = watch_if_enabled(self._delivery, debug)
         """The address of the live page that shows what this client does; None without `debug`."""
         self._closed = False
         # A sender that accepts a message without further checks: of async clients, nearly always.
@@ -193,7 +193,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
 
         if isinstance(self._delivery, Sender) and type(self).flush not in _OWN_FLUSH:
             hooks = self._delivery.flush_hooks
-            (hooks.add if self._owns_consumer else hooks.add_of_guest)(self.flush)
+            (hooks.add if self._owns_consumer else hooks.add_weak)(self.flush)
 
         self._local_flags: LocalFeatureFlagsProvider | None = None
         self._remote_flags: RemoteFeatureFlagsProvider | None = None

@@ -1,1 +1,1 @@
-"""What an agent can do with a project and its local database: `mp mcp`, `mp schema`, `mp docs`."""
+"""Tools for agents to read a project and its local database: `mp mcp`, `mp schema`, `mp docs`."""

@@ -1,4 +1,4 @@
-"""The arguments of tools: their JSON Schema, made from methods, and the check of what is passed."""
+"""The arguments of tools: a JSON Schema derived from each method, and validation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from mixpanel.data._queries.discovery_responses import similar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Tool", "checked", "described"]
+__all__ = ["Tool", "tool_of_method", "validated"]
 
-HIDDEN = ("self", "progress")  # parameters that are not the model's
-MOST_PROBLEMS = 5
+HIDDEN = ("self", "progress")  # parameters that the model does not pass
+MAX_PROBLEMS = 5
 
 
 class Tool(NamedTuple):
-    """A tool: its name, title and description, its arguments, and what it may change."""
+    """A tool: its name, title, description and arguments, and the hints of MCP about it.
+
+    `writes` is True if it changes the local database, `open_world` if it calls Mixpanel.
+    """
 
     name: str
     title: str
@@ -30,15 +33,15 @@ class Tool(NamedTuple):
     open_world: bool
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the arguments, without what repeats the names."""
+        """Return the JSON Schema of the arguments, without redundant parts."""
         found: dict[str, Any] = _compact(self.arguments.model_json_schema())
         return {"type": "object", "properties": {}, **found, "additionalProperties": False}
 
 
-def described(
+def tool_of_method(
     method: Callable[..., Any], title: str, names: Mapping[str, Any], *, writes: bool, closed: bool
 ) -> Tool:
-    """Return the tool of a method; `names` are those that its annotations use."""
+    """Return the tool of a method; `names` is the namespace of its annotations."""
     hints = get_type_hints(method, globalns=dict(names), include_extras=True)
     fields: dict[str, Any] = {
         parameter.name: (
@@ -53,7 +56,7 @@ def described(
     return Tool(method.__name__, title, description, model, writes, not closed)
 
 
-def checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def validated(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments with their defaults.
 
     :raises ToolFailure: naming each that is unknown, missing or wrong.
@@ -62,7 +65,7 @@ def checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         model = tool.arguments.model_validate(dict(arguments))
     except ValidationError as error:
         known = list(tool.arguments.model_fields)
-        wrong = [_problem(each, known) for each in error.errors()[:MOST_PROBLEMS]]
+        wrong = [_problem(each, known) for each in error.errors()[:MAX_PROBLEMS]]
         step = f"{tool.name} takes {', '.join(known) or 'no arguments'}"
         raise ToolFailure("INVALID_ARGUMENT", "; ".join(wrong), step) from None
     return {name: getattr(model, name) for name in tool.arguments.model_fields}
@@ -80,7 +83,7 @@ def _problem(error: Any, known: list[str]) -> str:
 
 
 def _compact(schema: Any) -> Any:
-    """Return a JSON Schema without titles, and without the null of optional arguments."""
+    """Return a JSON Schema without titles, empty defaults, and null as an alternative."""
     if isinstance(schema, list):
         return [_compact(each) for each in schema]
     if not isinstance(schema, dict):

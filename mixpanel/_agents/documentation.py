@@ -1,4 +1,4 @@
-"""The package's own pages, in pieces: what `mp docs` prints and the tool `explain` returns."""
+"""The pages of the documentation, for `mp docs` and the tool `explain`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parents[1]
-SHIPPED = PACKAGE / "_docs"  # in a wheel; in a checkout the pages are in docs/
+SHIPPED = PACKAGE / "_docs"  # of a wheel; a checkout has the pages in docs/
 PIECE = 9_000  # characters of a result to an agent: about 3,000 tokens
 HEADING = re.compile(r"^(#{1,3}) +(.+?)\s*$")
 FENCE = re.compile(r"^ *(```|~~~)")
@@ -41,7 +41,7 @@ INDEX = "llms.txt"
 
 
 class TopicNotFoundError(MixpanelDataError):
-    """No page or section has that name; `similar` are the closest ones."""
+    """There is no page or section of that name; `similar` are the closest ones."""
 
     default_code = "TOPIC_NOT_FOUND"
 
@@ -77,7 +77,7 @@ class Topic:
 def topics() -> dict[str, Topic]:
     """Return the pages by name, sorted.
 
-    :raises MixpanelDataError: when they were not installed with the package.
+    :raises MixpanelDataError: if they were not installed with the package.
     """
     files = _files()
     if not files:
@@ -99,14 +99,14 @@ def _files() -> dict[str, Path]:
 
 
 def _topic(name: str, text: str) -> Topic:
-    text = COMMENT.sub("", text)  # code that only the tests run
+    text = COMMENT.sub("", text)  # such as setup code of examples, which only tests run
     sections = _sections(text)
     title = sections[0].title if sections else name
     return Topic(name, title, _summary(text), text.strip() + "\n", sections)
 
 
 def _sections(text: str) -> tuple[Section, ...]:
-    """Divide a page at its headings of the first and second level, outside of code."""
+    """Split a page at its headings of the first and second level, outside of code."""
     found: list[tuple[str, list[str]]] = []
     fenced = False
     for line in text.splitlines():
@@ -150,7 +150,7 @@ def _summary(text: str) -> str:
 def find(topic: str) -> tuple[Topic, Section | None]:
     """Return a page by its name, or a section by `page#section` or by its heading alone.
 
-    :raises TopicNotFoundError: with the closest names.
+    :raises TopicNotFoundError: naming the closest ones.
     """
     known = topics()
     wanted, _, part = topic.strip().removesuffix(".md").partition("#")
@@ -209,7 +209,7 @@ def outline(page: Topic) -> list[dict[str, str | int]]:
 
 
 def llms_text() -> str:
-    """Return the list of pages in the format of llms.txt, with a topic instead of an address."""
+    """Return the list of pages in the format of llms.txt, with topics as links."""
     lines = [
         "# mixpanel-async",
         "",
@@ -227,7 +227,7 @@ def llms_text() -> str:
 
 
 def piece(text: str, offset: int, scope: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return the text from an offset on, up to the last line that fits, and what was left out."""
+    """Return text from an offset on, up to the last line that fits, and a note of the rest."""
     end = len(text)
     if end - offset > PIECE:
         line = text.rfind("\n", offset, offset + PIECE) + 1

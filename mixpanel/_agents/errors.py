@@ -1,4 +1,4 @@
-"""Errors for an agent: what was wrong, in the words of the tools, and the next step."""
+"""Errors for an agent: what was wrong, in terms of the tools, and the next step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ToolFailure", "failure_of", "next_step"]
 
 MAX_MESSAGE = 1_500  # characters
-# What the message advises in Python or a shell, and an agent cannot do.
+# Advice of messages that is for Python or a shell, so that an agent cannot follow it.
 ADVICE = (
     re.compile(r"\s*Pass write=True to modify data\.?"),
     re.compile(r"\.? ?Open the database with\s+external_access=True to allow it\.?"),
@@ -30,11 +30,11 @@ NEXT = {
     "SQL_ERROR": f"correct the statement; {LOCAL}, or explain(topic='agents#sql') for examples",
     "UNSAFE_SQL": "read with one SELECT from the tables of overview; files, extensions and changes "
     "are out of reach of this tool",
-    "SQL_TIMEOUT": "ask for less: a WHERE on event_time, fewer columns, count or sum instead of "
+    "SQL_TIMEOUT": "read less: a WHERE on event_time, fewer columns, count or sum instead of "
     "rows, or FROM events USING SAMPLE 1%",
     "TOO_WIDE": "select the columns that you need, by name",
-    "PROCESS_ENDED": "ask for less: fewer rows and columns, or aggregate them",
-    "OUT_OF_MEMORY": "ask for less: a WHERE on event_time, fewer columns, or aggregate first",
+    "PROCESS_ENDED": "read less: fewer rows and columns, or aggregate them",
+    "OUT_OF_MEMORY": "read less: a WHERE on event_time, fewer columns, or aggregate first",
     "TABLE_NOT_FOUND": LOCAL,
     "DATABASE_LOCKED": "another process writes to the database: repeat the call in a few seconds",
     "EVENT_NOT_FOUND": "use one of these names, or list_events(search=...)",
@@ -56,7 +56,7 @@ NEXT = {
 FETCH = "fetch_events brings a range of days into it"
 NO_FETCH = (
     "the user has to start the server with `mp mcp --allow-writes` for fetch_events, or run "
-    "`mp fetch events`; query without table= asks Mixpanel"
+    "`mp fetch events`; query without table= is computed by Mixpanel"
 )
 NEEDS_DATA = ("DATABASE_NOT_FOUND", "NO_LOCAL_EVENTS")
 
@@ -77,7 +77,10 @@ class ToolFailure(MixpanelException):
 
 
 def failure_of(error: Exception, *, allow_writes: bool) -> ToolFailure:
-    """Return the failure for an error of a tool; of an unexpected one only its type."""
+    """Return the failure for an error of a tool.
+
+    For an unexpected error it has only the type: the text might have secrets.
+    """
     if isinstance(error, ToolFailure):
         return error
     if isinstance(error, MixpanelDataError):
@@ -90,7 +93,7 @@ def failure_of(error: Exception, *, allow_writes: bool) -> ToolFailure:
         return ToolFailure(
             "INTERNAL",
             f"this call failed unexpectedly ({type(error).__name__}); the log of the server has "
-            "more",
+            "the traceback",
             "try other arguments, or another tool",
         )
     details = error.details if isinstance(error, MixpanelDataError) else {}
@@ -98,24 +101,24 @@ def failure_of(error: Exception, *, allow_writes: bool) -> ToolFailure:
         message = advice.sub("", message)
     if isinstance(error, APIError) and error.retry_after:
         message += f" (retry after {error.retry_after:.0f} s)"
-    return ToolFailure(code, _visible(message), next_step(code, details, allow_writes=allow_writes))
+    return ToolFailure(code, _escaped(message), next_step(code, details, allow_writes=allow_writes))
 
 
 def next_step(code: str, details: Mapping[str, Any], *, allow_writes: bool) -> str | None:
-    """Return what an agent can do after an error with this code."""
+    """Return what an agent can do after an error with this code; None if nothing is known."""
     if code in NEEDS_DATA:
         return FETCH if allow_writes else NO_FETCH
     if code == "EVENT_NOT_FOUND" and not details.get("similar_events"):
-        return "list_events(search=...) finds the names there are"
+        return "list_events(search=...) finds the existing names"
     if code == "PROPERTY_NOT_FOUND" and not details.get("similar_properties"):
-        return "list_properties(event=...) lists those there are"
+        return "list_properties(event=...) lists the existing ones"
     return NEXT.get(code)
 
 
-def _visible(text: str) -> str:
+def _escaped(text: str) -> str:
     """Return text of a limited length whose hidden characters are escaped."""
     short, _ = cut(text, MAX_MESSAGE)
     lines = str(short).split("\n")
-    # In JSON all hidden characters are escaped; quotes and backslashes need not be.
+    # `json_text` escapes hidden characters; quotes and backslashes may stay as they are.
     shown = (json_text(line)[1:-1].replace('\\"', '"').replace("\\\\", "\\") for line in lines)
     return "\n".join(shown)

@@ -32,7 +32,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 class FlagSource:
-    """Definitions of flags, of a file that is read for each call, or fetched every five minutes."""
+    """Flag definitions: from a file, read for each call, or fetched once in five minutes."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class FlagSource:
     async def evaluate(
         self, key: str, distinct_id: str, attributes: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the variant of a user and why; reports no exposure.
+        """Return the variant of a user and the reason, without tracking an exposure.
 
-        :raises ToolFailure: for an unknown key, with similar ones.
-        :raises FlagsError: when the definitions cannot be fetched.
+        :raises ToolFailure: for an unknown key, naming similar ones.
+        :raises FlagsError: if the definitions cannot be fetched.
         """
         async with self._lock:
             return await anyio.to_thread.run_sync(self._evaluate, key, distinct_id, attributes)
@@ -68,7 +68,7 @@ class FlagSource:
             close = similar(key, keys) or keys[:20]
             raise ToolFailure(
                 "FLAG_NOT_FOUND",
-                f"there is no flag {key[:80]!r} among {len(keys)}",
+                f"there is no flag {key[:80]!r} among {len(keys)} definitions",
                 f"use one of: {', '.join(close)}" if close else "the project has no flags",
             )
         user = {"distinct_id": distinct_id, "custom_properties": attributes}
@@ -89,7 +89,7 @@ class FlagSource:
         if self._provider is not None and time.monotonic() - self._loaded_at < self._lifetime:
             return self._provider
         config = LocalFlagsConfig(enable_polling=False)
-        token = "none"  # noqa: S105 - with a file or a service account none is sent
+        token = "none"  # noqa: S105 - not used: the definitions come from a file or with a service account
         if self._file is not None:
             config.bootstrap, config.offline = _definitions(self._file), True
         else:
@@ -122,5 +122,5 @@ def _definitions(file: Path) -> dict[str, Any]:
         raise ConfigError(f"the flags of {file.name} cannot be read: {error}") from None
     payload = {"flags": found} if isinstance(found, list) else found
     if not isinstance(payload, dict) or not isinstance(payload.get("flags"), list):
-        raise ConfigError(f'{file.name} must hold {{"flags": [...]}} or a list of flags')
+        raise ConfigError(f'{file.name} must contain {{"flags": [...]}} or a list of flags')
     return payload

@@ -1,4 +1,4 @@
-"""What an agent reads from Mixpanel; each function returns a result of limited size."""
+"""Read from Mixpanel for an agent; each function returns a result of limited size."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = [
 
 
 def budget(workspace: AsyncWorkspace) -> dict[str, int]:
-    """Return how many calls are left in this hour, as far as this machine knows.
+    """Return how many calls are left in this hour, according to the calls of this machine.
 
-    Where some are used up, `next_query_in_s` and `next_export_in_s` are when there is one more.
+    `next_query_in_s` and `next_export_in_s` are the seconds until one more is free, if any is used.
     """
     api = workspace.api
     found = {

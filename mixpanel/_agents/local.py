@@ -1,4 +1,4 @@
-"""What an agent reads from the local database; each function returns a result of limited size."""
+"""Read the local database for an agent; each function returns a result of limited size."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 SAMPLED = 20_000  # rows that are read to find the properties of a table
-MOST_PROPERTIES = 20_000
-MOST_EVENTS = 2_000
+MAX_PROPERTIES = 20_000
+MAX_EVENTS = 2_000
 SAMPLE_ROWS = 5
 MAX_NAME = 200  # characters of the name of a column
 EVENT_COLUMNS = frozenset({"event_name", "event_time", "distinct_id", "properties"})
@@ -60,8 +60,9 @@ def sql(
 ) -> dict[str, Any]:
     """Return a page of the rows of a query.
 
-    :raises SQLError: when DuckDB rejects it.
-    :raises UnsafeSQLError: when it does more than read.
+    :raises SQLError: if DuckDB rejects it.
+    :raises UnsafeSQLError: if it does more than read.
+    :raises ConfigError: if the names of its columns leave too little space for rows.
     """
     scope = {"tool": "sql", "query": query}
     offset = decoded_cursor(cursor, scope)
@@ -73,11 +74,12 @@ def sql(
     room = MAX_TEXT - len(json_text(columns))
     if room < MAX_TEXT // 2:
         raise ConfigError(
-            f"the result has {len(columns):,} columns, whose names alone take half of a result",
+            f"the result has {len(columns):,} columns: their names alone take more than half of "
+            "the space of a result",
             code="TOO_WIDE",
         )
     ordered = "order by" in " ".join(query.casefold().split())
-    unstable = "" if ordered else "only with ORDER BY do pages keep their order"
+    unstable = "" if ordered else "use ORDER BY: otherwise pages may overlap"
     page = page_of(
         found.rows,
         scope,
@@ -109,10 +111,10 @@ def sample(database: Database, table: str) -> dict[str, Any]:
 
 
 def table_facts(database: Database) -> list[dict[str, Any]]:
-    """Return what is known of each table, those with most rows first.
+    """Return the facts of each table, those with most rows first.
 
     A table of events has its `events` with counts, and one of events or profiles has `properties`:
-    name, type of its values in JSON, and the share of the rows that have it. Properties are found
+    name, JSON type of the values, and the share of rows that have it. Properties are found
     in up to 20,000 rows; `sampled` is True for a larger table, which may have others.
     """
     infos = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
@@ -147,7 +149,7 @@ def _event_counts(database: Database, table: str) -> tuple[list[tuple[str, int]]
     query = (
         "SELECT event_name, count(*), count(*) OVER () "
         f"FROM {quoted(table)} WHERE event_name NOT NULL "
-        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MOST_EVENTS}"
+        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_EVENTS}"
     )
     rows = database.sql_rows(query).rows
     return [(name, count) for name, count, _ in rows], rows[0][2] if rows else 0
@@ -156,7 +158,10 @@ def _event_counts(database: Database, table: str) -> tuple[list[tuple[str, int]]
 def _properties(
     database: Database, table: str, event: str | None = None, search: str = ""
 ) -> tuple[list[dict[str, Any]], int, int]:
-    """Return the properties in a sample, frequent ones first, their number, and that of rows."""
+    """Return the properties in a sample of a table, their number, and the rows of the sample.
+
+    The most frequent properties come first.
+    """
     where = "" if event is None else f"WHERE event_name = {literal(event)}"
     sampled = (
         f"SELECT properties FROM (FROM {quoted(table)} {where}) "
@@ -169,7 +174,7 @@ def _properties(
         "'/' || replace(replace(key, '~', '~0'), '/', '~1'))), "
         "count(*) OVER (), (SELECT count(*) FROM sampled) FROM named "
         f"WHERE contains(lower(key), lower({literal(search)})) "
-        f"GROUP BY key ORDER BY 2 DESC, 1 LIMIT {MOST_PROPERTIES}"
+        f"GROUP BY key ORDER BY 2 DESC, 1 LIMIT {MAX_PROPERTIES}"
     )
     found = database.sql_rows(query).rows
     properties = [
@@ -193,8 +198,8 @@ def _json_type(found: str | None) -> str:
 def _table_of_events(database: Database, table: str | None) -> list[str]:
     """Return the named table, or all tables of events, the largest first.
 
-    :raises TableNotFoundError: when there is none of that name.
-    :raises ConfigError: when there is no table of events at all.
+    :raises TableNotFoundError: if there is none of that name.
+    :raises ConfigError: if it is not a table of events, or there is none.
     """
     if table is not None:
         schema = database.schema(table)
@@ -232,12 +237,11 @@ def list_events(
 ) -> dict[str, Any]:
     """Return the events of a table, or of all tables of events, the most frequent first.
 
-    An event that several tables have is counted in the one that has most of it.
+    Tables may overlap: an event of several tables is counted in the one that has most of it.
     """
     tables = _table_of_events(database, table)
     scope = {"tool": "list_events", "search": search, "tables": tables}
     offset = decoded_cursor(cursor, scope)
-    # Tables may overlap: of each event, the table counts that has most of it.
     every = " UNION ALL ".join(
         f"SELECT event_name, {literal(each)} AS source, count(*) AS n, "
         "count(DISTINCT distinct_id) AS users, min(event_time) AS first, max(event_time) AS last "
@@ -382,7 +386,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def error_of(error: BaseException) -> dict[str, Any]:
-    """Return an error as JSON, for the process that sent the request."""
+    """Return an error as JSON values, for the process that sent the request."""
     if isinstance(error, MixpanelDataError):
         return error.to_dict()
     with suppress(Exception):

@@ -1,4 +1,4 @@
-"""A project and its local tables within 2,000 tokens, for any number of tables and any names."""
+"""An overview of a project and its local tables, in at most 2,000 tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_TOKENS", "overview_of", "overview_text"]
 
 MAX_TOKENS = 2_000
-RESERVED = 260  # of them, for what was left out and the figures around the lists
+RESERVED = 260  # of them, for the notes of what was left out, and the counts next to the lists
 MAX_NAME = 80  # characters; a longer name is cut here, and whole in the lists of other commands
 FEW = 8  # properties of an event of the project
 LIST_COST = 8  # tokens of an empty list with its name
@@ -22,7 +22,7 @@ LIST_COST = 8  # tokens of an empty list with its name
 
 @dataclass(slots=True)
 class _Shown:
-    """What of a table is shown so far, and where the next item of each list comes from."""
+    """The part of a table that is shown so far, and its lists with the items to add."""
 
     table: dict[str, Any]
     pending: dict[str, list[Any]] = field(default_factory=dict)
@@ -38,8 +38,8 @@ def overview_of(
     """Return the head, the tables with columns, events and properties, and what was left out.
 
     `tables` are those of `local.table_facts`; `project_events` maps the events of the project to
-    their properties. Where not all fits into `max_tokens`, every table gets a line before any gets
-    a list, and the lists get their most frequent items in turn.
+    their properties. If not everything fits into `max_tokens`, every table gets a line before any
+    gets a list, and the lists get their most frequent items in turn.
     """
     result: dict[str, Any] = dict(copy.deepcopy(dict(head)))
     result["tables"] = []
@@ -75,7 +75,7 @@ def overview_of(
 
 
 def _line(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a table that are not lists, without those that are empty."""
+    """Return the facts of a table other than its lists, without empty ones."""
     names = ("name", "type", "rows", "from_date", "to_date", "state")
     line = {name: table[name] for name in names if table.get(name) is not None}
     line["name"] = _name(line["name"])
@@ -101,7 +101,7 @@ def _property(known: Mapping[str, Any]) -> list[str]:
 
 
 def _fill(shown: Sequence[_Shown], room: int) -> int:
-    """Add the next item of each list in turn, while there is room; return what is left of it."""
+    """Add the next item of each list in turn until the tokens are used; return the rest."""
     turns = [iter(_additions(one)) for one in shown]
     while turns:
         for turn in list(turns):
@@ -122,7 +122,10 @@ def _fill(shown: Sequence[_Shown], room: int) -> int:
 
 
 def _additions(one: _Shown) -> Iterator[tuple[Any, Any, Any, int]]:
-    """Yield where to add what, and its tokens: first the columns, then a few of each list."""
+    """Yield the container, key, value and tokens of each item, in the order to add them.
+
+    Columns come first, then events and properties in turn.
+    """
     table = one.table
     if "" in one.pending:  # events of the project, which have a dictionary of their own
         for name, properties in one.pending[""]:
@@ -159,7 +162,7 @@ def _left_out(
     project_events: Mapping[str, Sequence[str]] | None,
     shown_events: Mapping[str, Sequence[str]] | None,
 ) -> list[str]:
-    """Return a line for each kind of what is not there, with the tool that lists it."""
+    """Return a note for each kind of item that was left out, with the tool that lists it."""
     counted: dict[str, int] = dict.fromkeys(("columns", "events", "properties"), 0)
     totals = {"events": "event_count", "properties": "property_count"}
     sampled = any(table.get("sampled") for table in tables)
@@ -195,8 +198,8 @@ def _left_out(
 
 
 def overview_text(result: Mapping[str, Any]) -> str:
-    """Return an overview as text for people and models; names that are no words are in quotes."""
-    lines = [f"{name}: {_shown(value)}" for name, value in result.items() if name not in _LISTS]
+    """Return an overview as text; names with punctuation or hidden characters are quoted."""
+    lines = [f"{name}: {_as_text(value)}" for name, value in result.items() if name not in _LISTS]
     for table in result["tables"]:
         lines += _table_lines(table)
     if not result["tables"]:
@@ -204,7 +207,7 @@ def overview_text(result: Mapping[str, Any]) -> str:
     if result.get("project_events"):
         lines += ["", "## Events of the project, and their properties"]
         for name, properties in result["project_events"].items():
-            lines.append(f"{_shown(name)}: {', '.join(map(_shown, properties))}".rstrip(": "))
+            lines.append(f"{_as_text(name)}: {', '.join(map(_as_text, properties))}".rstrip(": "))
     if result.get("left_out"):
         lines += ["", f"Left out: {'; '.join(result['left_out'])}."]
     return "\n".join(lines) + "\n"
@@ -214,20 +217,20 @@ def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
     days = f", {table['from_date']} to {table['to_date']}" if table.get("to_date") else ""
     state = f" ({table['state']})" if table.get("state") else ""
     yield ""
-    yield f"## {_shown(table['name'])}: {table['type']}, {table['rows']:,} rows{days}{state}"
+    yield f"## {_as_text(table['name'])}: {table['type']}, {table['rows']:,} rows{days}{state}"
     if table.get("missing_days"):
         yield f"missing days: {', '.join(table['missing_days'])}"
     if table.get("fetched_with"):
         yield f"fetched with: {table['fetched_with']}"
     if table.get("columns"):
-        columns = (f"{_shown(name)} {type_}" for name, type_ in table["columns"].items())
+        columns = (f"{_as_text(name)} {type_}" for name, type_ in table["columns"].items())
         yield f"columns: {', '.join(columns)}"
     if table.get("events"):
-        events = (f"{_shown(name)} {count:,}" for name, count in table["events"].items())
+        events = (f"{_as_text(name)} {count:,}" for name, count in table["events"].items())
         yield f"events: {', '.join(events)}"
     if table.get("properties"):
         properties = (
-            _shown(name) + ("" if known == "text" else f" ({known})")
+            _as_text(name) + ("" if known == "text" else f" ({known})")
             for name, known in table["properties"].items()
         )
         yield f"properties: {', '.join(properties)}"
@@ -236,9 +239,9 @@ def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
 _LISTS = ("tables", "project_events", "left_out")
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_as_text(inner)}" for name, inner in value.items())
     text = value if isinstance(value, str) else json_text(value)
     plain = text.isprintable() and not any(mark in text for mark in '",;:\n\\')
     return text if plain else json_text(text)

@@ -1,4 +1,4 @@
-"""Read the local database in processes of their own, each with a limit of time and memory."""
+"""Read the local database in child processes, with limits of time and memory."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class _Worker:
 
 
 class LocalDatabase:
-    """The local database at `path`, read-only, for calls that may run at the same time.
+    """The local database at `path`, read-only, for up to `CONCURRENT` calls at the same time.
 
-    A call that takes longer than `timeout` seconds is ended with its process, and so is one that is
-    cancelled. Processes are kept for the next call. Use it on one event loop, and close it.
+    A call that takes longer than `timeout` seconds, or is cancelled, is ended by killing its
+    process. Other processes are kept for the next call. Use it on one event loop, and close it.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class LocalDatabase:
         self._limiter: anyio.Semaphore | None = None
 
     async def call(self, function: str, **arguments: Any) -> Any:
-        """Return what a function of `local` returns.
+        """Call a function of `local` in a process, and return its result.
 
         :raises DatabaseNotFoundError: if there is no database yet.
-        :raises MixpanelDataError: as that function; with the code SQL_TIMEOUT when it took too
-            long, and PROCESS_ENDED when the process ended without a result.
+        :raises MixpanelDataError: if that function raises it; with the code SQL_TIMEOUT after the
+            timeout, and PROCESS_ENDED if the process ended without a result.
         """
         if not self.path.is_file():
             raise DatabaseNotFoundError(self.path)
@@ -76,7 +76,7 @@ class LocalDatabase:
             worker = self._idle.pop() if self._idle else await self._start()
             finished = False
             try:
-                found = await self._ask(worker, {"function": function, "arguments": arguments})
+                found = await self._request(worker, {"function": function, "arguments": arguments})
                 finished = True
             finally:
                 if finished:
@@ -106,11 +106,11 @@ class LocalDatabase:
         except BaseException as error:
             await _end(worker)
             if isinstance(error, anyio.IncompleteRead | TimeoutError):
-                raise _ended(process) from None
+                raise _process_error(process) from None
             raise
         return worker
 
-    async def _ask(self, worker: _Worker, request: dict[str, Any]) -> Any:
+    async def _request(self, worker: _Worker, request: dict[str, Any]) -> Any:
         assert worker.process.stdin is not None
         try:
             with anyio.fail_after(self.timeout):
@@ -121,16 +121,16 @@ class LocalDatabase:
                 f"stopped after {self.timeout:g} seconds", code="SQL_TIMEOUT"
             ) from None
         except (anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise _ended(worker.process) from None
+            raise _process_error(worker.process) from None
         return json.loads(line)
 
     async def aclose(self) -> None:
-        """End the processes."""
+        """Kill the processes."""
         while self._idle:
             await _end(self._idle.pop())
 
 
-def _ended(process: Process) -> MixpanelDataError:
+def _process_error(process: Process) -> MixpanelDataError:
     return MixpanelDataError(
         f"the process that reads the database ended (exit code {process.returncode}), perhaps for "
         "lack of memory",
@@ -139,7 +139,7 @@ def _ended(process: Process) -> MixpanelDataError:
 
 
 async def _end(worker: _Worker) -> None:
-    """Kill a process, and remove what it has spilled to disk."""
+    """Kill a process, and remove the files that DuckDB spilled to disk for it."""
     with anyio.CancelScope(shield=True):
         with suppress(ProcessLookupError):
             worker.process.kill()

@@ -1,4 +1,4 @@
-"""Reports for an agent: which arguments belong together, and computing them here or at Mixpanel."""
+"""Reports for an agent: check their arguments, and compute them locally or by Mixpanel."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MOST_EVENTS = {"segmentation": 20, "funnel": 20, "retention": 2, "frequency": 1,
 def check_report(
     kind: Kind, given: Mapping[str, Any], table: str | None, report_id: int | None
 ) -> None:
-    """Check that the arguments of a report belong together.
+    """Check that a report has the arguments that it needs, and no others.
 
-    :raises ConfigError: naming the argument that is missing, or has no effect.
+    :raises ConfigError: naming an argument that is missing or has no effect.
     """
     events, saved = given["events"], report_id is not None
     if saved:
@@ -56,13 +56,13 @@ def _check_saved(kind: Kind, events: list[str], table: str | None) -> None:
     if table is not None:
         raise ConfigError("a saved report is computed by Mixpanel: leave out table")
     if events:
-        raise ConfigError("a saved report has its own events: pass one of report_id and events")
+        raise ConfigError("a saved report has its own events: pass either report_id or events")
 
 
 def _check_events(kind: Kind, events: list[str]) -> None:
     least, most = LEAST_EVENTS.get(kind, 0), MOST_EVENTS[kind]
     if len(events) < least:
-        what = "two events or more, its steps" if least > 1 else "an event"
+        what = "at least two events, its steps" if least > 1 else "an event"
         raise ConfigError(f"{kind} needs {what}: pass events=[...]")
     if len(events) > most:
         raise ConfigError(f"{kind} takes up to {most} events, not {len(events)}")
@@ -96,11 +96,13 @@ def local_report(
 ) -> dict[str, Any]:
     """Compute a report over a local table, and return a page of its rows."""
     offset = decoded_cursor(cursor, scope)
-    result = _computed(LocalAnalysis(database), kind, table, arguments)
-    return {"source": f"local table {table}", **_answer(result, scope, offset, limit)}
+    result = _compute_locally(LocalAnalysis(database), kind, table, arguments)
+    return {"source": f"local table {table}", **_result_page(result, scope, offset, limit)}
 
 
-def _computed(local: LocalAnalysis, kind: Kind, table: str, given: dict[str, Any]) -> QueryResult:
+def _compute_locally(
+    local: LocalAnalysis, kind: Kind, table: str, given: dict[str, Any]
+) -> QueryResult:
     events, days = given.pop("events"), {name: given.pop(name) for name in ("from_date", "to_date")}
     window, interval_count = given.pop("window"), given.pop("interval_count")
     given = {name: value for name, value in given.items() if value is not None} | {"table": table}
@@ -125,10 +127,10 @@ def _computed(local: LocalAnalysis, kind: Kind, table: str, given: dict[str, Any
     return local.flows(events[0], **days, window=window or 7, **given)
 
 
-def _answer(
+def _result_page(
     result: QueryResult, scope: Mapping[str, Any], offset: int, limit: int
 ) -> dict[str, Any]:
-    """Return the facts of a report, and a page of its rows: those of its CSV and DataFrame."""
+    """Return the scalar facts of a report, and a page of the rows of its table."""
     rows = result.to_table_dict()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[row.get(name) for name in columns] for row in rows]
@@ -152,7 +154,7 @@ async def live_report(
     kind: Kind,
     given: Mapping[str, Any],
 ) -> QueryResult:
-    """Let Mixpanel compute a report; it costs one of the hourly queries."""
+    """Return a report computed by Mixpanel, for one of the hourly queries."""
     events, report_id = given["events"], given["report_id"]
     days = {name: given[name] for name in ("from_date", "to_date")}
     common = {name: given[name] for name in ("on", "where")}
@@ -195,4 +197,4 @@ def live_result(
 ) -> dict[str, Any]:
     """Return the facts of a report, and a page of its rows."""
     offset = decoded_cursor(cursor, scope)
-    return {"source": "Mixpanel", **_answer(result, scope, offset, limit)}
+    return {"source": "Mixpanel", **_result_page(result, scope, offset, limit)}

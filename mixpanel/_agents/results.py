@@ -1,4 +1,4 @@
-"""Results of a limited size: JSON text, pages with a cursor, and what was left out."""
+"""Results of limited size: JSON text, and pages with a cursor and a note of the rest."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ MAX_ROWS = 1_000
 MAX_CELL = 2_000  # characters of one value
 MAX_OFFSET = 1_000_000_000
 MARK = "… [cut]"
-# Invisible characters, and those that reorder the text around them: a model or a person would not
-# see what they hide. Escaped in JSON, they are visible, and the value stays the same.
+# Categories of characters that are invisible or reorder the text around them, by which data could
+# hide instructions. JSON escapes make them visible without changing the value.
 HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 
 
@@ -69,7 +69,7 @@ def _visible(character: str) -> str:
 
 
 def json_value(value: Any) -> Any:
-    """Return a Python value as the closest one that JSON has; NaN and infinity are None."""
+    """Convert a Python value to the closest one of JSON; NaN and infinity become None."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -77,7 +77,7 @@ def json_value(value: Any) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
             return None
-        # A number, unless a reader's float would lose digits.
+        # As a number, unless a float of the reader would lose digits.
         number = int(value) if value == value.to_integral_value() else float(value)
         return number if Decimal(str(number)) == value else str(value)
     if isinstance(value, datetime | date | time):
@@ -92,9 +92,9 @@ def json_value(value: Any) -> Any:
 
 
 def cut(value: Any, characters: int = MAX_CELL) -> tuple[Any, int]:
-    """Return a value with long text in it cut, and how many texts that were.
+    """Return a value of limited length, and the number of cuts.
 
-    A list or object that is still too long as JSON becomes its text, cut.
+    A list or object whose JSON is too long becomes that JSON as text, cut.
     """
     if isinstance(value, str):
         return (value, 0) if len(value) <= characters else (value[:characters] + MARK, 1)
@@ -105,11 +105,10 @@ def cut(value: Any, characters: int = MAX_CELL) -> tuple[Any, int]:
 
 
 def tokens(text: str) -> int:
-    """Return an estimate of the tokens of a text, which is rather too high than too low.
+    """Estimate the tokens of a text; the estimate tends to be too high, not too low.
 
-    Vocabularies differ. Counted are 2.5 letters, digits or spaces for a token, 1.5 other ASCII
-    characters, and every byte of any other character, which is the most that a byte-level
-    vocabulary can need.
+    Vocabularies differ. 2.5 letters, digits or spaces count as a token, as do 1.5 other ASCII
+    characters, and each byte of other characters: a byte-level vocabulary needs no more for them.
     """
     words = sum(1 for each in text if each.isascii() and (each.isalnum() or each == " "))
     others = sum(1 for each in text if each.isascii()) - words
@@ -122,14 +121,14 @@ def tokens(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some rows of a list. `left_out` states what is missing; `cursor` is where the next begin."""
+    """Some rows of a list; `left_out` is a note of the others, and `cursor` continues with them."""
 
     rows: list[Any]
     left_out: str | None
     cursor: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return `left_out` and `next_cursor`, if something was left out."""
+        """Return `left_out` and `next_cursor`, those that are set."""
         known = {"left_out": self.left_out, "next_cursor": self.cursor}
         return {name: value for name, value in known.items() if value is not None}
 
@@ -183,7 +182,7 @@ def page_of(
 
 
 def _row_of(row: Any, cell: int = MAX_CELL) -> tuple[Any, int]:
-    """Return a row as JSON values with its long texts cut, and how many were."""
+    """Return a row as JSON values of limited length, and the number of cuts."""
     if isinstance(row, dict):
         pairs = {str(name): cut(json_value(value), cell) for name, value in row.items()}
         return {name: value for name, (value, _) in pairs.items()}, _sum(pairs.values())
@@ -203,7 +202,7 @@ def _digest(scope: Mapping[str, Any]) -> str:
 
 
 def encoded_cursor(scope: Mapping[str, Any], offset: int) -> str:
-    """Return the cursor of a place in the list of a call."""
+    """Return the cursor for an offset in the result of a call; `scope` has its arguments."""
     text = json.dumps([_digest(scope), offset], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -211,12 +210,12 @@ def encoded_cursor(scope: Mapping[str, Any], offset: int) -> str:
 def decoded_cursor(cursor: str | None, scope: Mapping[str, Any]) -> int:
     """Return the offset of a cursor; 0 without one.
 
-    :raises ConfigError: with the code INVALID_CURSOR, for text that is not a cursor, or is one of
-        a call with other arguments.
+    :raises ConfigError: with the code INVALID_CURSOR, if it is not a cursor, or belongs to a
+        call with other arguments.
     """
     if cursor is None:
         return 0
-    wrong = "the cursor is not one that this tool has returned"
+    wrong = "the cursor is invalid"
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         digest, offset = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
@@ -231,7 +230,7 @@ def decoded_cursor(cursor: str | None, scope: Mapping[str, Any]) -> int:
 
 def _cursor_error(why: str) -> ConfigError:
     return ConfigError(
-        f"{why}: repeat the call without cursor, or with exactly the arguments of the call that "
+        f"{why}: repeat the call without cursor, or with the arguments of the call that "
         "returned it",
         code="INVALID_CURSOR",
     )

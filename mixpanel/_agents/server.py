@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["create_server", "serve_http", "serve_stdio"]
 
 NAME = "mixpanel"
-REPORT_EVERY = 0.5  # seconds between two notes of progress
+REPORT_EVERY = 0.5  # seconds between two notifications of progress
 NOT_FOUND = -32602
 FAILED = -32603
 LISTED_TABLES = 100
@@ -53,11 +53,11 @@ BACKLOG = 128
 
 
 def create_server(toolbox: Toolbox) -> Server[Any]:
-    """Return the server of these tools, for any transport; closing it closes the tools."""
+    """Return the MCP server of these tools, for any transport."""
 
     async def list_tools(_context: Any, _params: Any) -> protocol.ListToolsResult:
         offered = available(allow_writes=toolbox.allow_writes)
-        return protocol.ListToolsResult(tools=[_described(each) for each in offered])
+        return protocol.ListToolsResult(tools=[_to_protocol(each) for each in offered])
 
     async def call_tool(context: Any, params: Any) -> protocol.CallToolResult:
         try:
@@ -128,7 +128,7 @@ def create_server(toolbox: Toolbox) -> Server[Any]:
     )
 
 
-def _described(tool: Any) -> protocol.Tool:
+def _to_protocol(tool: Any) -> protocol.Tool:
     return protocol.Tool(
         name=tool.name,
         title=tool.title,
@@ -150,7 +150,7 @@ def _text(text: str) -> protocol.TextContent:
 async def _resource(toolbox: Toolbox, uri: str) -> tuple[str, str]:
     """Return the text of a resource and its media type.
 
-    :raises MixpanelDataError: when there is none.
+    :raises MixpanelDataError: if there is none.
     """
     if uri.startswith("mp://docs/"):
         page, section = documentation.find(unquote(uri.removeprefix("mp://docs/")))
@@ -166,10 +166,10 @@ async def _resource(toolbox: Toolbox, uri: str) -> tuple[str, str]:
 
 @asynccontextmanager
 async def _progress(context: Any) -> AsyncIterator[Callable[[Progress], None]]:
-    """Pass on the progress of a fetch, which is reported much more often than a client shows it."""
+    """Yield a callback that reports progress to the client, once in `REPORT_EVERY` seconds."""
     latest: list[Progress] = []
 
-    async def pass_on() -> None:
+    async def notify() -> None:
         shown: Progress | None = None
         while True:
             await anyio.sleep(REPORT_EVERY)
@@ -181,10 +181,10 @@ async def _progress(context: Any) -> AsyncIterator[Callable[[Progress], None]]:
     def report(progress: Progress) -> None:
         latest[:] = [progress]
 
-    # A failure is taken out of the group, which would wrap it.
+    # Raised outside of the task group, which would wrap it in an ExceptionGroup.
     failure: ToolFailure | None = None
     async with anyio.create_task_group() as group:
-        group.start_soon(pass_on)
+        group.start_soon(notify)
         try:
             yield report
         except ToolFailure as error:
@@ -219,10 +219,10 @@ async def serve_http(
     """Serve on `/mcp` of an address of this machine until Ctrl-C.
 
     `started` is called with the address. Each request needs the header `Authorization: Bearer`
-    with the token, since other users of the machine can reach the port, and web pages might.
+    with the token, because other users of the machine, and web pages, could reach the port.
 
-    :raises ConfigError: for an address that other machines could reach.
-    :raises OSError: when the port is not free.
+    :raises ConfigError: for an address that other machines can reach.
+    :raises OSError: if the port is in use.
     """
     if not is_loopback(host):
         raise ConfigError(f"{host} can be reached by other machines: use 127.0.0.1, or stdio")
@@ -254,19 +254,17 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _with_token(app: ASGIApp, token: str) -> ASGIApp:
-    """Answer 401 to requests without the token."""
+    """Return an app that responds with 401 to requests without the token."""
     expected = f"Bearer {token}".encode()
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope.get("headers") or ()).get(b"authorization", b"")
-        if scope["type"] == "lifespan" or hmac.compare_digest(given, expected):
+    async def with_token(scope: Scope, receive: Receive, send: Send) -> None:
+        header = dict(scope.get("headers") or ()).get(b"authorization", b"")
+        if scope["type"] == "lifespan" or hmac.compare_digest(header, expected):
             await app(scope, receive, send)
             return
         headers = [(b"content-type", b"text/plain"), (b"www-authenticate", b"Bearer")]
         await send({"type": "http.response.start", "status": 401, "headers": headers})
-        body = (
-            b"send the header Authorization: Bearer TOKEN, with the token that mp mcp has printed\n"
-        )
+        body = b"send the header Authorization: Bearer TOKEN, with the token that mp mcp printed\n"
         await send({"type": "http.response.body", "body": body})
 
-    return checked
+    return with_token

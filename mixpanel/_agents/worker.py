@@ -1,7 +1,7 @@
 """The process that reads the local database for an agent: `python -P -m mixpanel._agents.worker`.
 
-Some of DuckDB's functions do not notice an interrupt, so a statement that takes too long is ended
-by killing its process. Requests come on stdin and responses go to stdout, one line of JSON each.
+Some functions of DuckDB ignore interrupts, so a statement that takes too long is ended by killing
+this process. Requests come on stdin and responses go to stdout, one line of JSON each.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ READY = b"{}\n"
 
 
 def main(path: str, memory_limit: str, threads: str) -> None:
-    """Answer requests until stdin ends."""
+    """Call the function of each request on stdin, until stdin ends.
+
+    A first line without a result reports that DuckDB is imported.
+    """
     responses = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # What a library prints must not come between the responses.
+    # Output of libraries must not mix with the responses.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
@@ -49,7 +52,7 @@ def main(path: str, memory_limit: str, threads: str) -> None:
 
 
 def _read(stdin: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
-    """Pass requests on; end the process with its parent, also in the middle of a statement."""
+    """Queue requests; exit when the parent has ended, even in the middle of a statement."""
     for line in stdin:
         requests.put(line)
     os._exit(0)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import Limits, WhenFull
 
-__all__ = ["Batch", "Buffer", "Claim", "EndpointQueue"]
+__all__ = ["Batch", "Buffer", "Claim", "EndpointQueue", "locked"]
 
 Fate = Literal["delivered", "rejected", "dropped"]
 OnOutcome = Callable[["Sequence[Record]", Fate, str], object]
@@ -126,13 +126,13 @@ class EndpointQueue:
 _sequence = attrgetter("sequence")
 
 
-def _locked(
+def locked(
     method: Callable[Concatenate[B, P], R],
 ) -> Callable[Concatenate[B, P], R]:
     """Run a method under the lock, then put what was deferred meanwhile; recount after an error."""
 
     @functools.wraps(method)
-    def locked(self: B, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(self: B, *args: P.args, **kwargs: P.kwargs) -> R:
         stats = self.stats
         try:
             with self.lock:
@@ -150,7 +150,7 @@ def _locked(
                 self._put_deferred()
         return result
 
-    return cast("Callable[Concatenate[B, P], R]", locked)
+    return cast("Callable[Concatenate[B, P], R]", wrapper)
 
 
 class Buffer:
@@ -366,7 +366,7 @@ class Buffer:
             finally:
                 stats.changing = outer
 
-    @_locked
+    @locked
     def ensure_space(self, records: list[Record]) -> None:
         """Check that all of these records fit if `when_full` is "raise"; else do nothing.
 
@@ -388,7 +388,7 @@ class Buffer:
             f"{limits.max_queue_size:,} messages and {limits.max_queue_bytes:,} bytes"
         )
 
-    @_locked
+    @locked
     def _make_space(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
         """Return why which messages are dropped: the new one, older ones, or none yet ("wait").
 
@@ -441,7 +441,7 @@ class Buffer:
         self.reclaim(dead_only=True)
         return self._take(claim, everything=everything)
 
-    @_locked
+    @locked
     def _take(self, claim: Claim, *, everything: bool) -> Batch | None:
         now = self.clock()
         for queue in self.queues.values():
@@ -476,7 +476,7 @@ class Buffer:
         self.reclaim(dead_only=True)
         return self._due()
 
-    @_locked
+    @locked
     def _due(self) -> int:
         now, count = self.clock(), 0
         limits = self.limits
@@ -499,14 +499,14 @@ class Buffer:
         age = self.limits.flush_after
         return age is not None and now - unsent[0].enqueued_at >= age
 
-    @_locked
+    @locked
     def due_endpoints(self) -> list[str]:
         """Return the endpoints of which a batch may be taken now."""
         now = self.clock()
         queues = self.queues.values()
         return [one.endpoint for one in queues if self._is_due(one, now, everything=False)]
 
-    @_locked
+    @locked
     def seconds_until_due(self) -> float | None:
         """Return the seconds until a queue becomes due by age; None when none will."""
         now = self.clock()
@@ -549,7 +549,7 @@ class Buffer:
 
     # ---- settling ---------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def settle(
         self,
         batch: Batch,
@@ -615,7 +615,7 @@ class Buffer:
             self.announce(ambiguous, "dropped", "ambiguous", error)
         self.notify()
 
-    @_locked
+    @locked
     def _finish(self, batch: Batch) -> list[Record]:
         if not batch.live:
             return []
@@ -661,7 +661,7 @@ class Buffer:
             self.announce(records, "dropped", reason)
         self.notify()
 
-    @_locked
+    @locked
     def _drop_all(self, reason: str, end_reason: Literal["closed", "exit"] | None) -> list[Record]:
         records = [record for queue in self.queues.values() for record in queue.unsent]
         size, count = sum([len(record.body) for record in records]), len(records)
@@ -678,7 +678,7 @@ class Buffer:
             dropped[reason] += count
         return records
 
-    @_locked
+    @locked
     def claim_directly(
         self, records: list[Record], claims: list[Claim], owner_is_alive: Callable[[], bool]
     ) -> None:
@@ -739,7 +739,7 @@ class Buffer:
 
     # ---- waiting ----------------------------------------------------------------------------
 
-    @_locked
+    @locked
     def mark_for_flush(self) -> int:
         """Make everything accepted so far due; return the sequence number to wait for.
 
@@ -756,7 +756,7 @@ class Buffer:
         """From now on, make each message due at once, as in a process that is to end soon."""
         self.flush_marker = sys.maxsize
 
-    @_locked
+    @locked
     def mark_endpoint_for_flush(self, endpoint: str) -> int:
         """Like `mark_for_flush`, for the messages of one endpoint."""
         queue = self.queues[endpoint]
@@ -765,7 +765,7 @@ class Buffer:
             queue.paused_by, queue.paused_until = None, 0.0
         return queue.flush_marker
 
-    @_locked
+    @locked
     def has_unsettled(self, up_to: int, endpoint: str | None = None) -> bool:
         """Return True if messages up to this sequence number are unsettled in a queue that sends.
 
@@ -777,7 +777,7 @@ class Buffer:
                 return True
         return False
 
-    @_locked
+    @locked
     def result_since(self, before: tuple[int, int, dict[str, int]]) -> FlushResult:
         """Return what was settled since `snapshot()` returned `before`."""
         delivered, rejected, dropped = before
@@ -792,7 +792,7 @@ class Buffer:
             errors,
         )
 
-    @_locked
+    @locked
     def snapshot(self) -> tuple[int, int, dict[str, int]]:
         """Return the counts for `result_since`, and forget the errors so far."""
         stats = self.stats

@@ -1,7 +1,7 @@
-"""Call the `flush` that a subclass has of its own, also where nothing else of it would run.
+"""Call the `flush` methods that subclasses override, when messages are sent without them.
 
-A subclass of a consumer or client may log, filter or count in `flush`. The end of the process, a
-signal handler and the end of a job send what is buffered for all senders; each calls these first.
+A subclass of a consumer or client may log, filter or count in `flush`. At exit, in a signal handler
+and at the end of a job, the package sends what all senders have buffered; it calls these first.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ __all__ = ["FlushHooks", "timeout_of"]
 
 
 class FlushHooks:
-    """The `flush` methods that replace the sender's own, those of clients before the consumer's."""
+    """The `flush` methods that override the sender's own; clients' are called before consumers'."""
 
     def __init__(self, stats: DeliveryStats) -> None:
         self._stats = stats
         self._methods: list[Callable[[], Callable[..., Any] | None]] = []
-        # During a call at the end of the process: its thread, and what sends there.
+        # During `call_at_end`: its thread, and the function that sends there.
         self._at_end: tuple[int, Callable[[], None]] | None = None
-        self.backend = "asyncio"  # for async methods: of the loop in which the sender ran last
+        self.backend = "asyncio"  # that runs async methods: the one in which the sender ran last
 
     def add(self, method: Callable[..., Any]) -> None:
         """Add a bound method of the sender's owner, which lives as long as the sender."""
         self._methods.append(lambda: method)
         event_loop.load_backend("asyncio")  # at the end of the process an import may fail
 
-    def add_of_guest(self, method: Callable[..., Any]) -> None:
-        """Add a bound method of an object that may end before the sender does."""
+    def add_weak(self, method: Callable[..., Any]) -> None:
+        """Add a bound method of an object that may be collected before the sender."""
         self._methods = [each for each in self._methods if each() is not None]
         self._methods.append(weakref.WeakMethod(method))
         event_loop.load_backend("asyncio")
@@ -62,9 +62,9 @@ class FlushHooks:
         """Call them at the end of the process, or in a signal handler; never raises.
 
         No other thread and no event loop may run then, so inside these calls the sender's `flush`
-        calls `send_rest`. What they leave is the caller's to send.
+        calls `send_rest`. The caller sends what they leave.
 
-        :param end: when the time is over, on the monotonic clock.
+        :param end: the deadline, on the monotonic clock.
         """
         for method in self._with_messages():
             call = partial(self._call_at_end, method, end, send_rest)
@@ -81,8 +81,8 @@ class FlushHooks:
         return self._at_end is not None and self._at_end[0] == threading.get_ident()
 
     def send_rest(self) -> None:
-        """Call the `send_rest` of `call_at_end`, inside of it."""
-        # While sending, it is not set: a callback that flushes as well must not send inside.
+        """Call the `send_rest` that was passed to `call_at_end`."""
+        # Not set while sending: a callback that flushes must not send recursively.
         at_end, self._at_end = self._at_end, None
         try:
             if self._stats.pending and at_end is not None:

@@ -18,8 +18,8 @@ class QueueHealth:
     """The queue of one endpoint.
 
     - `state`: "idle" (nothing is pending), "gathering" (a batch is not due yet), "sending",
-      "waiting" (a failure is retried in `retry_in` seconds) or "halted" (only a person can help:
-      `error` is why; it is tried again every minute).
+      "waiting" (a failure is retried in `retry_in` seconds) or "halted" (`error` needs a person,
+      such as wrong credentials; a request is tried every minute).
     - `pending`: messages without an outcome; `in_flight`: requests.
     - `oldest_age`: seconds since the oldest message in memory was accepted.
     """
@@ -38,8 +38,8 @@ class SpoolHealth:
 
     - `messages` and `bytes`: what is on disk and not settled; `file_bytes`: the size of its file.
     - `uncommitted`: messages that are not on disk yet, or could not be written.
-    - `degraded`: why it cannot be written now; messages are kept in memory meanwhile.
-    - `dead_letters`: messages that were given up, and are kept with their reason.
+    - `degraded`: why it cannot be written now, so that messages stay in memory; None if it can.
+    - `dead_letters`: rejected and dropped messages that are kept with their reason.
     - `quarantined`: damaged files that this process has set aside.
     """
 
@@ -70,7 +70,7 @@ class Health:
     spool: SpoolHealth | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the same as dicts, for JSON."""
+        """Return the health as dicts, for JSON."""
         return asdict(self)
 
 

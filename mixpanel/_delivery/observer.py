@@ -1,4 +1,7 @@
-"""The seam of the live page: what a sender reports while it is watched, and nothing otherwise."""
+"""The interface by which a sender reports its messages to the live page.
+
+A sender without an observer reports nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Observer(Protocol):
     """Watches the messages of one sender, from any thread; its methods never raise."""
 
     def queued(self, records: Sequence[Record]) -> None:
-        """Take records that are about to be queued, or sent without a queue."""
+        """Handle records that are about to be queued, or sent without a queue."""
         ...
 
     def attempted(
@@ -28,13 +31,13 @@ class Observer(Protocol):
         retries: int,
         reply: Response | TransportFailure,
     ) -> None:
-        """Take the request that carried records, after `retries` others, and its response."""
+        """Handle a request with records, which followed `retries` others, and its response."""
         ...
 
     def settled(self, records: Sequence[Record], fate: str, reason: str) -> None:
-        """Take the outcome of records: delivered, rejected or dropped."""
+        """Handle the outcome of records: delivered, rejected or dropped."""
         ...
 
     def discarded(self, reason: str, count: int) -> None:
-        """Take how many messages were dropped before they were queued, as by `before_send`."""
+        """Handle messages that were dropped before they were queued, as by `before_send`."""
         ...

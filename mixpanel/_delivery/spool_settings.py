@@ -1,4 +1,4 @@
-"""Make the buffer of a client that was given a spool; SQLite is imported only then."""
+"""Create the buffer of a client with a spool; other clients never import SQLite."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SPOOL_MAX_AGE = 5 * 86400.0  # seconds; `/track` accepts events of the last five
 
 @dataclass(frozen=True, slots=True)
 class SpoolSettings:
-    """The folder of a spool, None for that of `MP_SPOOL`, and its durability."""
+    """The folder of a spool, None for the one of `MP_SPOOL`, and its durability."""
 
     folder: Any
     durability: Durability
 
     def retry(self, policy: RetryPolicy) -> RetryPolicy:
-        """Return a retry policy with patience for days."""
+        """Return a retry policy that retries messages for five days."""
         return replace(policy, max_age=SPOOL_MAX_AGE)
 
     def buffer(
@@ -82,11 +82,11 @@ def spool_settings(
     """
     if spool is False or (spool is None and not (buffered and os.environ.get("MP_SPOOL"))):
         if durability is not None:
-            raise ConfigurationError("durability= needs spool=, or MP_SPOOL")
+            raise ConfigurationError("durability= needs spool=: pass it, or set MP_SPOOL")
         return None
     if not buffered:
         raise ConfigurationError(
-            "spool= needs a client that buffers: one that sends at once keeps no messages"
+            "spool= needs a client that buffers: use a buffered consumer, or leave out spool="
         )
     if when_full == "drop_oldest":
         raise ConfigurationError(

@@ -1,1 +1,1 @@
-"""The live page: what arrives at the emulator, or leaves a program, as it happens."""
+"""The live page: the messages that an emulator receives or a program sends, as it happens."""

@@ -1,6 +1,6 @@
 """One entry in full: its properties, its request with masked secrets, and how to repeat it.
 
-Does no I/O. All values are text already: a browser would round large numbers.
+Does no I/O. Values are formatted as text here, because a browser would round large integers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_assertion", "as_curl", "details", "masked_headers", "pretty_json"]
 
-MAX_VALUE = 20_000  # characters of one value, for a browser to lay out
+MAX_VALUE = 20_000  # characters of one value; a browser lays out longer text slowly
 MAX_RAW = 200_000
 MAX_MEMBERS = 500
 MAX_COPIED = 100_000
@@ -40,7 +40,7 @@ DEFAULT_NAMES = frozenset({
 
 
 def details(entry: Entry, origin: str) -> dict[str, Any]:
-    """Return everything about an entry; `origin` is the address that it was sent to."""
+    """Return an entry with all its details; `origin` is the address that it was sent to."""
     exchange = entry.exchange
     raw, members = pretty_json(entry.record), _members(entry)
     return {
@@ -82,7 +82,7 @@ def pretty_json(value: Any) -> str:
 
 
 def as_curl(entry: Entry, origin: str) -> str:
-    """Return a shell command that sends this one record again; secrets are variables."""
+    """Return a shell command that sends this record again, with variables for secrets."""
     exchange = entry.exchange
     query = {
         name: f"${name.upper()}" if _is_secret(name) else value
@@ -102,7 +102,7 @@ def as_curl(entry: Entry, origin: str) -> str:
         if entry.lane in ("events", "imports", "profiles", "groups"):
             record = [entry.record]
         parts.append("-H 'Content-Type: application/json'")
-        # Halves of surrogate pairs cannot be pasted: JSON has an escape for them.
+        # In ASCII, since lone surrogates cannot be pasted into a shell.
         text = json.dumps(record, default=str)
         parts.append(
             f"--data-raw {shlex.quote(text)}"
@@ -115,7 +115,7 @@ def as_curl(entry: Entry, origin: str) -> str:
 
 
 def as_assertion(entry: Entry) -> str:
-    """Return a line of Python for a test that this entry arrives again."""
+    """Return a line of Python that asserts in a test that this entry arrives."""
     if entry.verdict == "rejected":
         conditions = f"lane={entry.lane!r}, verdict='rejected'"
         conditions += f", event={entry.event!r}" if entry.event else ""
@@ -144,7 +144,7 @@ def as_assertion(entry: Entry) -> str:
 
 
 def _members(entry: Entry) -> Mapping[str, Any]:
-    """Return what the table of an entry shows: properties, or all that the record has."""
+    """Return the rows of an entry's table: its properties, or all fields of the record."""
     record = entry.record
     if not isinstance(record, dict):
         return {} if record is None else {"(record)": record}

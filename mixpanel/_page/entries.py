@@ -1,7 +1,7 @@
-"""The entries of the live feed: one record of a request each, and what became of it.
+"""The entries of the live feed: one for each record of a request, with its outcome.
 
-Does no I/O. An entry is made for each record that a request carries, whatever its lane, so that an
-event that is missing in a report can be found here together with the reason.
+Does no I/O. A lane is the kind of the records of an endpoint. Records of all lanes are entries, so
+that an event that is missing in a report can be found here together with the reason.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = [
     "Description",
     "Entry",
     "Exchange",
-    "Judged",
     "Lane",
+    "RequestRecord",
     "Verdict",
     "describe",
     "json_type",
@@ -60,7 +60,7 @@ BY_CHOICE: dict[str, str] = {
     "sampled": "left out by sample_rate",
     "before_send": "before_send returned None",
 }
-"""Why a program drops messages on purpose, as `stats().dropped` has it, and in words."""
+"""The reasons of `stats().dropped` that a program chose, each with its text on the page."""
 MAX_LABEL = 200  # characters of a name, an id or a reason
 MAX_VALUE = 60
 MAX_PREVIEW = 400
@@ -71,7 +71,7 @@ OF_PROFILES = ("$token", "$distinct_id", "$group_key", "$group_id", "$time", "$i
 
 
 class Exchange(Protocol):
-    """One request as it was received, and its response as far as there is one."""
+    """One request as it was received, and its response if there is one yet."""
 
     method: str
     path: str
@@ -83,8 +83,11 @@ class Exchange(Protocol):
     response_body: bytes
 
 
-class Judged(NamedTuple):
-    """One record of a request, and why it was rejected; records with the same `key` are copies."""
+class RequestRecord(NamedTuple):
+    """One record of a request, and the reason if it was rejected.
+
+    Records with the same `key` are copies of one message.
+    """
 
     record: Any
     reason: str | None = None
@@ -112,21 +115,21 @@ class Entry:
     """The HTTP status of the response, None without one."""
     fault: str | None = None
     notes: list[tuple[str, str]] = field(default_factory=list)
-    """The kinds of problems that were found, and what they are here."""
+    """The problems that were found: the kind of each, and its text for this entry."""
     index: int = 0
     count: int = 1
     """How many records the request has."""
     size: int = 0
     tries: int = 0
-    """How often it was sent, if that is known: a poll that changes nothing, a retry."""
+    """How often it was sent, if that is known: retries, and polls with the same response."""
     last: float | None = None
-    """When it was sent last."""
+    """The time at which it was last sent."""
     via: str | None = None
     """The program that reported what it sends, for entries that did not arrive here."""
 
 
 class Description(NamedTuple):
-    """What a record is about, as far as it has the form of its lane."""
+    """The name, ids and properties of a record, those that it has."""
 
     event: str | None = None
     distinct_id: str | None = None
@@ -190,7 +193,7 @@ def preview(properties: Mapping[str, Any]) -> str:
 
 
 def summary(entry: Entry) -> dict[str, Any]:
-    """Return an entry as the stream has it: everything but the record and the request."""
+    """Return an entry for the stream: everything but the record and the request."""
     return {
         "id": entry.id,
         "at": round(entry.at, 3),
@@ -274,7 +277,7 @@ def _text(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as a few words, without reading all of a long one."""
+    """Return a short text for a value, without reading all of a long one."""
     if isinstance(value, str):
         return _cut(value, MAX_VALUE)
     if isinstance(value, dict):

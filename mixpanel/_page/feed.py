@@ -1,4 +1,4 @@
-"""The live feed: the newest entries, counts per second, and what is wrong. For any thread."""
+"""The live feed: the newest entries, counts per second, and problems. Thread-safe."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mixpanel._runtime import native_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from mixpanel._page.entries import Exchange, Judged, Lane, Verdict
+    from mixpanel._page.entries import Exchange, Lane, RequestRecord, Verdict
 
 __all__ = ["Feed"]
 
 MAX_KEYS = 100_000
-MAX_EXAMINED = 200  # accepted records of one request: more of a batch are alike
+MAX_EXAMINED = 200  # accepted records of one request; the others of a batch are similar
 SECONDS = 60
 TALLIED: tuple[str, ...] = ("accepted", "duplicate", "rejected", "faulted", "bytes")
 GROUPS = {"dropped": "rejected", "retrying": "faulted"}
@@ -57,7 +57,7 @@ class Feed:
         self,
         exchange: Exchange,
         lane: Lane,
-        judged: Sequence[Judged],
+        records: Sequence[RequestRecord],
         *,
         verdict: Verdict | None = None,
         status: int | None = None,
@@ -69,18 +69,18 @@ class Feed:
     ) -> list[Entry]:
         """Add the records of a request, in order.
 
-        `verdict` is that of all that were not rejected; without it each is accepted or a duplicate.
-        `reason` is the one of records that have none of their own. A record with a `key` counts as
-        known from now on if it was `stored`. Return the entries that were made: of more records
-        than are kept, the first accepted ones are only counted.
+        `verdict` is for all records that were not rejected; without it each is accepted or a
+        duplicate. `reason` is for records without their own. A later record with the same `key` is
+        a duplicate if this one was `stored`. Return the entries that were added: of a request with
+        more records than the feed keeps, the first accepted ones are only counted.
         """
         with self._lock:
             now = self._clock()
-            share = size // len(judged) if judged else 0
+            share = size // len(records) if records else 0
             added, examined = [], 0
             counts: dict[str, int] = {}
-            too_many = len(judged) - self._size
-            for index, one in enumerate(judged):
+            too_many = len(records) - self._size
+            for index, one in enumerate(records):
                 self.seq += 1
                 self._last_id += 1
                 outcome = self._verdict(one, verdict, stored=stored)
@@ -104,7 +104,7 @@ class Feed:
                     status,
                     fault,
                     index=index,
-                    count=len(judged),
+                    count=len(records),
                     size=share,
                     via=via,
                 )
@@ -123,7 +123,7 @@ class Feed:
             return added
 
     def change(self, entry: Entry, **changes: Any) -> None:
-        """Change fields of an entry that is in the feed still; readers get it once more."""
+        """Change fields of an entry; readers get it again if the feed still has it."""
         with self._lock:
             verdict = entry.verdict
             for name, value in changes.items():
@@ -140,7 +140,7 @@ class Feed:
                     self._problems.examine(entry)
 
     def after(self, seq: int) -> tuple[list[Entry], int]:
-        """Return the entries that came or changed after `seq`, and how many are lost already."""
+        """Return the entries added or changed after `seq`, and how many were removed unread."""
         with self._lock:
             if seq >= self.seq:
                 return [], 0
@@ -156,14 +156,14 @@ class Feed:
             return found, lost
 
     def entry(self, number: int) -> Entry | None:
-        """Return an entry by its id, None if it is not kept any more."""
+        """Return an entry by its id; None if the feed no longer has it."""
         with self._lock:
             return self._entries.get(number)
 
     def entries(
         self, *, lane: str | None = None, verdict: str | None = None, event: str | None = None
     ) -> list[Entry]:
-        """Return the entries that are kept, oldest first, all or those of one kind."""
+        """Return the entries, oldest first: all, or those with a lane, verdict and event."""
         with self._lock:
             found = sorted(self._entries.values(), key=lambda entry: entry.id)
         return [
@@ -175,11 +175,11 @@ class Feed:
         ]
 
     def summaries(self, **conditions: str | None) -> list[dict[str, Any]]:
-        """Return the entries as the stream has them, with their records."""
+        """Return the entries as in the stream, with their records."""
         return [{**summary(entry), "record": entry.record} for entry in self.entries(**conditions)]
 
     def state(self) -> dict[str, Any]:
-        """Return the counts, those of the last 60 seconds, and the problems."""
+        """Return the totals, the counts of each of the last 60 seconds, and the problems."""
         with self._lock:
             second = int(self._clock())
             by_second = dict(self._rates)
@@ -209,7 +209,7 @@ class Feed:
             self._totals = dict.fromkeys(TALLIED, 0)
             self._rates.clear()
 
-    def _verdict(self, one: Judged, verdict: Verdict | None, *, stored: bool) -> Verdict:
+    def _verdict(self, one: RequestRecord, verdict: Verdict | None, *, stored: bool) -> Verdict:
         if one.reason is not None:
             return "rejected"
         known = stored and one.key is not None and self._is_known(one.key)
@@ -225,7 +225,7 @@ class Feed:
         return False
 
     def _tally(self, verdict: str, count: int, size: int) -> None:
-        """Count a verdict; that of a queued message is still to come."""
+        """Count a verdict; queued messages are counted when they have an outcome."""
         second, name = int(self._clock()), GROUPS.get(verdict, verdict)
         if not self._rates or self._rates[-1][0] != second:
             self._rates.append((second, dict.fromkeys(TALLIED, 0)))

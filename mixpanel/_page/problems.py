@@ -1,7 +1,7 @@
-"""What is wrong with the records that arrive, beyond those that are rejected.
+"""Problems of the records in the feed: rejections, and what no server rejects.
 
-Does no I/O. `Problems.examine` looks at one entry at a time and remembers what it needs to compare
-entries: the types of properties, the names of events. All of it is bounded.
+Does no I/O. `Problems.examine` checks one entry at a time and remembers what it needs to compare
+entries: the types of properties, the names of events. All of that is bounded.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ KINDS: dict[str, Kind] = {
     ),
     "dropped": Kind(
         "Dropped by the program", "error",
-        "The client gave the message up, so the server has not seen it, or not surely.",
+        "The client gave up sending the message. The server may not have received it.",
         "The reason is in the entry; the errors before it are in the log.",
     ),
     "mixed-types": Kind(
         "One property with several types", "warning",
         "Reports read a property as one type, and leave out the values of others.",
-        "Send the same type always: a number without quotes, true instead of 'true'.",
+        "Always send the same type: a number without quotes, true instead of 'true'.",
     ),
     "similar-names": Kind(
         "Event names that are nearly the same", "warning",
@@ -104,7 +104,7 @@ KINDS: dict[str, Kind] = {
     "too-long": Kind(
         "Text over 255 characters", "warning",
         "Longer text is cut off when it is stored.",
-        "Send a shorter text, or an id with which the whole can be found.",
+        "Send shorter text, or an id with which the full text can be found.",
     ),
     "ignored": Kind(
         "$ignore is set", "warning",
@@ -121,7 +121,7 @@ BANNED_IDS = frozenset(
     }
 )
 REASONS: tuple[tuple[str, str], ...] = (
-    # A part of a reason, and the kind that it means: of the emulator's rules and of the clients'.
+    # Parts of the reasons of the emulator and of the clients, and the kinds that they belong to.
     ("older than five days", "too-old"),
     ("in the future", "future"),
     ("seconds or milliseconds", "time-unit"),
@@ -138,7 +138,7 @@ MAX_NAMES = 1000
 MAX_COMPARED = 200
 MAX_PROPERTIES = 2000
 MAX_EXAMPLES = 5
-LATEST_UNIT = 1e14  # more cannot be milliseconds
+LATEST_UNIT = 1e14  # larger numbers are not milliseconds
 SECONDS = (1e8, 1e11)
 MILLISECONDS = (1e11, 1e14)
 EARLIEST = 946_684_800  # 2000-01-01
@@ -155,7 +155,7 @@ DIGITS = re.compile(r"\d+")
 class _Found:
     count: int = 0
     examples: OrderedDict[str, int] = field(default_factory=OrderedDict)
-    """What it is about, and the latest entry with it."""
+    """Texts of the problem, each with the id of the latest entry that has it."""
 
 
 class Problems:
@@ -173,7 +173,7 @@ class Problems:
         self.__init__()  # type: ignore[misc] # of this very class
 
     def examine(self, entry: Entry) -> None:
-        """Find what is wrong with an entry, and add it to its notes."""
+        """Add the problems of an entry to its notes, and to the summary."""
         is_lost = entry.verdict == "dropped" and entry.reason not in BY_CHOICE.values()
         if entry.verdict == "rejected" or is_lost:
             self.add(entry, self._kind_of_rejection(entry), entry.reason or "")
@@ -285,7 +285,7 @@ class Problems:
         types[kind] = types.get(kind, 0) + 1
         if len(types) > 1:
             usual = max(types, key=types.__getitem__)
-            if usual == kind:  # the other values are the odd ones, and were found before
+            if usual == kind:  # the others are the exceptions, and were reported
                 return
             text = f"{name[:60]} is a {kind} here and a {usual} in others"
             self.add(entry, "mixed-types", text)
@@ -330,7 +330,7 @@ class Problems:
             return None
         for other, shown in list(self._names.items())[-MAX_COMPARED:]:
             if DIGITS.sub("", other) == DIGITS.sub("", plain) or len(other) < SHORTEST_COMPARED:
-                continue  # "Step 1" and "Step 2" are meant
+                continue  # "Step 1" and "Step 2" differ on purpose
             matcher = difflib.SequenceMatcher(None, other, plain, autojunk=False)
             if matcher.quick_ratio() >= SIMILAR and matcher.ratio() >= SIMILAR:
                 return shown

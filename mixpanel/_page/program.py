@@ -1,7 +1,7 @@
-"""The live page of a program: what its clients composed, queued, sent and got back.
+"""The live page of a program: the messages that its clients queue and send, and the responses.
 
-It is served by the process itself, or by an emulator that the process reports to. Nothing of this
-is imported while no client has `debug`.
+The process itself serves it, or an emulator that the process reports to. This module is imported
+only when a client has `debug`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from urllib.parse import urlsplit
 
 from mixpanel._http.responses import TransportFailure
-from mixpanel._page.entries import BY_CHOICE, LANES, Entry, Judged, Lane, Verdict
+from mixpanel._page.entries import BY_CHOICE, LANES, Entry, Lane, RequestRecord, Verdict
 from mixpanel._page.feed import Feed
 from mixpanel._page.reporter import Reporter
 from mixpanel._page.server import PageServer
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramPage", "page_of", "stop", "watch"]
 
-PORT = 8651  # if it is free: a tab that stays open finds the program when it is started again
+PORT = 8651  # if it is free: an open tab then finds a program that is started again
 MAX_WAITING = 10_000
 LANE_NAMES: dict[str, Lane] = {"people": "profiles"}
 FATES: dict[str, Verdict] = {
@@ -50,7 +50,7 @@ DISCARDED = {
     **BY_CHOICE,
     "before_send_error": "before_send raised an exception, or returned no message",
 }
-DROPPED = {  # as `stats().dropped` names it
+DROPPED = {  # the reasons of `stats().dropped`, and their texts
     "queue_full": "the queue was full",
     "expired": "given up: it was older than RetryPolicy.max_age",
     "ambiguous": "it may have arrived, and is not safe to send again",
@@ -70,7 +70,7 @@ _pages: dict[str, ProgramPage] = {}
 def watch(delivery: Sender[Any] | CustomConsumer, debug: object) -> ProgramPage:
     """Show the messages of a client on the page that `debug` names, and return the page.
 
-    :raises ConfigurationError: for another value than True, a port, or the address of an emulator.
+    :raises ConfigurationError: unless it is True, a port, or the address of an emulator.
     """
     page = page_of(debug)
     if delivery.observer is None:
@@ -79,9 +79,9 @@ def watch(delivery: Sender[Any] | CustomConsumer, debug: object) -> ProgramPage:
 
 
 def page_of(debug: object) -> ProgramPage:
-    """Return the page for a value of `debug`, started if it is the first.
+    """Return the page for a value of `debug`; start it unless it runs.
 
-    :raises ConfigurationError: the value is unknown.
+    :raises ConfigurationError: if the value is invalid.
     """
     address = _address(debug)
     with _lock:
@@ -101,7 +101,7 @@ def stop() -> None:
 
 
 class ProgramPage:
-    """A feed of this process and where it is shown: `url`."""
+    """A feed of this process, shown at `url`."""
 
     def __init__(self, address: str) -> None:
         self.feed = Feed()
@@ -116,7 +116,7 @@ class ProgramPage:
         logger.warning("the live page of this program: %s", self.url)
 
     def stop(self) -> None:
-        """Stop serving, or report what is left and stop reporting."""
+        """Stop serving; or report the rest, and stop reporting."""
         if self._server is not None:
             self._server.stop()
         if self._reporter is not None:
@@ -124,7 +124,7 @@ class ProgramPage:
 
 
 class ProgramSource:
-    """What the page shows of a program besides the feed."""
+    """The data of a program's page in addition to the feed."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -135,7 +135,7 @@ class ProgramSource:
         return {"kind": "program", "program": program_name(), "waiting": waiting, "faults": []}
 
     def person(self, distinct_id: str) -> dict[str, Any]:
-        """Return the messages about a person that are in the feed."""
+        """Return the messages of the feed that are about a person."""
         found = [each for each in self._feed.entries() if each.distinct_id == distinct_id]
         timeline = [
             {"event": each.event, "time": each.at, "properties": dict(each.properties)}
@@ -145,16 +145,16 @@ class ProgramSource:
                 "profile": None, "timeline": timeline, "lost": []}  # fmt: skip
 
     def flags(self) -> list[dict[str, Any]]:
-        """Return no flags: those are the emulator's."""
+        """Return no flags: only an emulator has them."""
         return []
 
     def explain(self, flag_key: str, context: dict[str, Any]) -> dict[str, Any]:
-        """Return that flags are not known here."""
+        """Return a note that only an emulator explains flags."""
         del context
         return {"flag": flag_key, "trace": "flags are explained by the emulator's page"}
 
     def add_fault(self, text: str) -> None:
-        """Refuse: faults are the emulator's."""
+        """Raise ValueError: only an emulator has faults."""
         raise ValueError(f"{text!r}: only an emulator plays faults, not the page of a program")
 
     def clear_faults(self) -> None:
@@ -180,7 +180,7 @@ class ProgramRequest:
 
 
 def _never_raises(method: Callable[P, None]) -> Callable[P, None]:
-    """Log an exception of an observer once: watching must not change what is delivered."""
+    """Log exceptions of an observer's method: watching must not change delivery."""
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -193,13 +193,13 @@ def _never_raises(method: Callable[P, None]) -> Callable[P, None]:
 
 
 class _ProgramObserver:
-    """Adds the messages of one sender to the feed, and changes them as they get on."""
+    """Adds the messages of one sender to the feed, and updates their entries."""
 
     def __init__(self, feed: Feed, name_of: Callable[[str], str]) -> None:
         self._feed = feed
         self._name_of = name_of
         self._pid = os.getpid()
-        # The records are kept with their entries, so that no other gets the same id meanwhile.
+        # Records are kept too, so that no new one gets the same `id()`.
         self._waiting: OrderedDict[int, tuple[Record, Entry]] = OrderedDict()
 
     @_never_raises
@@ -214,7 +214,11 @@ class _ProgramObserver:
             lane: Lane = LANE_NAMES.get(name, name if name in LANES else "events")
             request = ProgramRequest(path=f"({record.endpoint})", received_at=time.time())
             (entry,) = self._feed.add(
-                request, lane, [Judged(record.decoded())], verdict="queued", size=len(record.body)
+                request,
+                lane,
+                [RequestRecord(record.decoded())],
+                verdict="queued",
+                size=len(record.body),
             )
             self._waiting[id(record)] = record, entry
             if len(self._waiting) > MAX_WAITING:
@@ -228,7 +232,7 @@ class _ProgramObserver:
         retries: int,
         reply: Response | TransportFailure,
     ) -> None:
-        """Set the request of records, and its response."""
+        """Set the request that carried records, and its response."""
         parts = urlsplit(request.url)
         failed = isinstance(reply, TransportFailure)
         shown = ProgramRequest(
@@ -275,12 +279,16 @@ class _ProgramObserver:
 
     @_never_raises
     def discarded(self, reason: str, count: int) -> None:
-        """Add messages that were never queued, of which only the number is known."""
+        """Add an entry for messages that were never queued; only their number is known."""
         if reason in DISCARDED and os.getpid() == self._pid:
             request = ProgramRequest(path=f"({reason})", received_at=time.time())
             record = {"messages": count, "reason": reason}
             self._feed.add(
-                request, "events", [Judged(record)], verdict="dropped", reason=DISCARDED[reason]
+                request,
+                "events",
+                [RequestRecord(record)],
+                verdict="dropped",
+                reason=DISCARDED[reason],
             )
 
 
@@ -302,8 +310,8 @@ def _address(debug: object) -> str:
     if is_address and parts.path in ("", "/") and not parts.query and "@" not in parts.netloc:
         return f"http://{parts.netloc}"
     raise ConfigurationError(
-        f"debug={text[:100]!r} (or MP_DEBUG_PAGE) must be True or 1, a port from 1024 on, or the "
-        "address of an emulator on this machine, such as http://127.0.0.1:8650"
+        f"debug={text[:100]!r} (or MP_DEBUG_PAGE) must be True or 1, a port from 1024 to 65535, or "
+        "the address of an emulator on this machine, such as http://127.0.0.1:8650"
     )
 
 

@@ -1,4 +1,4 @@
-"""Report the feed of a program to an emulator, whose page shows it beside what arrived there."""
+"""Report the feed of a program to an emulator, whose page shows it with what it received."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_RECORD = 200_000  # characters; longer records are left out
 
 
 class Reporter:
-    """Sends what is new in a feed, in a thread of its own, until it is stopped."""
+    """Sends new and changed entries of a feed, in a thread of its own, until it is stopped."""
 
     def __init__(self, feed: Feed, address: str, program: str) -> None:
         self._feed = feed
@@ -38,7 +38,7 @@ class Reporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """Report what is left, and stop."""
+        """Report the rest, and stop."""
         self._stopping.set()
         self._thread.join(TIMEOUT)
 
@@ -49,7 +49,7 @@ class Reporter:
         self._report()
 
     def _report(self) -> bool:
-        """Send what is new; return False if the emulator did not take it."""
+        """Send new and changed entries; return False if the emulator cannot be reached."""
         while True:
             found, _ = self._feed.after(self._seq)
             if not found:

@@ -1,6 +1,6 @@
-"""The routes of the live page, without a server: a request in, a reply out.
+"""The routes of the live page, without a server: each takes a request and returns a reply.
 
-The emulator serves them beside its APIs, and `server` serves them from a program.
+The emulator serves them next to its APIs, and `server` serves them from a program.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mixpanel._page.details import details
-from mixpanel._page.entries import LANES, VERDICTS, Entry, Judged, summary
-from mixpanel._page.stream import Stream, is_wanted
+from mixpanel._page.entries import LANES, VERDICTS, Entry, RequestRecord, summary
+from mixpanel._page.stream import Stream, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ class Incoming(NamedTuple):
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    """By their names in lower case."""
+    """With names in lower case."""
     body: bytes = b""
     origin: str = ""
     """The address that the browser used."""
@@ -76,10 +76,10 @@ class Reply:
 
 
 class Source(Protocol):
-    """What the page can show and do besides the feed."""
+    """What the page shows and does in addition to the feed."""
 
     def state(self) -> dict[str, Any]:
-        """Return what the page shows all the time: its kind, faults, and the budget left."""
+        """Return what the page always shows: its kind, faults, and the budget left."""
         ...
 
     def person(self, distinct_id: str) -> dict[str, Any]:
@@ -91,11 +91,11 @@ class Source(Protocol):
         ...
 
     def explain(self, flag_key: str, context: dict[str, Any]) -> dict[str, Any]:
-        """Return how a flag is decided for a context."""
+        """Return how a flag is evaluated for a context."""
         ...
 
     def add_fault(self, text: str) -> None:
-        """Script a fault; raise ValueError if the text is none."""
+        """Script a fault; raise ValueError if its text is invalid."""
         ...
 
     def clear_faults(self) -> None:
@@ -103,12 +103,12 @@ class Source(Protocol):
         ...
 
     def clear(self) -> None:
-        """Remove all data, of the feed too."""
+        """Remove all data, including the feed."""
         ...
 
 
 class Refused(Exception):  # noqa: N818 - a reply, not an error
-    """A request that gets an error."""
+    """The request gets an error response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
@@ -157,7 +157,7 @@ class Routes:
             allowed = sorted({verb for verb, path in self._handlers if path == request.path})
             if allowed:
                 raise Refused(405, f"{request.path} takes {' and '.join(allowed)} only")
-            raise Refused(404, f"the page has nothing at {request.path}")
+            raise Refused(404, f"there is nothing at {request.path}: open / for the page")
         if method != "GET" and request.headers.get(CHANGE_HEADER) != "1":
             raise Refused(
                 403, "requests that change something need the header X-Live-Page: 1, which pages "
@@ -187,13 +187,16 @@ class Routes:
         text = request.query.get("id", "")
         entry = self._feed.entry(int(text)) if text.isdecimal() and len(text) < 18 else None
         if entry is None:
-            raise Refused(404, "this entry is not kept any more: only the newest are")
+            raise Refused(
+                404,
+                "this entry is no longer in the feed, which keeps the newest: choose another one",
+            )
         return _json(details(entry, request.origin))
 
     def _person(self, request: Incoming) -> Reply:
         distinct_id = request.query.get("distinct_id")
         if not distinct_id:
-            raise Refused(400, "name a person: /live/person?distinct_id=u-17")
+            raise Refused(400, "distinct_id is missing: use /live/person?distinct_id=u-17")
         return _json(self._source.person(distinct_id))
 
     def _flags(self, request: Incoming) -> Reply:
@@ -213,7 +216,7 @@ class Routes:
         lines = [
             json.dumps({**summary(each), "record": each.record}, default=str) + "\n"
             for each in self._feed.entries()
-            if is_wanted(each, conditions)
+            if matches(each, conditions)
         ]
         headers = {
             "content-type": "application/x-ndjson",
@@ -243,21 +246,25 @@ class Routes:
         return _json({})
 
     def _report(self, request: Incoming) -> Reply:
-        """Take what a program reports of the messages that it sends."""
+        """Add entries that a program reports about messages that it sends."""
         body = _body(request)
         program, items = body.get("program"), body.get("entries")
         if not isinstance(program, str) or not isinstance(items, list):
             raise Refused(400, 'send {"program": NAME, "entries": [...]}')
         for item in items:
             if not isinstance(item, dict) or not isinstance(item.get("key"), int):
-                raise Refused(400, "each entry must be an object with a number as key")
+                raise Refused(400, "each entry must be an object whose key is an integer")
             self._add_reported(program[:MAX_PROGRAM], item)
         return _json({})
 
     def _add_reported(self, program: str, item: dict[str, Any]) -> None:
         lane, verdict = item.get("lane"), item.get("verdict")
         if lane not in LANES or verdict not in VERDICTS:
-            raise Refused(400, "each entry must have a lane and a verdict of the feed")
+            raise Refused(
+                400,
+                f"each entry must have a lane ({', '.join(LANES)}) and a verdict "
+                f"({', '.join(VERDICTS)})",
+            )
         texts = {name: _text(item.get(name)) for name in ("method", "path", "response", "reason")}
         numbers = {name: _number(item.get(name)) for name in ("status", "tries", "index", "count")}
         exchange = _ReportedRequest(
@@ -273,7 +280,7 @@ class Routes:
         if entry is None:
             size = _number(item.get("size")) or 0
             (entry,) = self._feed.add(
-                exchange, lane, [Judged(item.get("record"))],
+                exchange, lane, [RequestRecord(item.get("record"))],
                 verdict=verdict, status=numbers["status"], reason=texts["reason"], stored=False,
                 size=size, via=program,
             )  # fmt: skip
@@ -288,7 +295,7 @@ class Routes:
 
 
 def _conditions(query: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return what limits the entries of a request; several values of one field have commas."""
+    """Return the conditions of a query: the values of each field, separated by commas."""
     found = {name: query[name].split(",") for name in CONDITIONS if query.get(name)}
     for name, known in (("lane", LANES), ("verdict", VERDICTS)):
         for value in found.get(name, ()):

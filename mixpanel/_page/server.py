@@ -27,7 +27,7 @@ READ_TIMEOUT = 10.0  # seconds
 
 
 class PageServer:
-    """A server on a port of this machine, or on any free one if it is in use."""
+    """A server on a loopback port, or on any free one if that is in use."""
 
     def __init__(self, feed: Feed, source: Source, port: int) -> None:
         try:
@@ -56,7 +56,7 @@ class _Server(ThreadingHTTPServer):
     is_stopping = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that break: browsers close them at will."""
+        """Ignore connection errors: browsers close connections at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("content-length", "0")
         size = int(length) if length.isdecimal() and len(length) < 10 else MAX_BODY + 1
         if refusal is None and size > MAX_BODY:
-            refusal = 413, "the body is too long"
+            refusal = 413, f"the body must have at most {MAX_BODY:,} bytes"
         if refusal is not None:
             self._send(refusal[0], {"content-type": "text/plain"}, refusal[1].encode())
             return
@@ -100,11 +100,15 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server
 
     def _refusal(self) -> tuple[int, str] | None:
-        """Return why a request is refused: another name of this machine, or another site."""
+        """Return the status and reason if a request comes from another site, else None.
+
+        Checking `Host` protects against DNS rebinding, `Origin` and `Sec-Fetch-Site` against pages
+        of other sites.
+        """
         hosts = self.headers.get_all("host") or []
         found = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or not is_loopback(found[1].strip("[]")):
-            return 421, "the Host header is not a loopback name such as 127.0.0.1 or localhost"
+            return 421, "the Host header must be a loopback name such as 127.0.0.1 or localhost"
         origins = self.headers.get_all("origin") or []
         if origins and origins != [f"http://{hosts[0]}"]:
             return 403, "pages of other sites may not read this"

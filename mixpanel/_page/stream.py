@@ -1,4 +1,4 @@
-"""The live feed as server-sent events: what one reader gets, frame by frame."""
+"""The live feed as server-sent events for one reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mixpanel._page.entries import Entry
     from mixpanel._page.feed import Feed
 
-__all__ = ["INTERVAL", "Stream", "frame", "is_wanted"]
+__all__ = ["INTERVAL", "Stream", "frame", "matches"]
 
 INTERVAL = 0.1  # seconds between two frames: 5,000 events a second must not be 5,000 frames
 STATE_INTERVAL = 1.0
@@ -22,10 +22,10 @@ HEARTBEAT = 15.0
 
 
 class Stream:
-    """The frames for one reader, from after `last_event_id` on or with all that is kept.
+    """The frames for one reader: all entries of the feed, or those after `last_event_id`.
 
-    `state` returns what the second kind of frame has. `conditions` limit the entries, by lane,
-    verdict and event; with `full` they have their records.
+    `state` returns the content of state frames. `conditions` limit the entries by lane, verdict and
+    event; with `full` they have their records.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Stream:
         self._opened = False
 
     def poll(self) -> bytes:
-        """Return the frames that are due, which may be none."""
+        """Return the frames that are due; empty if there are none."""
         frames = []
         now = self._clock()
         if not self._opened:
@@ -83,7 +83,7 @@ class Stream:
         if not found:
             return b""
         self._seq = found[-1].seq
-        shown = [self._as_json(entry) for entry in found if is_wanted(entry, self._conditions)]
+        shown = [self._as_json(entry) for entry in found if matches(entry, self._conditions)]
         if not shown and not lost:
             return b""
         return frame(None, {"entries": shown, "lost": lost}, f"{self._feed.name}.{self._seq}")
@@ -99,13 +99,13 @@ class Stream:
         return min(int(number), self._feed.seq)
 
 
-def is_wanted(entry: Entry, conditions: Mapping[str, Sequence[str]]) -> bool:
+def matches(entry: Entry, conditions: Mapping[str, Sequence[str]]) -> bool:
     """Return True if each field that has a condition has one of its values."""
     return all(str(getattr(entry, name)) in wanted for name, wanted in conditions.items())
 
 
 def frame(event: str | None, data: Any, number: str | None = None) -> bytes:
-    """Return one server-sent event; JSON in ASCII has no line ends and no halves of characters."""
+    """Return one server-sent event, as ASCII without line breaks in its data."""
     lines = [] if number is None else [f"id: {number}"]
     lines += [] if event is None else [f"event: {event}"]
     lines.append(f"data: {json.dumps(data, default=str)}")

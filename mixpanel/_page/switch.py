@@ -1,4 +1,4 @@
-"""Whether a client is shown on a live page. Imports nothing of the page until one is."""
+"""Decide whether a client is shown on a live page, and import the page only then."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from mixpanel._delivery.custom_consumer import CustomConsumer
     from mixpanel._delivery.sender import Sender
 
-__all__ = ["watched"]
+__all__ = ["watch_if_enabled"]
 
 OFF = frozenset({"", "0", "false", "no", "off", "none"})
 
 
-def watched(delivery: Sender[Any] | CustomConsumer, debug: object) -> str | None:
+def watch_if_enabled(delivery: Sender[Any] | CustomConsumer, debug: object) -> str | None:
     """Show what a client delivers if `debug` says so, else `MP_DEBUG_PAGE`; return the address.
 
-    :raises ConfigurationError: it is neither a switch, a port nor the address of an emulator.
+    :raises ConfigurationError: unless it is a switch, a port or the address of an emulator.
     """
     wanted = os.environ.get("MP_DEBUG_PAGE") if debug is None else debug
     if wanted is None or str(wanted).strip().lower() in OFF:

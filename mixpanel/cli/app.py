@@ -66,7 +66,7 @@ GROUPS = (
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
     ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
-    ("spool", "spool", "Look after messages that a program keeps on disk until they are sent."),
+    ("spool", "spool", "Inspect, send, retry and delete messages that programs keep on disk."),
     ("schema", "schema", "Print the project and the local tables, short enough for a model."),
     ("docs", "docs", "Print a page of the documentation."),
     ("mcp", "mcp", "Serve a project and its local tables to agents, over MCP."),

@@ -1,4 +1,4 @@
-"""`mp mcp`: a server for agents, or one call of one of its tools."""
+"""`mp mcp`: a server for agents, or a single call of one of its tools."""
 
 import asyncio
 import json
@@ -48,8 +48,8 @@ def mcp(
         bool,
         typer.Option(
             "--allow-writes",
-            help="Allow to fetch events and profiles into the local database, and to replace its "
-            "tables. Nothing is changed in Mixpanel.",
+            help="Offer tools that fetch events and profiles into the local database, and replace "
+            "its tables. Nothing is changed in Mixpanel.",
         ),
     ] = False,
     http: Annotated[
@@ -89,11 +89,11 @@ def mcp(
     ] = False,
     call: Annotated[
         str | None,
-        typer.Option("--call", metavar="TOOL", help="Call one tool, print its result, and end."),
+        typer.Option("--call", metavar="TOOL", help="Call one tool, print its result, and exit."),
     ] = None,
     arguments: Annotated[
         str | None,
-        typer.Option(metavar="JSON", help="The arguments for --call, as an object."),
+        typer.Option(metavar="JSON", help="The arguments for --call, as a JSON object."),
     ] = None,
     _account: AccountOption = None,
     db: DatabaseOption = None,
@@ -104,19 +104,19 @@ def mcp(
     """Serve a project and its local tables to agents, over MCP.
 
     A client of the Model Context Protocol, such as Claude Code, Claude Desktop, Cursor or VS Code,
-    starts it and speaks to it on stdin and stdout: `mp docs agents` has the entries for their
+    starts it and communicates on stdin and stdout: `mp docs agents` has the entries for their
     settings. The tools look at events and properties, run SQL on local tables, compute reports, and
     evaluate flags. They only read, unless --allow-writes lets them fetch.
 
     --http serves http://127.0.0.1:8655/mcp. Requests need the header Authorization: Bearer TOKEN,
-    with the token of MP_MCP_TOKEN, or a random one that is printed.
+    with the token in MP_MCP_TOKEN, or a random one that is printed.
     """
     refuse_together({"--http": http, "--tools": tools, "--call": call})
     require_with("--arguments", arguments, {"--call": call})
     if tools:
         _print_tools(output, allow_writes=allow_writes)
         return
-    given = _object(arguments)
+    passed = _object(arguments)
 
     def make() -> "Toolbox":
         return _toolbox(
@@ -125,7 +125,7 @@ def mcp(
         )  # fmt: skip
 
     if call is not None:
-        write(asyncio.run(_called(make, call, given)), output)
+        write(asyncio.run(_called(make, call, passed)), output)
         return
     # Loaded here: it needs the extra, and takes more than a second.
     from mixpanel._agents import server
@@ -170,7 +170,7 @@ def _serve_http(
     def started(address: str) -> None:
         typer.echo(address)
         say(f"Header of each request: Authorization: Bearer {shown}", "dim")
-        say("Ctrl-C stops it.", "dim")
+        say("Press Ctrl-C to stop.", "dim")
 
     async def run() -> None:
         await serve(make(), host=host, port=port, token=token, started=started)
@@ -179,7 +179,9 @@ def _serve_http(
         asyncio.run(run())
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MixpanelException(f"cannot listen on port {port}: {reason}") from error
+        raise MixpanelException(
+            f"cannot listen on port {port}: {reason}; choose another --port, or 0 for any free one"
+        ) from error
 
 
 def _object(text: str | None) -> dict[str, Any]:
@@ -208,7 +210,8 @@ def _toolbox(
 ) -> "Toolbox":
     """Return the tools for the account, or for the local database alone if there is none.
 
-    A server that ended here would leave its client without a reason: tools give it instead.
+    Without an account the server starts anyway, so that its client can show the reason: an MCP
+    client reports only that a server did not start.
     """
     from mixpanel._agents.processes import LocalDatabase
     from mixpanel._agents.tools import Toolbox
@@ -255,7 +258,7 @@ def _toolbox(
 def _flags(
     file: Path | None, credentials: "AnyCredentials | None", base_url: str | None
 ) -> "FlagSource | None":
-    """Return where definitions of flags come from: a file, a service account, or nowhere."""
+    """Return the source of flag definitions: a file or a service account; None without one."""
     from mixpanel._agents.flags import FlagSource
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.data.credentials import Credentials

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 HELP = """
 A client with spool=FOLDER, or MP_SPOOL, writes messages to files in that folder before it sends
-them. The next start of the program sends what is left, so these commands are for looking, and for
-machines where it will not start again. Files of a process that lives are only read.
+them. The next start of the program sends the rest, so these commands are for inspection, and for
+machines on which it does not start again. Files of a running process are only read.
 """
 EXAMPLE = "mp spool ls --spool /var/lib/shop/spool"
 LS = """
@@ -54,14 +54,14 @@ SpoolOption = Annotated[
     Path,
     typer.Option(
         "--spool", metavar="FOLDER", envvar="MP_SPOOL", show_default=False,
-        help="The folder that the program was given as spool=.",
+        help="The folder that the program passes as spool=.",
     ),
 ]  # fmt: skip
 
 
 @with_options(output=output_options)
 def ls(*, spool: SpoolOption, output: OutputOptions) -> None:
-    """List the files of a spool: whose they are, and what is in them."""
+    """List the files of a spool, with the processes that use them and their messages."""
     from mixpanel._delivery.spool.maintenance import inventory
 
     found = inventory(spool)
@@ -146,11 +146,11 @@ def drain(
     ] = 60.0,
     output: OutputOptions,
 ) -> None:
-    """Send what dead processes have left to Mixpanel.
+    """Send messages of ended processes to Mixpanel.
 
     Messages of a client with a service account need that account: mp --account NAME, or
-    MP_USERNAME, MP_SECRET and MP_PROJECT_ID. Those of Customer.io and its like need a write key,
-    which is not in the spool: start the program that has it.
+    MP_USERNAME, MP_SECRET and MP_PROJECT_ID. Those for other vendors, such as Customer.io, need a
+    write key, which is not in the spool: start the program that has it.
     """
     import asyncio
 
@@ -201,8 +201,8 @@ def _consumer_of(spool: Path, folder: Path, about: dict[str, str]) -> Any:
 
     if about.get("service") != "mixpanel":
         raise ConfigurationError(
-            f"it needs the write key of {about.get('service', 'its service')}, which is not in the "
-            "spool: start the program that has it"
+            f"this needs the write key of {about.get('service', 'its vendor')}, which is not in "
+            "the spool: start the program that has it"
         )
     credentials = service_account() if "project_id" in about else None
     consumer = AsyncBufferedConsumer(
@@ -213,10 +213,14 @@ def _consumer_of(spool: Path, folder: Path, about: dict[str, str]) -> Any:
     )
     name = consumer._sender.buffer.options.destination.folder_name  # type: ignore[attr-defined]
     if name != folder.name:
-        account = "its service account, by mp --account NAME" if "project_id" in about else ""
+        if "project_id" in about:
+            raise ConfigurationError(
+                f"this needs the service account of project {about['project_id']}: choose it with "
+                "mp --account NAME, or start the program that has it"
+            )
         raise ConfigurationError(
-            f"it needs {account or 'URLs that are not in the spool'}: else start the program that "
-            "has it"
+            "this needs the URLs of its consumer, which are not in the spool: start the program "
+            "that has them"
         )
     return consumer
 
@@ -236,9 +240,9 @@ def export(
     ] = False,
     output: OutputOptions,
 ) -> None:
-    """Write messages as JSON, and leave them in the spool.
+    """Write messages as JSON; they stay in the spool.
 
-    Files of a process that lives are left out.
+    Files of a running process are left out.
     """
     from mixpanel._delivery.spool.maintenance import export as exported
 
@@ -253,7 +257,7 @@ def retry(
     spool: SpoolOption,
     reason: Annotated[
         str | None,
-        typer.Option(metavar="REASON", help="Only those with this reason, such as expired."),
+        typer.Option(metavar="REASON", help="Only dead letters with this reason, such as expired."),
     ] = None,
     output: OutputOptions,
 ) -> None:
@@ -280,7 +284,7 @@ def purge(
         bool, typer.Option("--damaged", help="Delete damaged files that were set aside.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Delete messages that were not sent, too.")
+        bool, typer.Option("--all", help="Also delete messages that were not sent.")
     ] = False,
     force: ForceOption = False,
     output: OutputOptions,
@@ -308,7 +312,7 @@ def purge(
 def _say_skipped(skipped: "Sequence[Path]") -> None:
     if skipped:
         files = "1 file is" if len(skipped) == 1 else f"{len(skipped)} files are"
-        say(f"{files} in use by a process that lives, and left out", "yellow")
+        say(f"{files} in use by a running process, and left out", "yellow")
 
 
 def _timestamp(seconds: float | None) -> str | None:

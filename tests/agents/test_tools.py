@@ -357,7 +357,7 @@ def test_pages_of_a_live_report_cost_one_query(shop):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"kind": "funnel", "events": ["A"], **DAYS}, "needs two events or more"),
+        ({"kind": "funnel", "events": ["A"], **DAYS}, "needs at least two events"),
         ({"kind": "segmentation", **DAYS}, "needs an event"),
         ({"kind": "segmentation", "events": ["A"]}, "needs from_date and to_date"),
         ({"kind": "saved_report"}, "needs report_id"),

@@ -109,7 +109,7 @@ def test_export_writes_messages_and_leaves_them(mp, spool):
     consumer = fill(spool, "http://127.0.0.1:9")
     result = mp("export", "--format", "jsonl")
     assert result.stdout == ""
-    assert "in use by a process that lives" in result.stderr
+    assert "in use by a running process" in result.stderr
     consumer.close(0.05)
     for _ in range(2):
         lines = [json.loads(line) for line in mp("export", "--format", "jsonl").stdout.splitlines()]

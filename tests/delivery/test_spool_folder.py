@@ -68,7 +68,7 @@ def test_a_symbolic_link_is_refused(tmp_path, inner):
         (link / name).symlink_to(target)
     else:
         link.symlink_to(target)
-    with pytest.raises(ConfigurationError, match="symbolic link: name the folder"):
+    with pytest.raises(ConfigurationError, match="symbolic link: use the path"):
         made(link)
 
 

@@ -82,7 +82,7 @@ def test_a_failed_transaction_changes_nothing(path):
     with closing(SpoolStore(path)) as store:
         store.add(new_block(1, b"a"))
         with pytest.raises(ZeroDivisionError), store.transaction():
-            store.bury([letter("k")])
+            store.add_dead([letter("k")])
             store.remove([block_id("events", 1)])
             raise ZeroDivisionError
         assert store.totals() == {"events": (1, 1)}
@@ -92,8 +92,8 @@ def test_a_failed_transaction_changes_nothing(path):
 def test_dead_letters_are_bounded_and_kept_once(path):
     """The oldest are deleted first, and the same message is kept once."""
     with closing(SpoolStore(path)) as store, store.transaction():
-        deleted = store.bury([letter(str(n), b"x" * 100) for n in range(10)], 550)
-        store.bury([letter("9", b"x" * 100)], 550)
+        deleted = store.add_dead([letter(str(n), b"x" * 100) for n in range(10)], 550)
+        store.add_dead([letter("9", b"x" * 100)], 550)
         assert deleted == 5
         assert [each.key for each in store.dead()] == ["5", "6", "7", "8", "9"]
         assert store.dead_totals() == (5, 500)

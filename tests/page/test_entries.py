@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mixpanel._page.details import as_assertion, as_curl, details
-from mixpanel._page.entries import Entry, Judged, describe, lane_of, preview, summary
+from mixpanel._page.entries import Entry, RequestRecord, describe, lane_of, preview, summary
 from mixpanel._page.feed import Feed
 
 
@@ -25,7 +25,7 @@ def exchange(path="/track", *, headers=None, query=None, method="POST"):
 
 def entry_of(record, lane="events", *, path="/track", reason=None, **options) -> Entry:
     request = exchange(path, **options)
-    (entry,) = Feed().add(request, lane, [Judged(record, reason)], status=200)
+    (entry,) = Feed().add(request, lane, [RequestRecord(record, reason)], status=200)
     return entry
 
 

@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from mixpanel._page.entries import Judged
+from mixpanel._page.entries import RequestRecord
 from mixpanel._page.feed import Feed
 from mixpanel._page.stream import Stream
 from tests.page.test_entries import event, exchange
 
 
 def add(feed, *names, key=None, **options):
-    judged = [Judged(event(name), key=key) for name in names]
+    judged = [RequestRecord(event(name), key=key) for name in names]
     return feed.add(exchange(), "events", judged, **options)
 
 
@@ -52,7 +52,7 @@ def test_the_newest_entries_are_kept():
 def test_of_a_request_with_more_records_than_are_kept_all_are_counted():
     """And all that were rejected are looked at."""
     feed = Feed(size=3)
-    judged = [Judged(event("a"), "no" if n == 0 else None, key=n % 4) for n in range(6)]
+    judged = [RequestRecord(event("a"), "no" if n == 0 else None, key=n % 4) for n in range(6)]
     added = feed.add(exchange(), "events", judged)
     assert [0, 3, 4, 5] == [each.index for each in added]
     assert (["a"] * 3, 3) == (names(feed.after(0)[0]), feed.after(0)[1])
@@ -183,7 +183,7 @@ def test_counts_are_by_second():
     feed = Feed(clock=clock)
     add(feed, "a", "b", size=100)
     clock.now += 1
-    feed.add(exchange(), "events", [Judged(None, "no")])
+    feed.add(exchange(), "events", [RequestRecord(None, "no")])
     state = feed.state()
     assert [2, 0] == state["rates"]["accepted"][-2:]
     assert [0, 1] == state["rates"]["rejected"][-2:]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixpanel._page.entries import Judged
+from mixpanel._page.entries import RequestRecord
 from mixpanel._page.feed import Feed
 from mixpanel._page.problems import KINDS
 from tests.page.test_entries import event, exchange
@@ -14,7 +14,7 @@ GOOD = {"time": NOW, "$insert_id": "i-1"}
 def kinds(*records, lane="events", reason=None, status=200):
     """Return the kinds of problems that records have together."""
     feed = Feed()
-    feed.add(exchange(), lane, [Judged(each, reason) for each in records], status=status)
+    feed.add(exchange(), lane, [RequestRecord(each, reason) for each in records], status=status)
     return [each["kind"] for each in feed.state()["problems"]]
 
 
@@ -87,7 +87,7 @@ def test_the_usual_type_is_no_problem():
     """Only the values that differ from most of the others are."""
     feed = Feed()
     values = [1, 2, 3, "4", 5]
-    judged = [Judged(good(amount=value)) for value in values]
+    judged = [RequestRecord(good(amount=value)) for value in values]
     entries = feed.add(exchange(), "events", judged)
     assert [False, False, False, True, False] == [bool(each.notes) for each in entries]
     (problem,) = feed.state()["problems"]
@@ -104,9 +104,9 @@ def test_a_message_with_a_number_as_timestamp_is_a_problem():
 def test_problems_have_a_meaning_and_a_remedy():
     """Errors come first, and examples are few."""
     feed = Feed()
-    judged = [Judged(event(f"E{n}", time=NOW, text="x" * 300)) for n in range(20)]
+    judged = [RequestRecord(event(f"E{n}", time=NOW, text="x" * 300)) for n in range(20)]
     feed.add(exchange(), "events", judged)
-    feed.add(exchange(), "events", [Judged(None, "no")], status=400)
+    feed.add(exchange(), "events", [RequestRecord(None, "no")], status=400)
     found = feed.state()["problems"]
     assert ["error", "warning", "warning"] == [each["severity"] for each in found]
     assert [1, 20, 20] == [each["count"] for each in found]
@@ -119,7 +119,7 @@ def test_comparing_is_bounded():
     """Names of events and properties without end need no more memory."""
     feed = Feed()
     for n in range(30):
-        judged = [Judged(good(f"{n} {m} x", **{f"p{n}-{m}": 1})) for m in range(200)]
+        judged = [RequestRecord(good(f"{n} {m} x", **{f"p{n}-{m}": 1})) for m in range(200)]
         feed.add(exchange(), "events", judged)
     problems = feed._problems
     assert len(problems._names) <= 1000

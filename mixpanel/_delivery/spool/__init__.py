@@ -17,8 +17,8 @@ The path of a message:
 - A block is many messages in one row. One statement writes it, so the writer needs the
   interpreter's lock only a few times for each group, however many messages it has.
 - Up to `LOADED` messages of an endpoint are in memory. The others are on disk only, and come back
-  in pages, in order; new messages of that endpoint line up behind them on disk. So memory stays
-  flat, whatever the backlog, and the start reads counts (kept by triggers) instead of messages.
+  in pages, in order; new messages of that endpoint line up behind them on disk. So memory does not
+  grow with the backlog, and opening a file reads counts (kept by triggers) instead of messages.
 - Events, and updates that may be repeated, are sent again after a crash: servers recognize copies
   by the key that was frozen when the message was tracked. `$add`, `$append` and `$remove` have no
   such key. They are marked as attempted, and that mark is committed, *before* the request leaves.
@@ -29,11 +29,11 @@ The path of a message:
 
 Files. Each sender has one file and one connection to it, used by its writer's thread alone: SQLite
 before 3.51.3 can corrupt a WAL file that several connections write. The folder of a spool has a
-folder for each destination (server and credentials), so that a message never reaches another
-destination than it was tracked for. In there, `<random>.v1.db` is a file of format 1, and
+folder for each destination (server and credentials), so that a message is sent only to the
+destination that it was tracked for. In there, `<random>.v1.db` is a file of format 1, and
 `<random>.lock` is locked with `flock` while a process owns it. The kernel releases the lock when
-the owner dies. Its file is then an orphan: the next process continues it as its own, and a process
-that runs adopts it within `ADOPT_EVERY` seconds. `locking_mode` stays NORMAL: with EXCLUSIVE, a
+the owner ends. Its file is then an orphan: the next process that starts continues it as its own, or
+a running one adopts it within `ADOPT_EVERY` seconds. `locking_mode` stays NORMAL: with EXCLUSIVE, a
 forked child that closes its copy of the connection deletes the WAL of its parent. A forked child
 closes its copy of the lock, leaves the connection alone, and opens a file of its own.
 
@@ -41,13 +41,13 @@ What can fail:
 
 - Disk full, no free space above the floor, read-only, I/O errors: the spool is *degraded*. Messages
   stay in memory, bounded by `Limits`, and are written when the disk works again. `on_error` is
-  called once, `health()` shows it, `commit()` raises. Updates that must not be repeated and are in
-  the file wait, as their mark cannot be written.
+  called once, `health()` shows it, `commit()` raises. Updates that must not be repeated
+  wait if they are in the file, because their mark cannot be written.
 - A file that is not a database, or is damaged: it is renamed to `<name>.corrupt-<time>` and kept, a
   new one is started, and what memory holds is written again. What only the damaged file had is
-  counted as dropped (`corrupt`). Each block has a checksum: one that does not match is set aside
-  in the same way, alone.
+  counted as dropped (`corrupt`). Each block has a checksum. One that does not match is deleted,
+  counted in the same way, and leaves a dead letter with the number of its messages.
 - A clock that jumps: the age of a message in this process is measured with the monotonic clock. The
   wall clock is used only after a restart, and an implausible age (negative, or a clock before
-  2020) counts as zero: a message is rather kept too long than dropped.
+  2020) counts as zero: it is better to keep a message for too long than to drop it.
 """

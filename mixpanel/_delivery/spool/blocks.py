@@ -1,4 +1,4 @@
-"""Blocks of messages in memory, and the files they are in."""
+"""Blocks of messages in memory, and the open files that they are stored in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ __all__ = [
     "Credentials",
     "RecordCodec",
     "Source",
+    "age_of",
     "by_block",
+    "dead_letter",
+    "key_of",
     "new_blocks",
     "restored",
 ]
@@ -39,34 +42,34 @@ _block = attrgetter("block")
 
 
 class Codec(Protocol):
-    """Write and restore what a kind of record has beside its body."""
+    """Serialize what a kind of record has in addition to its body, and restore it."""
 
     def dump(self, records: Sequence[Record]) -> str | None:
-        """Return what belongs to these records, as JSON of an array with an item for each."""
+        """Return a JSON array with one item per record, None if all have only a body."""
         ...
 
     def load(self, endpoint: str, body: bytes, extra: Any) -> Record:
-        """Return the record of a body and its item."""
+        """Return the record with this body and its item of that array."""
         ...
 
 
 class RecordCodec:
-    """The codec of Mixpanel's records, which have nothing beside their bodies."""
+    """The codec of Mixpanel's records, which have only a body."""
 
     def dump(self, records: Sequence[Record]) -> str | None:  # noqa: ARG002
         """Return None."""
         return None
 
     def load(self, endpoint: str, body: bytes, extra: Any) -> Record:  # noqa: ARG002
-        """Return the record of a body."""
+        """Return the record with this body."""
         return Record(endpoint, body)
 
 
 class Credentials:
-    """What authorizes single messages, as text without secrets.
+    """Convert the authorization of a message to text without secrets, and back.
 
-    A project token is in the message itself. A secret is not written: a number replaces it, which
-    this process alone can resolve.
+    A project token is in the message anyway. A secret is never written: a number replaces it, which
+    only this process can resolve.
     """
 
     def __init__(self) -> None:
@@ -75,7 +78,7 @@ class Credentials:
         self._secrets: dict[str, ApiSecret] = {}
 
     def dump(self, auth: Authority | None) -> str | None:
-        """Return the text for an authority."""
+        """Return the text that represents an authority."""
         if auth is None:
             return None
         if isinstance(auth, ProjectToken):
@@ -87,7 +90,7 @@ class Credentials:
         return text
 
     def load(self, text: str | None) -> Authority | None:
-        """Return the authority of a text.
+        """Return the authority that a text represents.
 
         :raises LookupError: for a secret of another process.
         """
@@ -99,10 +102,11 @@ class Credentials:
 
 
 class Source:
-    """An open file: its store and lock, and per endpoint what of it is on disk only.
+    """An open file: its store, its lock, and for each endpoint which messages are on disk only.
 
-    `left` counts the messages that were not read into memory; `position` is the place of the last
-    block that was. `base` is added to the sequence number of a message to make a place.
+    `left` counts the messages that were not read into memory yet; `position` is the place of the
+    last block that was. `base` plus the sequence number of a message is the place of its block, so
+    that blocks of this process sort behind those that an earlier one wrote into the same file.
     """
 
     def __init__(self, store: SpoolStore, lock: FileLock) -> None:
@@ -121,9 +125,9 @@ class Source:
 
 
 class Block:
-    """A block that is in memory: which of its messages are settled or attempted.
+    """The state of a block in memory: which of its messages are settled or attempted.
 
-    Only the writer changes it.
+    Only the thread of the writer changes it, so it needs no lock.
     """
 
     __slots__ = ("auth", "created", "id", "remaining", "source", "state")
@@ -161,7 +165,7 @@ class Block:
 
 
 def by_block(records: Iterable[Record]) -> Iterator[tuple[Block, list[Record]]]:
-    """Yield runs of records that are in the same block; those in none are left out."""
+    """Yield runs of records of the same block; skip records that are not in a block."""
     for block, run in groupby(records, _block):
         if block is not None:
             yield block, list(run)
@@ -175,6 +179,7 @@ def new_blocks(
     credentials: Credentials,
 ) -> Iterator[tuple[NewBlock, list[Record]]]:
     """Yield records of one endpoint as blocks to be written, in order."""
+    # Only `imports` may have credentials of their own, which all messages of a block share.
     for auth, group in groupby(records, _auth) if endpoint == "imports" else [(None, records)]:
         run = list(group)
         while run:
@@ -202,12 +207,12 @@ def restored(
 ) -> list[Record]:
     """Return the records of a block that are not settled.
 
-    :raises ValueError: if what belongs to them cannot be read.
+    :raises ValueError: if their additional data cannot be read.
     """
     assert stored.bodies is not None
     extras = [None] * stored.messages if stored.extra is None else json.loads(stored.extra)
     if len(extras) != stored.messages:
-        raise ValueError("the block does not match its index")
+        raise ValueError(f"{len(extras)} items of additional data for {stored.messages} messages")
     state, flags = block.state, stored.flags
     records = []
     for index, (body, extra) in enumerate(zip(stored.bodies, extras, strict=True)):
@@ -224,7 +229,7 @@ def restored(
 
 
 def age_of(created: float) -> float:
-    """Return the age in seconds of what was written at a time; 0 if a clock is implausible."""
+    """Return the seconds since a time of the wall clock; 0 if a clock is implausible."""
     current = now()
     if current < PLAUSIBLE or created < PLAUSIBLE or created > current:
         return 0.0
@@ -232,7 +237,7 @@ def age_of(created: float) -> float:
 
 
 def key_of(block: Block) -> str:
-    """Return what identifies a block among all: its id is used again once a file is empty."""
+    """Return a key that no other block has: ids are used again once a file is empty."""
     return f"{block.source.store.path.name[:16]}-{block.id}-{block.created:.6f}"
 
 

@@ -102,12 +102,14 @@ def check_folder(folder: Path, name: str = "spool") -> None:
         check_file_system(_nearest(folder), folder, name)
         return
     except OSError as error:
-        raise ConfigurationError(f"{name}={str(folder)!r}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{name}={str(folder)!r} cannot be used: {error.strerror}"
+        ) from error
     shown = f"{name}={str(folder)!r}"
     if stat.S_ISLNK(status.st_mode):
-        raise ConfigurationError(f"{shown} is a symbolic link: name the folder that it leads to")
+        raise ConfigurationError(f"{shown} is a symbolic link: use the path of its target")
     if not stat.S_ISDIR(status.st_mode):
-        raise ConfigurationError(f"{shown} is not a folder")
+        raise ConfigurationError(f"{shown} is not a folder: use another path")
     if os.name == "posix":
         if status.st_uid != os.geteuid():
             raise ConfigurationError(
@@ -116,7 +118,7 @@ def check_folder(folder: Path, name: str = "spool") -> None:
             )
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigurationError(
-                f"{shown} may be written by other users: check what is in it, then chmod go-w it"
+                f"{shown} can be written by other users: check its content, then run chmod go-w"
             )
     check_file_system(folder, folder, name)
 
@@ -166,7 +168,8 @@ def destination_folder(folder: Path, destination: Destination) -> Path:
     check_folder(inner)
     check_versions(inner)
     private_files.make_folder(inner)
-    check_folder(folder)  # it may have appeared in between
+    # Again: another user may have created them between the check and `make_folder`.
+    check_folder(folder)
     check_folder(inner)
     description = inner / DESCRIPTION
     if not description.exists():
@@ -244,6 +247,7 @@ def create_file(folder: Path) -> tuple[Path, FileLock]:
     while True:
         path = folder / f"{secrets.token_hex(8)}.v{FORMAT}.db"
         lock = lock_of(path)
+        # The lock before the file: other processes adopt files that are not locked.
         if path.exists() or not lock.acquire():
             continue
         try:
@@ -259,13 +263,13 @@ def create_file(folder: Path) -> tuple[Path, FileLock]:
         return path, lock
 
 
-def orphans(folder: Path, *, besides: frozenset[Path] = frozenset()) -> list[Path]:
-    """Return the files that may have no living owner: `claim_orphan` decides."""
-    return [path for path in spool_files(folder) if path not in besides]
+def orphans(folder: Path, *, exclude: frozenset[Path] = frozenset()) -> list[Path]:
+    """Return the files whose process may have ended; `claim_orphan` finds out."""
+    return [path for path in spool_files(folder) if path not in exclude]
 
 
 def claim_orphan(path: Path) -> FileLock | None:
-    """Lock the file of a dead process; return None if its owner lives, or it is gone.
+    """Lock the file of a process that has ended; return None if it is in use, or gone.
 
     :raises UnsafeFileError: if another user could have planted it.
     """
@@ -285,7 +289,7 @@ def claim_orphan(path: Path) -> FileLock | None:
 
 
 def check_own(path: Path) -> None:
-    """Check that a file, if it is a companion that exists, is a regular one of this user.
+    """Check that a file is a regular one of this user; `-wal` and `-shm` may be missing.
 
     :raises FileNotFoundError: if the database itself is gone.
     :raises UnsafeFileError: if it is a link, or belongs to another user.
@@ -300,7 +304,7 @@ def check_own(path: Path) -> None:
         raise UnsafeFileError(errno.EINVAL, "it is not a regular file", str(path))
     if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_nlink != 1):
         raise UnsafeFileError(
-            errno.EPERM, "it belongs to another user, or has a second name", str(path)
+            errno.EPERM, "it belongs to another user, or is a hard link", str(path)
         )
 
 

@@ -1,6 +1,6 @@
-"""Look after the files of a spool from outside of the programs that write them.
+"""Inspect, export, retry and delete the messages of a spool, for `mp spool`.
 
-Files of a living process are only read, by a connection that cannot write, and never changed.
+Files of a running process are only read, by a connection that cannot write.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mixpanel._delivery.spool.store import (
     SpoolStore,
     block_id,
     peek,
+    place_of,
 )
 from mixpanel._runtime.checked_files import UnsafeFileError
 from mixpanel.exceptions import ConfigurationError
@@ -49,7 +50,7 @@ PAGE_BYTES = 8 * 1024 * 1024
 class SpoolFile:
     """One file of a spool.
 
-    `state` is "in use" (a process that lives has it), "waiting" (its process is gone) or "damaged".
+    `state` is "in use" (by a running process), "waiting" (its process has ended) or "damaged".
     """
 
     destination: str
@@ -74,7 +75,9 @@ def destinations(spool: object) -> list[Path]:
     folder = checked_path(spool)
     check_folder(folder)
     if not folder.is_dir():
-        raise ConfigurationError(f"there is no spool at {folder}: name its folder, or set MP_SPOOL")
+        raise ConfigurationError(
+            f"there is no spool at {folder}: pass the folder of a spool, or set MP_SPOOL"
+        )
     found = [each for each in sorted(folder.iterdir()) if (each / DESCRIPTION).is_file()]
     for each in found:
         check_folder(each)
@@ -127,7 +130,10 @@ def _describe(path: Path, destination: str, service: str, origin: str) -> SpoolF
 
 @contextmanager
 def _opened(path: Path) -> Iterator[SpoolStore | None]:
-    """Open a file whose process is gone, under its lock; yield None if it is in use."""
+    """Open a file whose process has ended, under its lock; yield None if it is in use.
+
+    A file that is empty afterwards is removed.
+    """
     lock = claim_orphan(path)
     if lock is None:
         yield None
@@ -148,7 +154,7 @@ def _opened(path: Path) -> Iterator[SpoolStore | None]:
 def export(
     spool: object, *, dead: bool, waiting: bool, skipped: list[Path]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the messages of all files that are not in use; `skipped` gets the others."""
+    """Yield the messages of all files that are not in use; add the other files to `skipped`."""
     for folder in destinations(spool):
         about = read_destination(folder)
         for path in spool_files(folder):
@@ -173,7 +179,7 @@ def _waiting(store: SpoolStore) -> Iterator[dict[str, Any]]:
         place = 0
         while page := store.read(endpoint, place, PAGE_MESSAGES, PAGE_BYTES):
             for block in page:
-                place = block.id & ((1 << 48) - 1)
+                place = place_of(block.id)
                 state = block.state or bytes(block.messages)
                 for index, body in enumerate(block.bodies or ()):
                     if state[index] != DONE:
@@ -208,7 +214,7 @@ def _letters(store: SpoolStore) -> Iterator[DeadLetter]:
 def retry(spool: object, *, reason: str | None, skipped: list[Path]) -> Counter[str]:
     """Move dead letters back into the queues; return how many, by reason.
 
-    Damaged blocks cannot be sent, and stay.
+    Dead letters of damaged blocks have no messages to send, and stay.
     """
     moved: Counter[str] = Counter()
     for folder in destinations(spool):

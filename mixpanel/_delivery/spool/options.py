@@ -24,9 +24,9 @@ __all__ = ["SpoolOptions", "checked_durability", "checked_folder"]
 class SpoolOptions:
     """The settings of one spool.
 
-    `has_credentials` is True if the sender authorizes `/import` itself, so that a message can be
-    sent whose own secret is gone. With `repeat_ambiguous`, updates that were attempted by a process
-    that died are sent again.
+    `has_credentials` is True if the sender authorizes `/import` itself, so that it can send
+    messages whose own secret ended with their process. With `repeat_ambiguous`, updates that were
+    being sent when their process ended are sent again.
     """
 
     folder: Path

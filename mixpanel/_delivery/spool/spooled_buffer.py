@@ -1,4 +1,4 @@
-"""A buffer whose messages are in a file as well, from before they are sent until they are settled.
+"""A buffer that also keeps its messages in a file, from before they are sent until settled.
 
 In addition to those of `Buffer`, these invariants hold whenever the lock is free:
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
-from mixpanel._delivery.buffer import Buffer, EndpointQueue, _locked
+from mixpanel._delivery.buffer import Buffer, EndpointQueue, locked
 from mixpanel._delivery.health import SpoolHealth
 from mixpanel._delivery.spool.store import place_of
 from mixpanel._delivery.spool.writer import SpoolWriter
@@ -42,9 +42,9 @@ __all__ = ["SpoolQueue", "SpooledBuffer"]
 LOADED = 20_000  # messages of a queue that are kept in memory
 LOADED_BYTES = 8 * 1024 * 1024
 COMMIT_TIMEOUT = 30.0  # seconds
-TAKE_TIMEOUT = 1.0  # seconds that a caller who sends a batch waits until it is on disk
+TAKE_TIMEOUT = 1.0  # seconds that a caller waits for the disk before it sends a batch itself
 NEVER_SPOOLED = -1  # the index of a message that skips the spool
-CLOSE_TIMEOUT = 0.2  # seconds; what closing may take beyond its own timeout
+CLOSE_TIMEOUT = 0.2  # seconds to write the rest, in addition to the timeout of `close`
 
 _sequence = attrgetter("sequence")
 
@@ -96,7 +96,10 @@ class SpooledBuffer(Buffer):
         super().__init__(limits, stats, **settings)
 
     def clear(self) -> None:
-        """Forget everything without settling it, as a forked child does with its copy."""
+        """Forget everything without settling it, as a forked child does with its copy.
+
+        A new writer replaces the one of the parent, whose file and thread the child must not use.
+        """
         super().clear()
         self.queues = {
             name: SpoolQueue(name, each.max_in_flight, each.max_bytes)
@@ -110,18 +113,18 @@ class SpooledBuffer(Buffer):
         self.writer = SpoolWriter(self, self.options)
 
     def attach(self, on_ready: Callable[[], object], in_caller: Callable[[], bool]) -> None:
-        """Call `on_ready` when there is more to send; `in_caller` is True if callers send."""
+        """Call `on_ready` when there is more to send; `in_caller` returns True if callers send."""
         self.on_ready, self.sends_in_caller = on_ready, in_caller
 
     def start(self) -> None:
-        """Open the spool in the background, to send what an earlier process has left."""
+        """Open the spool in the background, to send the messages of earlier processes."""
         if not self.is_closed and self.writer is not None:
-            self.writer.ring()
+            self.writer.wake()
 
     # ---- in ---------------------------------------------------------------------------------
 
     def put(self, record: Record) -> bool | None:
-        """Accept a record; see `Buffer.put`. It is on disk some milliseconds later."""
+        """Accept a record; see `Buffer.put`. The writer commits it some milliseconds later."""
         size = len(record.body)
         record.enqueued_at = self.clock()
         stats, limits = self.stats, self.limits
@@ -140,7 +143,7 @@ class SpooledBuffer(Buffer):
                         or self.bytes + self.disk_bytes + size
                         > limits.max_spool_bytes + self.adopted_bytes
                     ):
-                        reason = self._refuse(size)
+                        reason = self._refusal(size)
                         if reason == "wait":
                             return None
                     else:
@@ -172,7 +175,7 @@ class SpooledBuffer(Buffer):
             stats.report_drop(reason, [record])
             self._report_outcome([record], "dropped", reason)
         elif first:
-            self._writer.ring()
+            self._writer.wake()
         return signal
 
     @property
@@ -180,9 +183,10 @@ class SpooledBuffer(Buffer):
         assert self.writer is not None
         return self.writer
 
-    def _refuse(self, size: int) -> str:
-        """Return why a message is not accepted, or "wait".
+    def _refusal(self, size: int) -> str:
+        """Return the reason to drop a message, or "wait" if there may be space later.
 
+        :raises ClosedError: if the client is closed.
         :raises QueueFullError: with `when_full="raise"`.
         """
         if self.end_reason == "closed":
@@ -195,7 +199,7 @@ class SpooledBuffer(Buffer):
             raise self._queue_full_error()
         return "wait" if self.when_full == "wait" else "queue_full"
 
-    @_locked
+    @locked
     def ensure_space(self, records: list[Record]) -> None:
         """Check that all of these records fit if `when_full` is "raise"; see `Buffer`."""
         if self.when_full != "raise":
@@ -249,7 +253,7 @@ class SpooledBuffer(Buffer):
         return super().take(claim, everything=everything)
 
     def _commit_full_batches(self) -> None:
-        """Wait until batches that are full are on disk, for a caller who is to send them."""
+        """Wait until full batches are on disk, for a caller that sends them itself."""
         limits = self.limits
         for queue in self.queues.values():
             staged = len(queue.staged) + len(queue.writing)
@@ -264,7 +268,7 @@ class SpooledBuffer(Buffer):
     def claim_directly(
         self, records: list[Record], claims: list[Claim], owner_is_alive: Callable[[], bool]
     ) -> None:
-        """Accept records that skip the queue, and the spool: their caller gets the outcome."""
+        """Accept records that skip the queue and the spool; their caller gets the outcome."""
         for record in records:
             record.block, record.index = None, NEVER_SPOOLED
         super().claim_directly(records, claims, owner_is_alive)
@@ -281,7 +285,7 @@ class SpooledBuffer(Buffer):
             self._writer.retire(records)
         return True
 
-    @_locked
+    @locked
     def _forget_memory_only(self, records: Sequence[Record]) -> None:
         in_memory = [record for record in records if getattr(record, "block", None) is None]
         count = min(len(in_memory), self.memory_only)
@@ -299,13 +303,13 @@ class SpooledBuffer(Buffer):
         *,
         quiet: bool = False,
     ) -> None:
-        """Report the outcome of settled records; what was given up becomes a dead letter."""
+        """Report the outcome of settled records; rejected and dropped ones become dead letters."""
         if fate != "delivered" and reason != "raised":
             texts = _error_texts(records, error)
             self._writer.retire(records, reason or fate, texts)
         super().announce(records, fate, reason, error, quiet=quiet)
 
-    @_locked
+    @locked
     def _finish(self, batch: Batch) -> list[Record]:
         unsafe = [record for record in batch.unsettled if not record.repeatable]
         queue, before = batch.queue, batch.unsettled
@@ -314,14 +318,14 @@ class SpooledBuffer(Buffer):
             cut_off = {id(record) for record in ambiguous}
             self._writer.unmark([record for record in unsafe if id(record) not in cut_off])
         if isinstance(queue, SpoolQueue) and queue.on_disk and queue.has_space():
-            self._writer.ring()
+            self._writer.wake()
         return ambiguous
 
     # ---- for the writer's thread ------------------------------------------------------------
 
-    @_locked
+    @locked
     def take_staged(self, *, respool: bool) -> dict[str, list[Record]]:
-        """Return what is to be written, by endpoint; with `respool`, also what the disk refused."""
+        """Return the records to write, by endpoint; with `respool`, also those of failed writes."""
         taken = {}
         for name, queue in self.queues.items():
             assert not queue.writing
@@ -343,15 +347,18 @@ class SpooledBuffer(Buffer):
             queue.bytes -= size
             self.memory_only -= len(refused)
 
-    @_locked
+    @locked
     def written(self, endpoint: str, runs: Sequence[tuple[Block, list[Record]]]) -> None:
-        """Move what was written to `unsent`, or leave it on disk where memory holds enough."""
+        """Move records that were written to `unsent`, or leave them on disk only.
+
+        Memory takes them if it has space and no earlier ones are on disk only: order is kept.
+        """
         queue = self.queues[endpoint]
         for block, records in runs:
             size = sum([len(record.body) for record in records])
             if queue.on_disk == 0 and queue.has_space():
                 if queue.unsent and queue.unsent[-1].sequence > records[0].sequence:
-                    # What the disk refused before was written again, after later ones.
+                    # Records of a failed write were written again, after later ones.
                     queue.unsent = deque(sorted([*queue.unsent, *records], key=_sequence))
                 else:
                     queue.unsent.extend(records)
@@ -368,9 +375,9 @@ class SpooledBuffer(Buffer):
             self.unspooled_bytes -= size
         queue.writing = []
 
-    @_locked
+    @locked
     def not_written(self) -> None:
-        """Keep in memory what the disk refused, unless others wait before it on disk."""
+        """Keep the records of a failed write in memory, or staged behind those on disk only."""
         for queue in self.queues.values():
             records, nothing = queue.writing, list[Any]()
             if not records:
@@ -384,9 +391,9 @@ class SpooledBuffer(Buffer):
                 self.memory_only += len(records)
             queue.writing = nothing
 
-    @_locked
+    @locked
     def refused_in_flight(self) -> dict[str, list[Record]]:
-        """Return what the disk refused and is in flight now, by endpoint."""
+        """Return the records of failed writes that are in flight now, by endpoint."""
         found = {}
         for name, queue in self.queues.items():
             refused = [
@@ -399,9 +406,9 @@ class SpooledBuffer(Buffer):
                 found[name] = sorted(refused, key=_sequence)
         return found
 
-    @_locked
+    @locked
     def respooled(self, endpoint: str, block: Block, records: Sequence[Record]) -> list[Record]:
-        """Note the block of messages that were in flight; return those settled meanwhile."""
+        """Set the block of records written while in flight; return those settled since."""
         queue = self.queues[endpoint]
         unsettled = {id(record) for record in queue.unsent}
         unsettled |= {id(record) for batch in queue.in_flight for record in batch.unsettled}
@@ -417,9 +424,9 @@ class SpooledBuffer(Buffer):
             self.unspooled_bytes -= len(record.body)
         return settled
 
-    @_locked
+    @locked
     def adopted(self, endpoint: str, count: int, size: int) -> None:
-        """Count what an earlier process has left."""
+        """Count the messages of an earlier process as accepted and pending."""
         queue, stats = self.queues[endpoint], self.stats
         stats.accepted += count
         stats.pending += count
@@ -428,7 +435,7 @@ class SpooledBuffer(Buffer):
         self.disk_bytes += size
         self.adopted_bytes += size
 
-    @_locked
+    @locked
     def loaded(self, endpoint: str, count: int, size: int, records: list[Record]) -> None:
         """Take a block from the disk into memory: `count` messages, those in `records` to send."""
         queue = self.queues[endpoint]
@@ -442,7 +449,7 @@ class SpooledBuffer(Buffer):
         if records:
             queue.disk_sequence = records[-1].sequence
 
-    @_locked
+    @locked
     def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool) -> None:
         """Count messages that are dropped without having been in memory."""
         stats = self.stats
@@ -453,9 +460,9 @@ class SpooledBuffer(Buffer):
         stats.pending -= count
         stats.dropped[reason] += count
 
-    @_locked
+    @locked
     def forget_blocks(self, source: object) -> None:
-        """Forget that messages are in a file that is gone."""
+        """Count the messages of a file that is gone as being in memory only."""
         for queue in self.queues.values():
             for record in [*queue.unsent, *(r for b in queue.in_flight for r in b.unsettled)]:
                 if record.block is not None and record.block.source is source:
@@ -506,7 +513,7 @@ class SpooledBuffer(Buffer):
     async def mark_attempted(self, records: Sequence[Record]) -> SpoolError | None:
         """Write that updates which must not be repeated are about to be sent.
 
-        Return the error if that cannot be written: they must not be sent then.
+        Return the error if it cannot be written; they must not be sent then.
         """
         try:
             await wait_in_loop(self._writer.mark(records), COMMIT_TIMEOUT)
@@ -525,7 +532,7 @@ class SpooledBuffer(Buffer):
         return None
 
     def unmark(self, records: Sequence[Record]) -> None:
-        """Write that updates were provably not applied, so that they may be sent."""
+        """Write that updates were provably not applied, so that they may be sent again."""
         self._writer.unmark([record for record in records if not record.repeatable])
 
     # ---- waiting ----------------------------------------------------------------------------
@@ -534,20 +541,20 @@ class SpooledBuffer(Buffer):
         """Make everything accepted so far due; see `Buffer.mark_for_flush`."""
         marker = super().mark_for_flush()
         if not self.is_closed:
-            self._writer.ring(hurry=True)
+            self._writer.wake(at_once=True)
         return marker
 
     def mark_endpoint_for_flush(self, endpoint: str) -> int:
         """Like `mark_for_flush`, for the messages of one endpoint."""
         marker = super().mark_endpoint_for_flush(endpoint)
         if not self.is_closed:
-            self._writer.ring(hurry=True)
+            self._writer.wake(at_once=True)
         return marker
 
     # ---- the end ----------------------------------------------------------------------------
 
     def drop_all(self, reason: str, end_reason: Literal["closed", "exit"] | None = None) -> None:
-        """Close the spool. What is in it stays there, and counts as pending; the rest is dropped.
+        """Close the spool. Messages in it stay there and count as pending; all others are dropped.
 
         With `end_reason`, nothing is accepted from then on.
         """
@@ -563,9 +570,9 @@ class SpooledBuffer(Buffer):
             self.announce(records, "dropped", reason)
         self.notify()
 
-    @_locked
+    @locked
     def _keep_spooled(self, reason: str) -> list[Record]:
-        """Let go of what is on disk, and count what is not as dropped; return the latter."""
+        """Forget the messages that are on disk; count all others as dropped, and return them."""
         stats, dropped = self.stats, self.stats.dropped
         lost: list[Record] = []
         kept = 0
@@ -598,7 +605,7 @@ def _error_texts(records: Sequence[Record], error: DeliveryError | None) -> list
 def native_wait(future: Future[None], timeout: float | None, *, raising: bool = False) -> None:
     """Wait for the writer in this thread.
 
-    :raises SpoolError: with `raising`, its error, or that it takes too long.
+    :raises SpoolError: with `raising`, if it failed, or takes longer than `timeout`.
     """
     try:
         native_threads.wait_for(future, timeout)
@@ -613,7 +620,7 @@ def native_wait(future: Future[None], timeout: float | None, *, raising: bool = 
 async def wait_in_loop(future: Future[None], timeout: float | None) -> None:
     """Wait for the writer in this event loop.
 
-    :raises SpoolError: its error, or that it takes too long.
+    :raises SpoolError: if it failed, or takes longer than `timeout`.
     """
     here = event_loop.running_loop()
     assert here is not None
@@ -630,6 +637,6 @@ async def wait_in_loop(future: Future[None], timeout: float | None) -> None:
 
 def _too_slow(timeout: float | None) -> SpoolError:
     return SpoolError(
-        f"the spool was not written within {timeout:g} s: the disk is slow or full. The message is "
-        "in memory, and is written when the disk responds"
+        f"the spool was not written within {timeout:g} s: the disk is slow or full. Messages stay "
+        "in memory, and are written when the disk responds"
     )

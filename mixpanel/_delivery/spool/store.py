@@ -37,10 +37,13 @@ Durability = Literal["process", "power"]
 
 ENDPOINTS = ("events", "imports", "people", "groups", "batch")
 WAITING, DONE, ATTEMPTED = 0, 1, 2  # of one message in the state of its block
-PLACE_BITS = 48  # a block's id is its endpoint's number, and then its place among that one's
+PLACE_BITS = 48  # of a block's id; the bits above them are its endpoint's number, from 1 on
 PAGE_BYTES = 4096
 WAL_LIMIT = 16 * 1024 * 1024
 APPLICATION_ID = 0x4D505350  # "MPSP"
+
+# Triggers keep the counts of each endpoint in `total`, with dead letters at 0, in the transaction
+# that changes them: a start reads six rows instead of all messages. 48 is PLACE_BITS.
 
 SCHEMA = """
 CREATE TABLE block (
@@ -111,7 +114,7 @@ class NewBlock(NamedTuple):
     """Messages of one endpoint to be written, in order; all have the same `auth`.
 
     `flags` has a byte for each message, 1 if it may be sent twice; None if all may. `extra` is
-    what a client needs to restore them, beside their bodies.
+    what `Codec.load` needs in addition to their bodies.
     """
 
     id: int
@@ -138,9 +141,9 @@ class StoredBlock(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A message that was given up, and why."""
+    """A message that was rejected or dropped, and why."""
 
-    key: str  # the same message is kept once
+    key: str  # the same for the same message, which is kept only once
     at: float
     endpoint: str
     reason: str
@@ -174,7 +177,7 @@ def is_damage(error: BaseException) -> bool:
 
 
 class SpoolStore:
-    """An open file of a spool. The caller holds its lock, and has made the file with its mode.
+    """An open file of a spool. The caller holds its lock, and has created it with mode 0600.
 
     :raises sqlite3.DatabaseError: if the file is not a database of this format, or is damaged.
     :raises sqlite3.OperationalError: if the disk fails.
@@ -182,7 +185,7 @@ class SpoolStore:
 
     def __init__(self, path: Path, durability: Durability = "process") -> None:
         self.path = path
-        # Its thread may be another one at the end of the process.
+        # At exit another thread than the writer's may close it.
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(durability)
@@ -275,7 +278,7 @@ class SpoolStore:
             raise
 
     def add(self, block: NewBlock) -> None:
-        """Write a block: one statement, so a transaction of its own outside of one."""
+        """Write a block. It is one statement: outside of `transaction` it commits by itself."""
         body = b"".join(block.bodies)
         count = len(block.bodies)
         lengths = array("I", map(len, block.bodies))
@@ -302,8 +305,8 @@ class SpoolStore:
             "UPDATE block SET state = ?, remaining = ? WHERE id = ?", (state, remaining, id)
         )
 
-    def bury(self, letters: Sequence[DeadLetter], max_bytes: int | None = None) -> int:
-        """Add dead letters; return how many old ones were deleted to stay within the bytes."""
+    def add_dead(self, letters: Sequence[DeadLetter], max_bytes: int | None = None) -> int:
+        """Add dead letters; return how many old ones were deleted to stay within `max_bytes`."""
         for letter in letters:
             self._connection.execute(INSERT_DEAD, letter[:-1])
         if max_bytes is None:
@@ -333,7 +336,7 @@ class SpoolStore:
         self._connection.execute("DELETE FROM block")
 
     def shrink(self, pages: int) -> None:
-        """Return up to so many unused pages to the file system."""
+        """Return up to `pages` unused pages to the file system."""
         # Not `execute`, which would take the first step only: one page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
 
@@ -351,7 +354,7 @@ class SpoolStore:
     def read(
         self, endpoint: str, after: int, max_messages: int, max_bytes: int
     ) -> list[StoredBlock]:
-        """Return the next blocks of an endpoint after a place, at least one, up to the limits."""
+        """Return blocks of an endpoint after a place: up to the limits, but at least one if any."""
         first, last = block_id(endpoint, after + 1), block_id(endpoint, (1 << PLACE_BITS) - 1)
         found: list[StoredBlock] = []
         messages = size = 0
@@ -376,7 +379,7 @@ class SpoolStore:
         return found
 
     def dead(self, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
-        """Return dead letters in the order in which they were given up."""
+        """Return dead letters in the order in which they were added."""
         rows = self._connection.execute(
             f"{SELECT_DEAD} WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
@@ -438,5 +441,5 @@ def peek(path: Path) -> Snapshot:
 
 
 def now() -> float:
-    """Return the wall clock, which alone is meaningful after a restart."""
+    """Return the time of the wall clock, the only one that is meaningful after a restart."""
     return time.time()

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 __all__ = ["SpoolWriter"]
 
 GROUP_WINDOW = 0.005  # seconds in which messages gather before they are committed
-ADOPT_EVERY = 30.0  # seconds between two looks for files of dead processes
+ADOPT_EVERY = 30.0  # seconds between two searches for files of processes that have ended
 RETRY_EVERY = 1.0  # seconds between attempts to write to a disk that failed
 QUIET = 60.0  # seconds without a failure after which the next one is reported again
 CHECK_SPACE_EVERY = 1.0  # seconds
@@ -67,13 +67,16 @@ PAGE_MESSAGES = 10_000  # that are read back at a time
 PAGE_BYTES = 4 * 1024 * 1024
 SHRINK_PAGES = 2000  # unused pages of a file that are returned at a time
 FORK_TIMEOUT = 5.0  # seconds that a fork waits for a commit
+CLOSED = "the client is closed, and its spool with it: make a new client to track more messages"
 
-_inherited: list[object] = []  # of the parent process: a forked child must not close them
+# Files of the parent process, which a forked child keeps alive: if its garbage collector closed the
+# connection, SQLite could remove the WAL that the parent still writes.
+_inherited: list[object] = []
 _writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
 
 
 class _Changes:
-    """What is to be written about messages that are in files already."""
+    """Changes of messages in files that are not written yet."""
 
     def __init__(self) -> None:
         self.touched: dict[Block, None] = {}
@@ -85,7 +88,7 @@ class _Changes:
 
 
 class _Files:
-    """The open files; apart from the writer, so that they can be closed when it is collected."""
+    """The open files, apart from the writer: they are closed when it is collected."""
 
     def __init__(self) -> None:
         self.own: Source | None = None
@@ -103,7 +106,7 @@ class SpoolWriter:
     """Commit what a buffer stages, delete what is settled, and read what was left on disk.
 
     All work on files happens in one thread, which starts when it is first needed. Other threads
-    leave work in queues here and ring.
+    add to queues here and call `wake`.
     """
 
     def __init__(self, buffer: Any, options: SpoolOptions) -> None:
@@ -115,14 +118,14 @@ class SpoolWriter:
         self.dead_letters = 0
         self.folder: Path | None = None
         self.file_bytes = 0
-        self._bell = native_threads.new_lock()
-        self._bell.acquire()
+        self._wakeup = native_threads.new_lock()
+        self._wakeup.acquire()
         self._io = native_threads.new_rlock()  # held while files are used; a fork waits for it
         self._start_lock = native_threads.new_lock()
         self._thread: Any = None
         self._thread_id = 0
         self._pid = os.getpid()
-        self._hurry = False
+        self._at_once = False
         self._closing = False
         self._closed: Future[None] = native_threads.new_future()
         self._reports: list[Callable[[], object]] = []
@@ -135,49 +138,53 @@ class SpoolWriter:
         self._quiet_until = 0.0
         self._adopt_at = 0.0
         self._space_at = 0.0
-        self._refused: set[Path] = set()  # orphans that could not be opened
-        weakref.finalize(self, _release, self._files, self._bell).atexit = False
+        self._unusable: set[Path] = set()  # orphans that could not be opened
+        # Not at exit: `close` was called then, or the thread still uses the files.
+        weakref.finalize(self, _release, self._files, self._wakeup).atexit = False
         _writers.add(self)
 
     # ---- from any thread ------------------------------------------------------------------------
 
-    def ring(self, *, hurry: bool = False) -> None:
-        """Let the thread look at what there is to do, and start it if it does not run."""
-        if hurry:
-            self._hurry = True
+    def wake(self, *, at_once: bool = False) -> None:
+        """Let the thread do what is due, and start it if it does not run."""
+        if at_once:
+            self._at_once = True
         if self._thread is None or not self._thread.is_alive():
             self._start()
-        with suppress(RuntimeError):  # it has rung already
-            self._bell.release()
+        with suppress(RuntimeError):  # it is released already
+            self._wakeup.release()
 
     def _start(self) -> None:
-        # A signal handler may have interrupted this very thread here: it need not wait.
+        # Never wait: a signal handler may have interrupted this thread while it has the lock.
         if not self._start_lock.acquire(blocking=False):
             return
         try:
             if (self._thread is None or not self._thread.is_alive()) and not self._closed.done():
                 reference: weakref.ref[SpoolWriter] = weakref.ref(self)
-                bell = self._bell
+                wakeup = self._wakeup
                 with suppress(RuntimeError):  # at the end of the interpreter no thread starts
                     self._thread = native_threads.start_thread(
-                        lambda: _run(reference, bell), "mixpanel-spool"
+                        lambda: _run(reference, wakeup), "mixpanel-spool"
                     )
         finally:
             self._start_lock.release()
 
     def request_commit(self) -> Future[None]:
-        """Return a future for the time when everything accepted so far is on disk."""
-        return self._wait_for(self._waiters.append)
+        """Return a future that is done when everything accepted so far is on disk."""
+        return self._new_waiter(self._waiters.append)
 
-    def _wait_for(self, leave: Any) -> Future[None]:
+    def _new_waiter(self, enqueue: Callable[[Future[None]], object]) -> Future[None]:
         future: Future[None] = native_threads.new_future()
         if native_threads.get_ident() == self._thread_id:
-            future.set_exception(SpoolError("a callback of the spool cannot wait for the spool"))
+            error = (
+                "a callback that the spool calls cannot wait for the spool: do it in another thread"
+            )
+            future.set_exception(SpoolError(error))
             return future
-        leave(future)
-        self.ring(hurry=True)
+        enqueue(future)
+        self.wake(at_once=True)
         if self._closed.done():
-            self._fail_waiters(SpoolError("the client is closed: its spool is, too"))
+            self._fail_waiters(SpoolError(CLOSED))
         return future
 
     def retire(
@@ -185,24 +192,24 @@ class SpoolWriter:
     ) -> None:
         """Delete settled messages; with a reason, keep them as dead letters."""
         self._retired.append((records, reason, texts))
-        self.ring()
+        self.wake()
 
     def mark(self, records: Sequence[Record]) -> Future[None]:
-        """Write that updates are about to be sent; return a future for the time when it is."""
+        """Write that updates are about to be sent; return a future that is done when it is."""
         unsafe = [record for record in records if not record.repeatable]
-        return self._wait_for(lambda future: self._marks.append((unsafe, ATTEMPTED, future)))
+        return self._new_waiter(lambda future: self._marks.append((unsafe, ATTEMPTED, future)))
 
     def unmark(self, records: Sequence[Record]) -> None:
         """Write that updates were not applied."""
         if records:
             self._marks.append((records, WAITING, None))
-            self.ring()
+            self.wake()
 
     def close(self, timeout: float) -> None:
-        """Write what is staged, and close the files; return after the timeout at the latest."""
+        """Write what is staged, and close the files; wait for up to `timeout` seconds."""
         self._closing = True
         if self._thread is not None and self._thread.is_alive():
-            self.ring(hurry=True)
+            self.wake(at_once=True)
             with suppress(TimeoutError):
                 native_threads.wait_for(self._closed, timeout)
         elif self._files.own is not None or self._has_work():
@@ -216,20 +223,20 @@ class SpoolWriter:
     # ---- the thread -----------------------------------------------------------------------------
 
     def wait_seconds(self) -> float:
-        """Return how long to wait for the bell."""
+        """Return how many seconds the thread waits to be woken."""
         return RETRY_EVERY if self.error is not None else ADOPT_EVERY
 
     def gather(self) -> None:
-        """Let messages gather for a while, unless a caller waits for the commit."""
+        """Wait for more messages of the same commit, unless a caller waits for it."""
         end = time.monotonic() + GROUP_WINDOW
-        while not (self._hurry or self._closing):
+        while not (self._at_once or self._closing):
             left = end - time.monotonic()
             if left <= 0:
                 return
-            self._bell.acquire(timeout=left)
+            self._wakeup.acquire(timeout=left)
 
     def run_cycle(self) -> bool:
-        """Do all there is to do; return False when the writer is closed."""
+        """Do all work that is due; return False when the writer is closed."""
         self._thread_id = native_threads.get_ident()
         if self._closing:
             self._cycle_and_close()
@@ -244,13 +251,14 @@ class SpoolWriter:
             with self._io:
                 self._close_files()
             _resolve(self._closed, None)
-            self._fail_waiters(SpoolError("the client is closed: its spool is, too"))
+            self._fail_waiters(SpoolError(CLOSED))
 
     def _cycle(self) -> None:
-        self._hurry = False
+        self._at_once = False
         buffer = self._buffer()
         if buffer is None:
             return
+        # Before the staged records are taken: what these callers wait for is in this commit.
         waiters = _drain(self._waiters)
         moved = False
         try:
@@ -272,7 +280,7 @@ class SpoolWriter:
             for future in waiters:
                 _resolve(future, failure)
         reports, self._reports = self._reports, []
-        for report in reports:  # they run code of the user's, so not while files are in use
+        for report in reports:  # they call the user's code, so not while files are in use
             report()
         if moved:
             buffer.notify()
@@ -281,7 +289,7 @@ class SpoolWriter:
     def _work(self, buffer: Any) -> bool:
         """Write, read and adopt; return True if there is more to send than before."""
         if self.error is not None and time.monotonic() < self._retry_at and not self._closing:
-            return self._refuse(buffer)
+            return self._keep_in_memory(buffer)
         moved = False
         try:
             self._open(buffer)
@@ -296,19 +304,22 @@ class SpoolWriter:
         except (sqlite3.Error, OSError, ConfigurationError) as error:
             if is_damage(error):
                 self._set_aside(buffer, self._files.own, error)
-                self.ring()
+                self.wake()
             else:
                 self._degrade(buffer, error)
-            moved = self._refuse(buffer) or moved
+            moved = self._keep_in_memory(buffer) or moved
         return moved
 
-    def _refuse(self, buffer: Any) -> bool:
-        """Leave in memory what cannot be written."""
-        buffer.take_staged(respool=False) if not _is_writing(buffer) else None
+    def _keep_in_memory(self, buffer: Any) -> bool:
+        """Keep in memory what cannot be written, and fail the marks: their updates wait."""
+        if not _is_writing(buffer):
+            buffer.take_staged(respool=False)
         buffer.not_written()
         for _, _, future in _drain(self._marks):
             if future is not None:
-                _resolve(future, self.error or SpoolError("the spool is being renewed"))
+                _resolve(
+                    future, self.error or SpoolError("the spool is starting a new file: try again")
+                )
         return True
 
     # ---- opening --------------------------------------------------------------------------------
@@ -348,7 +359,7 @@ class SpoolWriter:
         self._set_aside(buffer, own, SpoolError("the file was removed"), gone=True)
 
     def _count(self, source: Source, buffer: Any) -> None:
-        """Count what a file has, as messages that this process accepted."""
+        """Count the messages of a file as accepted by this process."""
         totals = source.store.totals()
         for endpoint in buffer.queues:
             source.base[endpoint] = source.store.last_place(endpoint)
@@ -359,14 +370,14 @@ class SpoolWriter:
                 buffer.adopted(endpoint, count, size)
 
     def _claim(self, folder: Path, buffer: Any) -> Source | None:
-        """Return the file of a dead process, locked and open; None if there is none."""
+        """Return the file of a process that has ended, locked and open; None without one."""
         taken = {each.store.path for each in (self._files.own, self._files.other) if each}
-        for path in orphans(folder, besides=frozenset(taken | self._refused)):
+        for path in orphans(folder, exclude=frozenset(taken | self._unusable)):
             try:
                 lock = claim_orphan(path)
             except OSError as error:
-                self._refused.add(path)
-                logger.warning("the spool file %s is not used: %s", path, error)
+                self._unusable.add(path)
+                logger.warning("the spool file %s cannot be used: %s", path, error)
                 continue
             if lock is None:
                 continue
@@ -416,11 +427,13 @@ class SpoolWriter:
             for future in marked:
                 _resolve(future, _as_spool_error(error))
             raise
+        # Not before the commit: the updates are sent as soon as their marks are resolved.
         for future in marked:
             _resolve(future, None)
         by_endpoint: dict[str, list[tuple[Block, list[Record]]]] = {}
         for endpoint, new, part in runs:
             block = _block_of(own, new)
+            # Before `written` makes them available to senders, whose outcomes refer to the block.
             for index, record in enumerate(part):
                 record.block = block
                 record.index = index
@@ -433,14 +446,14 @@ class SpoolWriter:
         return bool(runs)
 
     def _write_in_flight(self, buffer: Any, own: Source) -> None:
-        """Write what the disk refused before, and is being sent now."""
+        """Write messages of failed writes that are being sent now."""
         refused = buffer.refused_in_flight()
         for endpoint, records in refused.items():
             for new, part in new_blocks(
                 own, endpoint, records, self.options.codec, self.credentials
             ):
                 block = _block_of(own, new)
-                # Until it is known what came of an update, it counts as attempted.
+                # An update that is being sent counts as attempted until its outcome is known.
                 for index, record in enumerate(part):
                     block.state[index] = WAITING if record.repeatable else ATTEMPTED
                 with own.store.transaction():
@@ -452,14 +465,15 @@ class SpoolWriter:
                 elif settled:
                     self._changes.touched[block] = None
         if refused:
-            self.ring()
+            self.wake()
 
     def _collect(self) -> list[Future[None]]:
-        """Turn what other threads have left into changes; return who waits for them."""
+        """Apply the queues of other threads to the changes; return the futures that wait."""
         changes = self._changes
+        # Settled messages before marks: a mark of a settled message has no effect.
         for records, reason, texts in _drain(self._retired):
             if reason:
-                self._bury(records, reason, texts)
+                self._add_dead(records, reason, texts)
             for block, run in by_block(records):
                 if block.settle(run):
                     changes.touched.pop(block, None)
@@ -476,7 +490,7 @@ class SpoolWriter:
                 waiting.append(future)
         return waiting
 
-    def _bury(self, records: Sequence[Record], reason: str, texts: Sequence[str]) -> None:
+    def _add_dead(self, records: Sequence[Record], reason: str, texts: Sequence[str]) -> None:
         codec = self.options.codec
         self._changes.dead += [
             dead_letter(record, getattr(record, "block", None), reason, text, codec)
@@ -484,7 +498,7 @@ class SpoolWriter:
         ]
 
     def _commit(self, own: Source, blocks: list[NewBlock]) -> None:
-        """Write everything; what is written is taken from the changes."""
+        """Write blocks and changes in one transaction, then remove them from the changes."""
         changes = self._changes
         if not blocks and not changes:
             return
@@ -492,13 +506,13 @@ class SpoolWriter:
         parts = [block for block in changes.touched if block.source is own]
         store = own.store
         if len(blocks) + bool(mine) + len(parts) + len(changes.dead) == 1 and blocks:
-            store.add(blocks[0])  # one statement is a transaction, too
+            store.add(blocks[0])  # one statement is a transaction of its own
         else:
             with store.transaction():
                 for block in blocks:
                     store.add(block)
                 if changes.dead:
-                    store.bury(changes.dead, self.options.limits.max_dead_letter_bytes)
+                    store.add_dead(changes.dead, self.options.limits.max_dead_letter_bytes)
                 if mine:
                     store.remove([block.id for block in mine])
                 for part in parts:
@@ -519,7 +533,7 @@ class SpoolWriter:
             if not is_damage(error):
                 raise
             self._set_aside(buffer, other, error)
-        # Of files that are gone, nothing can be written.
+        # The rest is about files that were closed or set aside, which cannot be written.
         changes.finished.clear()
         changes.touched.clear()
 
@@ -537,7 +551,7 @@ class SpoolWriter:
     # ---- reading --------------------------------------------------------------------------------
 
     def _adopt(self, buffer: Any) -> bool:
-        """Look for a file of a dead process, now and then."""
+        """Adopt the file of a process that has ended, if there is one; look every `ADOPT_EVERY`."""
         if self._files.other is not None or time.monotonic() < self._adopt_at:
             return False
         assert self.folder is not None
@@ -551,15 +565,16 @@ class SpoolWriter:
         return True
 
     def _read_pages(self, buffer: Any) -> bool:
-        """Read at most one page of each endpoint: what was settled meanwhile is deleted first."""
+        """Read at most one page per endpoint, so that settled messages are deleted in between."""
         moved = False
         for endpoint, queue in buffer.queues.items():
+            # An adopted file first: its messages are older than those of this process.
             for source in (self._files.other, self._files.own):
                 if source is None or not source.left.get(endpoint, 0):
                     continue
                 if queue.has_space():
                     moved = self._read_page(buffer, source, endpoint) or moved
-                    self.ring()  # there may be space for another
+                    self.wake()  # there may be space for another
                 break
         return moved
 
@@ -567,7 +582,7 @@ class SpoolWriter:
         position = source.position[endpoint]
         found = source.store.read(endpoint, position, PAGE_MESSAGES, PAGE_BYTES)
         if not found:
-            # The counts of the file promised more than it has.
+            # The counts of the file are higher than what it has.
             buffer.lost(endpoint, source.left[endpoint], "corrupt", on_disk=True)
             source.left[endpoint] = 0
             return False
@@ -582,48 +597,50 @@ class SpoolWriter:
         state = bytearray(stored.state or bytes(stored.messages))
         block = Block(source, stored.id, stored.created, stored.auth, stored.remaining, state)
         records: list[Record] = []
-        problem, error = "", ""
+        reason, text = "", ""
         try:
             auth = self.credentials.load(stored.auth)
         except LookupError:
             auth = None
             if not self.options.has_credentials:
-                problem, error = "no_credentials", "its API secret was not written to disk"
+                reason = "no_credentials"
+                text = (
+                    "the API secret of a message is not known after a restart, as secrets are not "
+                    "written to disk: use a service account, then run `mp spool retry`"
+                )
         if stored.bodies is None:
-            self._bury_damaged(buffer, endpoint, block, stored)
+            self._drop_damaged(buffer, endpoint, block, stored)
             return
         try:
             records = restored(block, stored, endpoint, self.options.codec, auth)
         except (ValueError, KeyError, TypeError, IndexError):
-            self._bury_damaged(buffer, endpoint, block, stored)
+            self._drop_damaged(buffer, endpoint, block, stored)
             return
         enqueued = buffer.clock() - age_of(stored.created)
         sequence = max(0, place - source.base[endpoint]) if source is self._files.own else 0
         for record in records:
             record.enqueued_at = enqueued
             record.sequence = sequence
-        attempted = [
-            record for record in records
-            if state[record.index] == ATTEMPTED and not self.options.repeat_ambiguous
-        ]  # fmt: skip
-        given_up = records if problem else attempted
-        if given_up:
-            kept = [] if problem else [r for r in records if state[r.index] != ATTEMPTED]
-            records = kept
+        given_up: list[Record] = []
+        if reason:
+            given_up, records = records, []
+        elif not self.options.repeat_ambiguous:
+            given_up = [record for record in records if state[record.index] == ATTEMPTED]
+            records = [record for record in records if state[record.index] != ATTEMPTED]
+        if given_up and not reason:
+            reason = "ambiguous"
+            text = (
+                f"{len(given_up)} update(s) were being sent when their process ended; they may "
+                "have been applied and are not safe to repeat"
+            )
         buffer.loaded(endpoint, stored.remaining - len(given_up), stored.size, records)
         if given_up:
-            buffer.lost(endpoint, len(given_up), problem or "ambiguous", on_disk=True)
-            ambiguous = AmbiguousDeliveryError(
-                error
-                or f"{len(given_up)} update(s) were being sent when their process ended; they may "
-                "have been applied and are not safe to repeat",
-                endpoint=endpoint,
-            )
-            reason = problem or "ambiguous"
-            self._reports.append(lambda: buffer.announce(given_up, "dropped", reason, ambiguous))
+            buffer.lost(endpoint, len(given_up), reason, on_disk=True)
+            error = AmbiguousDeliveryError(text, endpoint=endpoint)
+            self._reports.append(lambda: buffer.announce(given_up, "dropped", reason, error))
 
-    def _bury_damaged(self, buffer: Any, endpoint: str, block: Block, stored: StoredBlock) -> None:
-        """Set a block aside whose checksum does not match."""
+    def _drop_damaged(self, buffer: Any, endpoint: str, block: Block, stored: StoredBlock) -> None:
+        """Drop a block whose checksum does not match; a dead letter has its number of messages."""
         key = f"{key_of(block)}-damaged"
         text = f"{stored.remaining} message(s) whose checksum does not match"
         self._changes.dead.append(
@@ -635,18 +652,22 @@ class SpoolWriter:
         block.remaining = 0
         self._changes.finished[block] = None
         buffer.lost(endpoint, stored.remaining, "corrupt", on_disk=True)
-        self._report(buffer, SpoolError(f"{endpoint}: a damaged block of the spool: {text}"))
-        self.ring()
+        self._report(
+            buffer,
+            SpoolError(f"a block of the spool is damaged: {endpoint}: {text}; they are dropped"),
+        )
+        self.wake()
 
     def _finish_other(self) -> None:
-        """Remove the file of a dead process when everything in it is settled."""
+        """Remove an adopted file when everything in it is settled."""
         other, own = self._files.other, self._files.own
         if other is None or any(other.left.values()) or other.store.totals():
             return
         assert own is not None
+        # A crash in between leaves copies, not a loss; `key` then keeps one of each.
         while letters := other.store.dead():
             with own.store.transaction():
-                own.store.bury(letters, self.options.limits.max_dead_letter_bytes)
+                own.store.add_dead(letters, self.options.limits.max_dead_letter_bytes)
             other.store.remove_dead([letter.id for letter in letters])
         self.dead_letters = own.store.dead_totals()[0]
         self._files.other = None
@@ -654,7 +675,7 @@ class SpoolWriter:
         remove_file(other.store.path)
         other.lock.release()
         self._adopt_at = 0.0
-        self.ring()
+        self.wake()
 
     def _tidy(self) -> None:
         own = self._files.own
@@ -667,7 +688,7 @@ class SpoolWriter:
     # ---- failures -------------------------------------------------------------------------------
 
     def _degrade(self, buffer: Any, error: BaseException) -> None:
-        """Keep messages in memory from now on, and report that once."""
+        """Keep messages in memory from now on, and report it unless that was done recently."""
         self._retry_at = time.monotonic() + RETRY_EVERY
         is_new = self.error is None and time.monotonic() >= self._quiet_until
         self._quiet_until = time.monotonic() + QUIET
@@ -677,7 +698,7 @@ class SpoolWriter:
             self._report(buffer, self.error)
 
     def _recovered(self, buffer: Any) -> None:
-        """End the degraded state when the disk takes a write, and nothing is left to write."""
+        """End the degraded state if the disk accepts a write, and all messages are on disk."""
         if self.error is None or buffer.memory_only:
             return
         assert self._files.own is not None
@@ -688,10 +709,10 @@ class SpoolWriter:
     def _set_aside(
         self, buffer: Any, source: Source | None, error: BaseException, *, gone: bool = False
     ) -> None:
-        """Close a damaged file and keep it under another name; start anew with what memory has."""
+        """Close a damaged file and rename it; what memory holds is written to a new one."""
         damaged = [source] if source is not None else []
         if not gone and self._files.other is not None:
-            # Either may be the damaged one: SQLite does not say.
+            # SQLite does not report which of them is damaged.
             both = [each for each in (self._files.own, self._files.other) if each is not None]
             damaged = [each for each in both if _is_bad(each)] or damaged
         for each in damaged:
@@ -756,18 +777,19 @@ class SpoolWriter:
         self._files.own = self._files.other = None
 
 
-def _release(files: _Files, bell: Any) -> None:
-    """Close the files of a writer that is collected, and let its thread end."""
+def _release(files: _Files, wakeup: Any) -> None:
+    """Close the files of a collected writer, and let its thread end."""
     files.close()
     with suppress(RuntimeError):
-        bell.release()
+        wakeup.release()
 
 
-def _run(reference: Callable[[], SpoolWriter | None], bell: Any) -> None:
-    """Work until the writer is closed, or is referred to no longer."""
+def _run(reference: Callable[[], SpoolWriter | None], wakeup: Any) -> None:
+    """Work until the writer is closed or collected: the thread only has a weak reference to it."""
     seconds = 0.0
     while True:
-        bell.acquire(timeout=seconds) if seconds else None
+        if seconds:
+            wakeup.acquire(timeout=seconds)
         writer = reference()
         if writer is None:
             return
@@ -837,6 +859,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    # Not released: each client of the child gets a writer of its own, with locks of its own.
     _held.clear()
     for writer in list(_writers):
         writer.leave_to_parent()

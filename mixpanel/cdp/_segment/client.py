@@ -26,7 +26,7 @@ from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._http.proxies import (
     TransportOptions,
 )
-from mixpanel._page.switch import watched
+from mixpanel._page.switch import watch_if_enabled
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.rebuilding import Rebuilt
@@ -119,7 +119,7 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
         self._fast_path_bytes = self._api.max_message_bytes if skips_checks else -1
         self._stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
         self._sender = self._new_sender(options)
-        self.debug_page: str | None = watched(self._sender, options.get("debug"))
+        self.debug_page: str | None = watch_if_enabled(self._sender, options.get("debug"))
         """The address of the live page that shows what this client does; None without `debug`."""
         self._composer = self._composes(
             dialect,

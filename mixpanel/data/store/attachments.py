@@ -1,7 +1,7 @@
-"""What SQL can join with besides the tables of the database: files, and other databases.
+"""Files and other databases that are attached to a database, so that SQL can join them.
 
-DuckDB forgets what is attached when the database file is closed, so all is attached again whenever
-it is opened. A CSV, Parquet or JSON file is copied once into a DuckDB file of its own, which SQL
+DuckDB detaches everything when the database file is closed, so all is attached again whenever it is
+opened. A CSV, Parquet or JSON file is copied once into a DuckDB file of its own, which SQL
 sees as a temporary view; SQL can still access no file by its path.
 """
 
@@ -36,7 +36,7 @@ RESERVED = {"information_schema", "main", "memory", "pg_catalog", "system", "tem
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A file that was copied into the DuckDB file `copy`; `alias` is its name in DuckDB."""
+    """A file that was copied into the DuckDB file `copy`, attached in DuckDB as `alias`."""
 
     name: str
     kind: AttachedKind
@@ -47,7 +47,7 @@ class Lookup:
 
 
 class Attachments:
-    """The files and databases attached to one handle of a database, by name in lower case."""
+    """The files and databases attached to one database object, by name in lower case."""
 
     def __init__(self) -> None:
         self.lookups: dict[str, Lookup] = {}
@@ -65,13 +65,13 @@ class Attachments:
         return sorted(found, key=lambda each: each.name)
 
     def paths(self) -> dict[str, Path]:
-        """Return the files of the databases by the names that they have in SQL."""
+        """Return the paths of the databases by their names in SQL."""
         return dict(self.databases.values())
 
     def attach_copies(self, connection: DuckDBPyConnection, exchange: Path) -> None:
-        """Attach the copies that this instance of DuckDB does not have yet, and define the views.
+        """Attach the copies that this instance of DuckDB does not have yet, and define their views.
 
-        They are linked into `exchange`, the only folder that DuckDB can access.
+        Copies are linked into `exchange`, the only folder that DuckDB can access.
         """
         if not self.lookups:
             return
@@ -89,7 +89,7 @@ class Attachments:
                     connection.execute(
                         f"ATTACH {literal(str(link))} AS {quoted(lookup.alias)} (READ_ONLY)"
                     )
-                with suppress(OSError):  # Windows: it stays while DuckDB has it open
+                with suppress(OSError):  # on Windows DuckDB keeps it open
                     link.unlink()
         self.define_views(connection)
 
@@ -108,7 +108,7 @@ class Attachments:
         for name, lookup in self.lookups.items():
             if name in tables:
                 raise ConfigError(
-                    f"{tables[name]} is a table and an attached file, too: detach the file, and "
+                    f"{tables[name]} is both a table and an attached file: detach the file, and "
                     "attach it under another name"
                 )
             connection.execute(
@@ -117,7 +117,7 @@ class Attachments:
             )
 
     def new_copy(self, parts: Path) -> tuple[Path, str]:
-        """Return the path and the name in DuckDB of a new copy, in a folder of this process."""
+        """Return the path of a new copy, in a folder of this process, and its name in DuckDB."""
         alias = f"_lookup_{uuid4().hex}"
         folder = parts / scratch_name("lookup", uuid4().hex)
         make_folder(folder)
@@ -125,9 +125,9 @@ class Attachments:
 
 
 def check_alias(connection: DuckDBPyConnection, name: str) -> str:
-    """Return a name for a database in SQL, if no other database or schema has it.
+    """Return the name of a database to attach, after checking that SQL can use it.
 
-    :raises ConfigError: if it is invalid or taken.
+    :raises ConfigError: if it is invalid, or taken by another database or schema.
     """
     taken = connection.execute(
         "SELECT 1 FROM (SELECT database_name AS name FROM duckdb_databases() UNION ALL "

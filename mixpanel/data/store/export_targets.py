@@ -1,7 +1,8 @@
-"""Where exports go: local files and folders, and object storage through fsspec.
+"""Targets of exports: local files and folders, and object storage through fsspec.
 
-On Linux a local file has no name until it is complete, so that nothing is left of an export that
-was killed. In other places it has a temporary name, which the next export into the folder removes.
+On Linux a local file has no name until it is complete, so that an export that is killed leaves
+nothing behind. On other systems it has a temporary name, which the next export into the folder
+removes.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ __all__ = ["LocalTarget", "RemoteTarget", "Target", "is_committing", "target_of"
 FSSPEC_PACKAGES = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FOOTER_BYTES = 65_536  # what is read of the end of a file
-MOST_OPEN_FILES = 4_000  # without a name, at the same time
+MAX_OPEN_FILES = 4_000  # without a name, at the same time
 _EXPORTED_FILE = re.compile(r"day=[^/]+/[^/]+\.parquet")
 _SYNCED_FILE = re.compile(r"day=[^/]+/part-[0-9a-f]{32}-\d+\.parquet")
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{32}")
-_commits: list[object] = []  # one for each commit that is going on
+_commits: list[object] = []  # an item for each commit in progress
 
 
 def is_committing() -> bool:
-    """Return True while files get their names, which must not be interrupted."""
+    """Return True while files are being renamed, which must not be interrupted."""
     return bool(_commits)
 
 
 class Target(Protocol):
-    """A place for the files of an export; `url` names it in messages."""
+    """A target for the files of an export; `url` is its name in messages."""
 
     url: str
     local_path: Path | None
 
     def check(self, *, folder: bool, overwrite: bool) -> None:
-        """Raise if something is there that may not be replaced."""
+        """Raise ConfigError if the target exists and may not be replaced."""
 
     def files(self) -> dict[str, list[str]]:
         """Return the names of the files of each folder, after checking that all are exports."""
@@ -62,15 +63,15 @@ class Target(Protocol):
         ...
 
     def write_folder(self, files: Iterable[tuple[str, Iterator[bytes]]]) -> list[str]:
-        """Write all files of a folder, replacing what is there when they are complete."""
+        """Write all files of a folder; replace existing files when all are complete."""
         ...
 
     def replace(self, name: str, chunks: Iterator[bytes]) -> str:
-        """Write one file of a folder; readers find the previous one until it is complete."""
+        """Replace one file of a folder; readers see the previous one until it is complete."""
         ...
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files of a folder, and folders that are empty then."""
+        """Remove files of a folder, and folders that become empty."""
 
 
 def target_of(
@@ -78,7 +79,7 @@ def target_of(
 ) -> Target:
     """Return the target for a path, which may not be the database itself.
 
-    :raises ConfigError: if it is, or its scheme cannot be used.
+    :raises ConfigError: if it is the database, or its scheme cannot be used.
     """
     target: Target
     if isinstance(path, str) and "://" in path:
@@ -103,14 +104,14 @@ def target_of(
 
 
 class _NewFile:
-    """A file that is being written; on Linux without a name, so that nothing is left if killed."""
+    """A file that is being written; on Linux it has no name until it is complete."""
 
     def __init__(self, folder: Path) -> None:
         self.temporary: Path | None = None
-        mode = 0o666  # less the umask, as any other file of the user
+        mode = 0o666  # minus the umask, as for any file of the user
         unnamed = getattr(os, "O_TMPFILE", None)
         if unnamed is not None and Path("/proc/self/fd").is_dir():
-            with suppress(OSError):  # a file system without such files
+            with suppress(OSError):  # a file system without O_TMPFILE
                 self.descriptor = os.open(folder, unnamed | os.O_RDWR, mode)
                 return
         self.temporary = folder / f".export.{uuid4().hex}"
@@ -118,7 +119,7 @@ class _NewFile:
 
     @property
     def path(self) -> str:
-        """A path by which this process can read it."""
+        """The path by which this process can read the file."""
         return str(self.temporary or f"/proc/self/fd/{self.descriptor}")
 
     def move_to(self, path: Path) -> None:
@@ -129,7 +130,7 @@ class _NewFile:
             source = path if is_new else path.with_name(f".export.{uuid4().hex}")
             # With a directory Python calls linkat(), which follows the link.
             os.link(self.path, source, src_dir_fd=self.descriptor, follow_symlinks=True)
-        self._close()  # Windows renames no open file
+        self._close()  # Windows does not rename open files
         if source != path:
             try:
                 source.replace(path)
@@ -139,7 +140,7 @@ class _NewFile:
         self.temporary = None
 
     def close(self) -> None:
-        """Close the file, and remove it unless it got its name."""
+        """Close the file, and remove it unless `move_to` has named it."""
         self._close()
         if self.temporary is not None:
             self.temporary.unlink(missing_ok=True)
@@ -175,7 +176,7 @@ class _Writer:
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
-        """Name the target in errors of the file system, not a temporary name beside it."""
+        """Name the target in errors of the file system instead of a temporary file."""
         try:
             yield
         except OSError as error:
@@ -186,14 +187,14 @@ class _Writer:
                     "were free"
                 )
             elif error.errno == errno.EFBIG and (limit := _file_size_limit()) is not None:
-                reason += f": a file may have {limit:,} bytes here, and this one needs more"
+                reason += f": files are limited to {limit:,} bytes (ulimit -f), and it needs more"
             raise MixpanelDataError(
                 f"cannot write {self._url}: {reason}", code="EXPORT_FAILED"
             ) from error
 
 
 class LocalTarget:
-    """A file or folder of this machine."""
+    """A local file or folder."""
 
     def __init__(self, path: Path, url: str | None = None) -> None:
         self.local_path: Path | None = path
@@ -205,7 +206,7 @@ class LocalTarget:
         path = self._path
         if not path.exists() or (folder and path.is_dir() and not any(path.iterdir())):
             return
-        if not path.is_dir() and not path.is_file():  # replacing it would remove the device
+        if not path.is_dir() and not path.is_file():  # a rename would replace the device itself
             raise ConfigError(
                 f"{self.url} is a device or a pipe, not a file: use another path; `csv_bytes`, and "
                 "`mp export csv -` in a shell, write to a stream"
@@ -232,7 +233,7 @@ class LocalTarget:
         return _by_folder(self.url, found)
 
     def _names(self) -> list[str]:
-        """Return the files below the folder, and links, which are not followed."""
+        """Return the names of all files and links below the folder; links are not followed."""
         names: list[str] = []
         for folder, folders, files in os.walk(self._path):
             links = [each for each in folders if Path(folder, each).is_symlink()]
@@ -253,7 +254,7 @@ class LocalTarget:
                 file.move_to(self._path)
             finally:
                 file.close()
-        return [self._named(self._path)]
+        return [self._display_path(self._path)]
 
     def write_folder(self, files: Iterable[tuple[str, Iterator[bytes]]]) -> list[str]:
         path, parent = self._path, self._path.parent
@@ -262,9 +263,9 @@ class LocalTarget:
         _remove_leftovers(path)
         writer = self._writer(parent)
         waiting: list[tuple[str, _NewFile]] = []
-        most = _most_open_files()
+        max_open = _max_open_files()
 
-        def give_names() -> None:
+        def move_all() -> None:
             while waiting:
                 name, file = waiting[0]
                 (incoming / name).parent.mkdir(parents=True, exist_ok=True)
@@ -274,12 +275,12 @@ class LocalTarget:
         try:
             for name, chunks in files:
                 waiting.append((name, writer.write(chunks)))
-                if len(waiting) >= most:
+                if len(waiting) >= max_open:
                     with writer.named_in_errors():
-                        give_names()
+                        move_all()
             with writer.named_in_errors(), _committing():
                 incoming.mkdir(exist_ok=True)
-                give_names()
+                move_all()
                 if path.is_dir():
                     path.rename(previous)
                 incoming.replace(path)
@@ -290,10 +291,10 @@ class LocalTarget:
                 previous.rename(path)
             for leftover in (incoming, previous):
                 shutil.rmtree(leftover, ignore_errors=True)
-        return [self._named(path / name) for name in self._names()]
+        return [self._display_path(path / name) for name in self._names()]
 
     def replace(self, name: str, chunks: Iterator[bytes]) -> str:
-        # In the folder of the target itself: a mount below it may be another file system.
+        # Written in the folder of the file itself, which may be on another file system.
         path = self._path / name
         writer = self._writer(path.parent if path.parent.is_dir() else self._path)
         file = writer.write(chunks)
@@ -303,7 +304,7 @@ class LocalTarget:
                 file.move_to(path)
             finally:
                 file.close()
-        return self._named(path)
+        return self._display_path(path)
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -321,7 +322,7 @@ class LocalTarget:
                 f"cannot write {self.url}: {error.strerror or error}", code="EXPORT_FAILED"
             ) from error
 
-    def _named(self, path: Path) -> str:
+    def _display_path(self, path: Path) -> str:
         return f"{self._prefix}{path}"
 
 
@@ -335,18 +336,18 @@ def _committing() -> Iterator[None]:
         _commits.remove(mark)
 
 
-def _most_open_files() -> int:
-    """Return how many files without a name may be open: half of what this process may open."""
+def _max_open_files() -> int:
+    """Return how many files may be open at a time: half of the limit of this process."""
     try:
         import resource
     except ImportError:  # Windows, where files have names
         return 1
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_OPEN_FILES if soft == resource.RLIM_INFINITY else min(soft // 2, MOST_OPEN_FILES)
+    return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(soft // 2, MAX_OPEN_FILES)
 
 
 def _file_size_limit() -> int | None:
-    """Return how many bytes a file of this process may have; None without a limit."""
+    """Return the limit of the size of a file in bytes; None without a limit."""
     try:
         import resource
     except ImportError:
@@ -360,7 +361,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the folders beside a folder that a killed export of it left."""
+    """Remove temporary folders that killed exports to `path` left next to it."""
     leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}")
     with suppress(OSError):
         for each in path.parent.iterdir():
@@ -383,7 +384,7 @@ def _remote(url: str, storage_options: Mapping[str, Any]) -> Target:
             f"{scheme}:// paths need fsspec: pip install fsspec"
             f"{FSSPEC_PACKAGES.get(scheme, '')} ({error})"
         ) from error
-    except ImportError as error:  # it names the package that the scheme needs
+    except ImportError as error:  # the error names the missing package
         raise ConfigError(f"cannot access {scheme}:// paths: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{url}: {error}") from error
@@ -393,7 +394,7 @@ def _remote(url: str, storage_options: Mapping[str, Any]) -> Target:
 
 
 class RemoteTarget:
-    """Object storage, which has no rename: an object appears when it is complete.
+    """Object storage, where an object appears when its upload is complete.
 
     Each file is written to the local disk first, one at a time.
     """
@@ -437,7 +438,10 @@ class RemoteTarget:
         return self._write_all(files)
 
     def _write_all(self, files: Iterable[tuple[str, Iterator[bytes]]]) -> list[str]:
-        """Write files under new names, then delete the old."""
+        """Write files, then delete the other files that existed.
+
+        After an error, the new ones are deleted instead.
+        """
         written: list[str] = []
         try:
             for name, chunks in files:
@@ -488,13 +492,13 @@ class RemoteTarget:
             ) from error
 
 
-# ---- what is there already ----------------------------------------------------------------------
+# ---- existing files -----------------------------------------------------------------------------
 
 
 def _by_folder(url: str, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of files by their folder.
+    """Return the names of files by folder.
 
-    :raises ConfigError: if one is not of an export by day.
+    :raises ConfigError: if one was not written by an export by day.
     """
     found: dict[str, list[str]] = {}
     for name in names:
@@ -508,7 +512,7 @@ def _already_exists(location: Path | str) -> ConfigError:
 
 
 def _require_only(exported: re.Pattern[str], location: str, inside: Iterable[str]) -> None:
-    """Raise if a folder to change contains anything but files of an export."""
+    """Raise ConfigError if a folder contains anything but files of an export."""
     for name in inside:
         if not exported.fullmatch(name) and not _is_temporary(name):
             raise ConfigError(

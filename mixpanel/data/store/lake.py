@@ -1,7 +1,7 @@
-"""Write a table as one Parquet file a day, and later only those days that have changed.
+"""Write a table as one Parquet file per day, and later only the days that have changed.
 
-Each file has a fingerprint of its day's rows among its metadata, so that a folder needs no record
-beside it: a day is rewritten unless its folder has one file, with the fingerprint of the rows.
+The metadata of each file has a fingerprint of the rows of its day, so no separate record of them is
+needed: a day is rewritten unless its folder has exactly one file, with the same fingerprint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ __all__ = ["Lake"]
 PARQUET = "FORMAT parquet, COMPRESSION zstd"
 NO_DAY = "__HIVE_DEFAULT_PARTITION__"  # of rows without a time, in Hive's layout
 KEY = "mixpanel_export"
-# In the footer, each key and value follows its length; the last one is behind all statistics.
+# In the footer, keys and values follow their lengths. The last match counts: statistics, which have
+# bytes of the data, precede the metadata.
 _FINGERPRINT = re.compile(KEY.encode() + rb".{1,4}?([0-9a-f]{32})", re.DOTALL)
 _RANGED = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 
@@ -55,7 +56,7 @@ class Lake:
 
     :param columns: expressions with their names, as in `SELECT`.
     :param time: the expression of the time, and its type.
-    :param is_query: True if reading the source may be slow: it is then read once.
+    :param is_query: True if reading the source may be slow; it is then read only once.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Lake:
             return target.write_folder(files)
 
     def sync(self, target: Target) -> ParquetSync:
-        """Write the days that have changed, and remove those that are gone."""
+        """Write the days that have changed, and remove those that the source no longer has."""
         existing = target.files()
         written, kept, paths = [], [], []
         with self._snapshot() as days:
@@ -88,7 +89,7 @@ class Lake:
                 if len(files) == 1 and self._has(target, files[0], day.fingerprint):
                     kept.append(day)
                     continue
-                # Under the name that it had: readers find the old rows or the new ones.
+                # A file keeps its name, so that readers find either its old rows or the new ones.
                 name = files[0] if len(files) == 1 else self._new_name(day)
                 paths.append(target.replace(name, self._bytes(day)))
                 target.remove(files[1:] if name in files else files)
@@ -138,7 +139,7 @@ class Lake:
         if day.text is None:
             condition = f"{time} IS NULL"
         else:
-            # As a range, which skips whole groups of rows; infinite days have none.
+            # A range lets DuckDB skip row groups; infinite dates have none.
             condition = f"CAST(CAST({time} AS DATE) AS VARCHAR) = {literal(day.text)}"
             if _RANGED.fullmatch(type_) and "infinity" not in day.text:
                 date = f"DATE {literal(day.text)}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RowPage", "page"]
 
-# Types whose values are short. All others are read as text, of limited length.
+# Types whose values are short. Values of other types are read as text of limited length.
 _SHORT = re.compile(
     r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)|BOOLEAN|UUID|DATE|TIME"
     r"|TIMESTAMP(_S|_MS|_NS)?|\"NULL\""
@@ -40,9 +40,9 @@ class RowPage:
 def page(
     connection: DuckDBPyConnection, query: str, *, offset: int, limit: int, width: int
 ) -> RowPage:
-    """Return up to `limit` rows of a query; a text that is longer than `width` loses its end.
+    """Return up to `limit` rows of a query, with text cut after `width` characters.
 
-    Such a text has `width` + 1 characters. A long list or object becomes text, too.
+    Text that was cut has `width` + 1 characters, and so has the JSON of a long list or object.
 
     :raises UnsafeSQLError: if it does more than read, or accesses a file.
     :raises SQLError: if DuckDB rejects it.

@@ -1,8 +1,8 @@
 """Scan a small table with several threads.
 
-DuckDB gives each thread of a scan whole row groups, of 122,880 rows. A table of wide events has few
-of them, although parsing its JSON takes long: ranges of rows are united, of which each thread takes
-one.
+DuckDB assigns whole row groups of 122,880 rows to the threads of a scan. A table of wide events has
+few of them, although parsing its JSON takes long. So the rows are selected as a UNION ALL of
+ranges, each of which is scanned by a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_RANGES = 8
 
 
 def parallel_source(connection: DuckDBPyConnection, table: str) -> str:
-    """Return SQL for FROM that yields the rows of a table in their order."""
+    """Return an SQL source, for FROM, with the rows of a table in their order."""
     is_view = tables.names(connection).get(table, True)
     columns = {column.name.lower() for column in tables.schema(connection, table).columns}
     ranges = [] if is_view or "rowid" in columns else _ranges(connection, table)
@@ -37,7 +37,7 @@ def parallel_source(connection: DuckDBPyConnection, table: str) -> str:
 
 
 def _ranges(connection: DuckDBPyConnection, table: str) -> list[tuple[int, int]]:
-    """Return the first row of each range and of the one after it; fewer than two for no ranges."""
+    """Return the start and end of each range of rows; fewer than two if a plain scan is better."""
     last, threads = connection.execute(
         f"SELECT coalesce(max(rowid), -1), current_setting('threads') FROM {quoted(table)}"
     ).fetchone() or (-1, 1)

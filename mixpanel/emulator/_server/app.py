@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mixpanel._page.entries import Judged
+from mixpanel._page.entries import RequestRecord
 from mixpanel._page.routes import PATHS
 from mixpanel.emulator._rules import decode, lookup_tables
 from mixpanel.emulator._rules.decode import RefusedRequest
@@ -22,7 +22,7 @@ from mixpanel.emulator._rules.profiles import validate_updates
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
 from mixpanel.emulator._server.exchange import ClientDisconnected, RequestExchange
-from mixpanel.emulator._server.live import Publisher, judged, live_endpoint
+from mixpanel.emulator._server.live import Publisher, live_endpoint, request_records
 from mixpanel.emulator._server.logins import login_routes
 from mixpanel.emulator._server.origins import (
     Caller,
@@ -190,7 +190,7 @@ class Endpoints:
             accepts=project.access.accepts_token,
             refuse=_records_to_reject(request),
         )
-        _judge_events(request, sent, result)
+        _publish_events(request, sent, result)
         _require_token(result)
         project.warehouse.add_aliases(result.aliases)
         project.warehouse.add_events(result.accepted, now=project.now())
@@ -211,7 +211,7 @@ class Endpoints:
             address=_address(request),
             refuse=_records_to_reject(request),
         )
-        _judge_events(request, sent, result)
+        _publish_events(request, sent, result)
         project.warehouse.add_aliases(result.aliases)
         project.warehouse.add_events(result.accepted, now=project.now())
         form = sent.form is not None and sent.flag("verbose")
@@ -260,7 +260,7 @@ class Endpoints:
         """GET /flags/definitions: all flags, for SDKs that evaluate locally."""
         project, recorded = self._project, _recorded(request)
         self._project.require_credentials(recorded, secret=False)
-        request.state.judged = [Judged({"flag_key": "definitions"})], 0
+        request.state.feed_records = [RequestRecord({"flag_key": "definitions"})], 0
         body = project.served_flags().body
         if not project.etag:
             return Response(body, media_type=responses.Json.media_type)
@@ -274,7 +274,7 @@ class Endpoints:
         key = recorded.query.get("flag_key")
         chosen = self._project.served_flags().decide(context, key)
         evaluation = {**context, "flag_key": key, "context": context, "variants": chosen}
-        request.state.judged = [Judged(evaluation)], 0
+        request.state.feed_records = [RequestRecord(evaluation)], 0
         return responses.Json({"code": 200, "flags": chosen})
 
     def _update(self, request: Request, *, groups: bool) -> Response:
@@ -289,7 +289,7 @@ class Endpoints:
             accepts=project.access.accepts_token,
             refuse=_records_to_reject(request),
         )
-        request.state.judged = judged(sent.records, result.rejected), sent.size
+        request.state.feed_records = request_records(sent.records, result.rejected), sent.size
         _require_token(result)
         project.warehouse.apply(result.accepted, groups=groups)
         return _accepted(sent, result)
@@ -335,8 +335,11 @@ def _records_to_reject(request: Request) -> dict[int, str] | None:
     return refuse
 
 
-def _judge_events(request: Request, sent: _Sent, result: ValidationResult[Event]) -> None:
-    request.state.judged = judged(sent.records, result.rejected, result.accepted), sent.size
+def _publish_events(request: Request, sent: _Sent, result: ValidationResult[Event]) -> None:
+    request.state.feed_records = (
+        request_records(sent.records, result.rejected, result.accepted),
+        sent.size,
+    )
 
 
 def _require_token(result: ValidationResult[Any]) -> None:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mixpanel._page.entries import Judged
+from mixpanel._page.entries import RequestRecord
 from mixpanel.emulator._rules.access import basic
 from mixpanel.emulator._rules.cdp import (
     ENDPOINTS,
@@ -333,8 +333,8 @@ def _judge(
         number = message.get("messageId") if isinstance(message, dict) else None
         whole = "rejected with its batch, in which another message is invalid"
         known = (rules.vendor, key, number) if isinstance(number, str) else None
-        found.append(Judged(message, why or (whole if is_refused else None), known))
-    request.state.judged = found, sum(each.size for each in validated)
+        found.append(RequestRecord(message, why or (whole if is_refused else None), known))
+    request.state.feed_records = found, sum(each.size for each in validated)
 
 
 def _kept(validated: list[ValidatedMessage], rules: Rules) -> list[ValidatedMessage]:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from mixpanel._page.entries import CDP_LANES, Entry, Exchange, Judged, Lane, lane_of
+from mixpanel._page.entries import CDP_LANES, Entry, Exchange, Lane, RequestRecord, lane_of
 from mixpanel._page.feed import Feed
 from mixpanel._page.routes import Incoming, Routes
 from mixpanel._page.stream import INTERVAL, Stream
@@ -32,24 +32,24 @@ LOST = ("rejected", "faulted")
 EXPOSURE = "$experiment_started"
 
 
-def judged(
+def request_records(
     records: Sequence[Any],
     rejected: Sequence[RejectedRecord],
     accepted: Sequence[Event] | None = None,
-) -> list[Judged]:
-    """Return what became of each record of a request; events are copies if their keys agree."""
+) -> list[RequestRecord]:
+    """Return the records of a request with their outcome; events with equal keys are copies."""
     reasons = {each.index: each.message for each in rejected}
     stored = None if accepted is None else iter(accepted)
     found = []
     for index, record in enumerate(records):
         if index in reasons:
-            found.append(Judged(record, reasons[index]))
+            found.append(RequestRecord(record, reasons[index]))
         elif stored is None:
-            found.append(Judged(record))
+            found.append(RequestRecord(record))
         elif record["properties"].get("$ignore"):
-            found.append(Judged(record, note="not stored, as $ignore is set"))
+            found.append(RequestRecord(record, note="not stored, as $ignore is set"))
         else:
-            found.append(Judged(record, key=hash(next(stored)[:4])))
+            found.append(RequestRecord(record, key=hash(next(stored)[:4])))
     return found
 
 
@@ -72,7 +72,7 @@ class Publisher:
             return
         request, fault = self._request, self.fault
         lane: Lane = self._state.get("lane") or lane_of(request.path)
-        found, size = self._state.get("judged") or (None, len(request.body))
+        found, size = self._state.get("feed_records") or (None, len(request.body))
         faulted = fault is not None and not fault.startswith(HARMLESS_FAULTS)
         refused = status is None or status >= 400
         stored = found is not None
@@ -85,7 +85,7 @@ class Publisher:
         elif refused:
             reason = _reason(body) or f"status {status}"
         if found is None:
-            found = self._unjudged(lane, None if faulted else reason)
+            found = self._unchecked(lane, None if faulted else reason)
         self._feed.add(
             request,
             lane,
@@ -108,16 +108,16 @@ class Publisher:
                 return True
         return False
 
-    def _unjudged(self, lane: Lane, reason: str | None) -> list[Judged]:
+    def _unchecked(self, lane: Lane, reason: str | None) -> list[RequestRecord]:
         """Return the records of a request that no endpoint has read, all with one reason."""
         request = self._request
         if lane not in INGESTION:
-            return [Judged(dict(request.query), reason)]
+            return [RequestRecord(dict(request.query), reason)]
         records = request.records[:MAX_REFUSED] if len(request.body) <= MAX_DECODED else []
         if lane in CDP_LANES and len(records) == 1 and isinstance(records[0], dict):
             batch = records[0].get("batch")
             records = batch[:MAX_REFUSED] if isinstance(batch, list) else records
-        return [Judged(record, reason) for record in records or [None]]
+        return [RequestRecord(record, reason) for record in records or [None]]
 
 
 class EmulatorSource:

@@ -139,7 +139,7 @@ def test_a_table_is_never_hidden_by_a_file(path):
         with pytest.raises(ConfigError, match="a file is attached as plans"):
             db.begin_profiles("plans", filters=Filters(), mode="new")
         db.sql_rows("CREATE TABLE main.Plans AS SELECT 1 AS i", write=True)
-        with pytest.raises(ConfigError, match="Plans is a table and an attached file, too"):
+        with pytest.raises(ConfigError, match="Plans is both a table and an attached file"):
             db.sql_rows("FROM plans")
         db.detach("plans")
         assert [(1,)] == db.sql_rows("FROM plans").rows
