@@ -386,6 +386,7 @@ class Toolbox:
         else:
             result = await live_report(workspace, kind, given | {"report_id": report_id})
             self._results[key] = time.monotonic(), result
+            self._results.move_to_end(key)
             while len(self._results) > RESULTS:
                 self._results.popitem(last=False)
         return self._with_budget(live_result(result, scope, limit, cursor))

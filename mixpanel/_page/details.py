@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import keyword
+import re
 import shlex
+from ast import literal_eval
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from mixpanel._page.entries import CDP_LANES, json_type, summary
 
@@ -84,12 +86,13 @@ def pretty_json(value: Any) -> str:
 def as_curl(entry: Entry, origin: str) -> str:
     """Return a shell command that sends this record again, with variables for secrets."""
     exchange = entry.exchange
-    query = {
-        name: f"${name.upper()}" if _is_secret(name) else value
-        for name, value in exchange.query.items()
-    }
-    url = origin + exchange.path + (f"?{urlencode(query, safe='$')}" if query else "")
-    parts = [f"curl -X {exchange.method} {shlex.quote(url)}"]
+    query = {name: value for name, value in exchange.query.items() if not _is_secret(name)}
+    url = shlex.quote(origin + exchange.path + (f"?{urlencode(query)}" if query else ""))
+    # Only a variable is in double quotes: the rest is from the sender, and must not be expanded.
+    for name in exchange.query.keys() - query.keys():
+        variable = re.sub(r"\W", "_", name.upper(), flags=re.ASCII)
+        url += shlex.quote(f"{'?' if '?' not in url else '&'}{quote(name)}=") + f'"${variable}"'
+    parts = [f"curl -X {exchange.method} {url}"]
     if any(name.lower() == "authorization" for name in exchange.headers):
         scheme = exchange.headers.get("authorization", "").partition(" ")[0].lower()
         parts.append(
@@ -120,17 +123,21 @@ def as_assertion(entry: Entry) -> str:
         conditions = f"lane={entry.lane!r}, verdict='rejected'"
         conditions += f", event={entry.event!r}" if entry.event else ""
         return f'assert emu.live({conditions})[-1]["reason"] == {entry.reason!r}'
-    if entry.lane in ("events", "imports", *CDP_LANES):
+    if entry.lane in ("events", "imports", *CDP_LANES) and entry.event:
         given: dict[str, Any] = {"lane": entry.lane} if entry.lane in CDP_LANES else {}
         given |= {"distinct_id": entry.distinct_id} if entry.distinct_id else {}
         given |= {
             name: value
             for name, value in entry.properties.items()
-            if name not in DEFAULT_NAMES and len(repr(value)) <= MAX_VALUE
+            if name not in DEFAULT_NAMES and len(repr(value)) <= MAX_VALUE and _is_equal(value)
         }
         return f"emu.wait_for({', '.join([repr(entry.event), *filter(None, [_arguments(given)])])})"
     record = entry.record if isinstance(entry.record, dict) else {}
-    values = {name: value for name, value in entry.properties.items() if entry.event == "$set"}
+    values = {
+        name: value
+        for name, value in entry.properties.items()
+        if entry.event == "$set" and _is_equal(value)
+    }
     if entry.lane == "profiles":
         found = f"emu.profiles()[{record.get('$distinct_id')!r}]"
     elif entry.lane == "groups":
@@ -173,6 +180,14 @@ def _arguments(values: Mapping[str, Any]) -> str:
     other = {name: value for name, value in values.items() if not _is_argument(name)}
     parts = [f"{name}={value!r}" for name, value in plain.items()]
     return ", ".join([*parts, *([f"**{other!r}"] if other else [])])
+
+
+def _is_equal(value: Any) -> bool:
+    """Return True if a value equals what its repr evaluates to, which NaN and infinity do not."""
+    try:
+        return bool(literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
 
 
 def _is_argument(name: str) -> bool:

@@ -310,8 +310,12 @@ def purge(
 
 
 def _say_skipped(skipped: "Sequence[Path]") -> None:
-    if skipped:
-        files = "1 file is" if len(skipped) == 1 else f"{len(skipped)} files are"
+    damaged = [path for path in skipped if ".corrupt-" in path.name]
+    for path in damaged:
+        say(f"a damaged file is set aside as {path}", "yellow")
+    count = len(skipped) - len(damaged)
+    if count:
+        files = "1 file is" if count == 1 else f"{count} files are"
         say(f"{files} in use by a running process, and left out", "yellow")
 
 

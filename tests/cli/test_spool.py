@@ -135,6 +135,25 @@ def test_dead_letters_are_exported_retried_and_purged(mp, spool, server):
     assert key[3] == lines[0]["message"]["properties"]["$insert_id"]
 
 
+@pytest.mark.parametrize("command", ["export", "retry", "purge --dead --yes"])
+def test_a_damaged_file_is_set_aside_and_the_others_are_read(mp, spool, command):
+    """It is named, kept, and counted as damaged before and after."""
+    fill(spool, "http://127.0.0.1:9", 3).close(timeout=0)
+    (path,) = spool.rglob("*.db")
+    damaged = path.with_name(f"{'f' * 16}.v1.db")
+    damaged.write_bytes(b"x" * 8192)
+    damaged.chmod(0o600)
+    assert rows(mp("stats"))["destinations"][0]["damaged"] == 1
+    result = mp(*command.split())
+    assert result.exit_code == ExitCode.OK, result.output
+    (kept,) = spool.rglob("*.corrupt-*")
+    assert kept.name in "".join(result.stderr.split())
+    assert kept.read_bytes() == b"x" * 8192
+    assert rows(mp("stats"))["destinations"][0]["damaged"] == 1
+    if command == "export":
+        assert len(result.stdout.splitlines()) == 3
+
+
 def test_purge_asks_and_deletes_what_was_chosen(mp, spool):
     """Nothing is deleted by accident, and nothing of a living process at all."""
     consumer = fill(spool, "http://127.0.0.1:9")

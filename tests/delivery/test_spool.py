@@ -28,7 +28,7 @@ from mixpanel import (
     SpoolError,
     SyncInAsyncError,
 )
-from mixpanel._delivery.spool import blocks, spooled_buffer, writer
+from mixpanel._delivery.spool import blocks, maintenance, spooled_buffer, writer
 from mixpanel._delivery.spool.folder import claim_orphan
 from mixpanel._delivery.spool.store import SpoolStore
 from mixpanel._runtime import shutdown
@@ -807,6 +807,13 @@ def test_an_api_secret_is_not_written(tmp_path, server):
     mp.consumer.close()
     assert not server.record.applied
     assert dead_letters(tmp_path)[0][0] == "no_credentials"
+    # Moved back into its queue, it still needs credentials.
+    assert maintenance.retry(tmp_path / "spool", reason=None, skipped=[]) == {"no_credentials": 1}
+    mp = Mixpanel("t", BufferedConsumer(**options(tmp_path, server)))
+    mp.flush(10)
+    assert mp.stats().dropped == {"no_credentials": 1}
+    mp.consumer.close()
+    assert not server.record.applied
 
 
 # ---- processes and threads ----------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What an entry of the feed says about a record, whatever its form."""
 
 import json
+import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -119,9 +121,27 @@ def test_the_shell_command_quotes_what_a_shell_would_run():
     assert body.replace("'\"'\"'", "\0").count("'") == 2  # the quotes around it
 
 
+def test_the_shell_command_expands_the_variables_of_secrets_only():
+    """A shell puts a secret into the address; what the sender wrote stays as it is."""
+    query = {"api_secret": "s3cret", "strict": "$(id)", "a b": "'"}
+    found = as_curl(entry_of(event(), query=query), "http://127.0.0.1:1").partition(" \\\n")[0]
+    script = found.replace("curl -X POST", "printf %s", 1)
+    environment = {"API_SECRET": "from the environment", "PATH": os.environ["PATH"]}
+    printed = subprocess.run(
+        ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    expected = "http://127.0.0.1:1/track?strict=%24%28id%29&a+b=%27&api_secret=from the environment"
+    assert printed == expected
+
+
 @pytest.mark.parametrize(
     ("entry", "line"),
     [
+        (
+            entry_of(event(ratio=float("nan"), sizes=[float("inf")], amount=2)),
+            "emu.wait_for('Order Paid', distinct_id='u-17', amount=2)",
+        ),
+        (entry_of({"properties": {}}), "assert emu.requests('/track')"),
         (
             entry_of(event(amount=12.5, **{"$os": "iOS", "class": 1})),
             (

@@ -17,6 +17,7 @@ from mixpanel._delivery.spool.folder import (
     check_folder,
     checked_path,
     claim_orphan,
+    quarantine,
     quarantined,
     read_destination,
     remove_file,
@@ -28,6 +29,7 @@ from mixpanel._delivery.spool.store import (
     NewBlock,
     SpoolStore,
     block_id,
+    is_damage,
     peek,
     place_of,
 )
@@ -112,6 +114,7 @@ def _describe(path: Path, destination: str, service: str, origin: str) -> SpoolF
         found = peek(path)
     except sqlite3.Error as problem:
         error = str(problem)
+        state = "damaged" if state == "waiting" and is_damage(problem) else state
         return SpoolFile(destination, service, origin, path, state, file_bytes=size, error=error)
     return SpoolFile(
         destination,
@@ -129,17 +132,26 @@ def _describe(path: Path, destination: str, service: str, origin: str) -> SpoolF
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[SpoolStore | None]:
-    """Open a file whose process has ended, under its lock; yield None if it is in use.
+def _opened(path: Path, skipped: list[Path]) -> Iterator[SpoolStore | None]:
+    """Open a file whose process has ended, under its lock.
 
-    A file that is empty afterwards is removed.
+    Yields None for a file that is in use, and for a damaged one, which is set aside; its path is
+    added to `skipped`. A file that is empty afterwards is removed.
     """
     lock = claim_orphan(path)
     if lock is None:
+        skipped.append(path)
         yield None
         return
     try:
-        store = SpoolStore(path)
+        try:
+            store = SpoolStore(path)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            skipped.append(quarantine(path))
+            yield None
+            return
         try:
             yield store
             empty = store.is_empty()
@@ -158,9 +170,8 @@ def export(
     for folder in destinations(spool):
         about = read_destination(folder)
         for path in spool_files(folder):
-            with _opened(path) as store:
+            with _opened(path, skipped) as store:
                 if store is None:
-                    skipped.append(path)
                     continue
                 common = {"service": about.get("service"), "origin": about.get("origin")}
                 if waiting:
@@ -219,9 +230,8 @@ def retry(spool: object, *, reason: str | None, skipped: list[Path]) -> Counter[
     moved: Counter[str] = Counter()
     for folder in destinations(spool):
         for path in spool_files(folder):
-            with _opened(path) as store:
+            with _opened(path, skipped) as store:
                 if store is None:
-                    skipped.append(path)
                     continue
                 for letter in list(_letters(store)):
                     wanted = reason in (None, letter.reason)
@@ -235,10 +245,14 @@ def _requeue(store: SpoolStore, letter: DeadLetter) -> None:
     flags = None
     if letter.endpoint in ("people", "groups"):
         flags = bytes([bool(letter.repeatable)])
-    auth = letter.auth if (letter.auth or "").startswith("token:") else None
     place = store.last_place(letter.endpoint) + 1
     block = NewBlock(
-        block_id(letter.endpoint, place), letter.created, [letter.body], flags, auth, letter.extra
+        block_id(letter.endpoint, place),
+        letter.created,
+        [letter.body],
+        flags,
+        letter.auth,
+        letter.extra,
     )
     with store.transaction():
         store.add(block)
@@ -250,9 +264,8 @@ def purge(spool: object, *, waiting: bool, skipped: list[Path]) -> Counter[str]:
     deleted: Counter[str] = Counter()
     for folder in destinations(spool):
         for path in spool_files(folder):
-            with _opened(path) as store:
+            with _opened(path, skipped) as store:
                 if store is None:
-                    skipped.append(path)
                     continue
                 letters = [letter.id for letter in _letters(store)]
                 store.remove_dead(letters)
