@@ -142,6 +142,7 @@ LATEST_UNIT = 1e14  # larger numbers are not milliseconds
 SECONDS = (1e8, 1e11)
 MILLISECONDS = (1e11, 1e14)
 EARLIEST = 946_684_800  # 2000-01-01
+MAX_AGE = 5 * 86_400  # seconds, of events sent to /track
 SIMILAR = 0.9
 SHORTEST_COMPARED = 8  # characters of an event's name, for misspellings
 TIME_NAME = re.compile(
@@ -246,6 +247,10 @@ class Problems:
             elif 0 <= seconds < EARLIEST:
                 day = datetime.fromtimestamp(seconds, UTC).date()
                 self.add(entry, "time-unit", f"time {time} is a day of {day:%Y}, {day}")
+            elif entry.lane == "events" and entry.exchange.received_at - seconds > MAX_AGE:
+                # Mixpanel accepts such an event and discards it.
+                days = (entry.exchange.received_at - seconds) / 86_400
+                self.add(entry, "too-old", f"{name!r} happened {days:,.0f} days before it was sent")
 
     def _examine_message(self, entry: Entry) -> None:
         record = entry.record if isinstance(entry.record, dict) else {}

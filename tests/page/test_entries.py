@@ -12,13 +12,13 @@ from mixpanel._page.entries import Entry, RequestRecord, describe, lane_of, prev
 from mixpanel._page.feed import Feed
 
 
-def exchange(path="/track", *, headers=None, query=None, method="POST"):
+def exchange(path="/track", *, headers=None, query=None, method="POST", received_at=1.0):
     return SimpleNamespace(
         method=method,
         path=path,
         query=query or {},
         headers=headers or {},
-        received_at=1.0,
+        received_at=received_at,
         body=b"",
         status=200,
         response_body=b"",

@@ -18,6 +18,19 @@ def kinds(*records, lane="events", reason=None, status=200):
     return [each["kind"] for each in feed.state()["problems"]]
 
 
+def test_an_old_event_is_a_problem_also_where_the_server_accepts_it():
+    """Mixpanel's /track responds with success to an event that it discards; /import takes it."""
+    old, recent = good(time=NOW - 6 * 86_400), good(time=NOW - 4 * 86_400)
+    feed = Feed()
+    for lane, record in (("events", recent), ("imports", old), ("events", old)):
+        feed.add(exchange(received_at=NOW), lane, [RequestRecord(record, None)], status=200)
+    (problem,) = feed.state()["problems"]
+    assert problem["kind"] == "too-old"
+    assert [each["text"] for each in problem["examples"]] == [
+        "'Order Paid' happened 6 days before it was sent"
+    ]
+
+
 def good(name="Order Paid", **properties):
     return event(name, **{**GOOD, **properties})
 
