@@ -485,6 +485,15 @@ def test_ragged_lines_of_a_backfill_go_to_the_failed_rows(mp, emu, tmp_path):
     assert 3 == len(messages(emu, "customerio"))
 
 
+def test_a_date_format_is_for_csv(mp, tmp_path):
+    """JSON has no cells: a format that would be ignored is refused."""
+    path = tmp_path / "orders.ndjson"
+    path.write_text('{"type": "track", "userId": "u", "event": "E", "timestamp": "31/01/2024"}\n')
+    result = mp(path, "--date-format", "%d/%m/%Y")
+    assert result.exit_code == ExitCode.USAGE
+    assert "--date-format is for CSV files" in result.stderr
+
+
 def test_types_dates_and_encodings_of_a_backfill_can_be_stated(mp, emu, tmp_path):
     """A resumed backfill needs the same ones."""
     path = tmp_path / "orders.csv"

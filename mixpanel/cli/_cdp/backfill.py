@@ -34,7 +34,7 @@ from mixpanel.cli._output.format import (
 )
 from mixpanel.cli._output.progress import ImportReporter, progress_bar
 from mixpanel.cli._output.terminal import say
-from mixpanel.exceptions import MixpanelException
+from mixpanel.exceptions import ConfigurationError, MixpanelException
 
 if TYPE_CHECKING:
     from mixpanel.bulk import ImportProgress, ImportResult
@@ -94,9 +94,14 @@ class _Rows:
 
         :raises ConfigurationError: if the file cannot be read.
         """
-        from mixpanel.data.readers import read_rows
+        from mixpanel.data.readers import format_of, read_rows
 
         flat = self.flat()
+        if self.reading.date_format is not None and format_of(self.file) != "csv":
+            raise ConfigurationError(
+                f"--date-format is for CSV files: write the times of {self.file.name} in ISO 8601, "
+                "or as seconds or milliseconds since 1970"
+            )
         time_type = "text" if self.reading.date_format is None else "date"
 
         def types(names: tuple[str, ...]) -> dict[str, str]:

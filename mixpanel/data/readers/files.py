@@ -37,6 +37,7 @@ __all__ = [
     "DUCKDB_CONFIG",
     "count_rows",
     "escaped",
+    "format_of",
     "parquet_names",
     "read_events",
     "read_rows",
@@ -74,8 +75,8 @@ def read_events(
             yield from read_events(file, columns, options)
         return
     converter = EventConverter(columns or Columns(), path.name, options)
-    converter.is_csv = _file_format(path) == "csv"
-    is_ndjson = _file_format(path) == "ndjson"
+    converter.is_csv = format_of(path) == "csv"
+    is_ndjson = format_of(path) == "ndjson"
     for row in read_rows(path, converter.texts, options):
         yield converter.to_event(row, may_be_event=is_ndjson)
 
@@ -98,7 +99,7 @@ def read_rows(
     :raises ConfigurationError: if the file cannot be read; `ids` may raise other errors.
     """
     duckdb = _duckdb()
-    file_format = _file_format(path)
+    file_format = format_of(path)
     if options.types and file_format != "csv":
         raise ConfigurationError(
             f"{path.name}: types= are for CSV files; JSON and Parquet have types of their own"
@@ -132,7 +133,7 @@ def count_rows(path: Path) -> int:
     if path.is_dir():
         return sum(map(count_rows, _parquet_files(path)))
     duckdb = _duckdb()
-    file_format = _file_format(path)
+    file_format = format_of(path)
     source = (
         "read_parquet(?)"
         if file_format == "parquet"
@@ -182,7 +183,11 @@ def _connect(library: ModuleType, options: ReadOptions = NO_OPTIONS) -> duckdb.D
     return connection
 
 
-def _file_format(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """Return "ndjson", "csv" or "parquet", by the name of a file.
+
+    :raises ConfigurationError: for any other name.
+    """
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     if name.endswith((".ndjson", ".jsonl", ".json")):
         return "ndjson"
