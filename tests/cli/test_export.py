@@ -160,6 +160,6 @@ def test_a_full_disk_is_named_as_the_target(mp, tmp_path, kind):
         check=False,
     )  # fmt: skip
     assert (ExitCode.ERROR, "") == (run.returncode, run.stdout)
-    reason = "File too large: a file may have 100,000 bytes here, and this one needs more"
+    reason = "File too large: files are limited to 100,000 bytes (ulimit -f), and it needs more"
     assert f"mp: cannot write {path}: {reason}\n" == run.stderr
     assert [] == list(tmp_path.iterdir())

@@ -838,20 +838,24 @@ dropped = []
 mp = Mixpanel("t", {"sync": BufferedConsumer, "background": AsyncBufferedConsumer}[sys.argv[2]](
     on_error=lambda *_: None, on_drop=lambda why, gone: os.write(1, b"d" * len(gone))))
 
+tracked = [0] * 4
+
 def work(thread):
-    n = 0
     while True:
         try:
-            mp.track("u", "Visit", {"m": f"{sys.argv[1]}-{thread}-{n}"})
+            mp.track("u", "Visit", {"m": f"{sys.argv[1]}-{thread}-{tracked[thread]}"})
         except Exception:
             return
         os.write(1, b"a")
-        n += 1
+        tracked[thread] += 1
         time.sleep(0.0005)
 
 for thread in range(4):
     threading.Thread(target=work, args=(thread,), daemon=True).start()
 time.sleep(0.3)
+deadline = time.monotonic() + 20
+while sum(tracked) < 200 and time.monotonic() < deadline:  # on a busy machine
+    time.sleep(0.01)
 """
 
 

@@ -49,7 +49,7 @@ POINTS = {
     "send": ("mixpanel._http.connections", "LoopConnections", "attempt"),
     "acknowledge": (BUFFER, "SpooledBuffer", "settle"),
     "remove": (STORE, "SpoolStore", "remove"),
-    "bury": (STORE, "SpoolStore", "bury"),
+    "give up": (STORE, "SpoolStore", "add_dead"),
     "read back": (STORE, "SpoolStore", "read"),
     "claim a file": (WRITER, "SpoolWriter", "_claim"),
 }  # fmt: skip
