@@ -189,7 +189,7 @@ SCENARIOS = [
         script("gevent_hub.py"),
         {"AsyncBufferedConsumer": 2, "import": 2},
         in_suite=True,
-        faults=(Fault.latency(0.5) * 2,),
+        faults=(Fault.latency(0.5) * 4,),
     ),
     Scenario("gevent, flush_on_signal, chained", script("gevent_signal.py", "chained")),
     Scenario("gevent, flush_on_signal", signalled("gevent_signal.py")),
