@@ -20,7 +20,6 @@ from mixpanel._delivery.awaitables import (
     yield_to_loop,
 )
 from mixpanel._delivery.custom_consumer import CustomConsumer, ReplacedSend
-from mixpanel._delivery.health import Health
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._page.switch import watch_if_enabled
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     import json
     from collections.abc import Callable, Iterable, Mapping
 
+    from mixpanel._delivery.health import Health
     from mixpanel._http.connections import LoopConnections
     from mixpanel._http.ingestion import (
         IngestionApi,
@@ -320,9 +320,11 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
 
     def health(self) -> Health:
         """Return what is pending and since when, what each queue is doing, and the spool."""
-        if isinstance(self._delivery, CustomConsumer):
-            return Health(ok=True, pending=self._stats.pending)
-        return self._delivery.buffer.health()
+        if isinstance(self._delivery, Sender):
+            return self._delivery.buffer.health()
+        from mixpanel._delivery.health import Health
+
+        return Health(ok=True, pending=self._stats.pending)
 
     def _durable_sender(self, what: str) -> Sender[IngestionApi] | None:
         """Return the sender to commit; None if messages are delivered before a call returns.

@@ -35,15 +35,15 @@ from itertools import islice, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
-from mixpanel._delivery.health import Health, QueueHealth, error_text
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
 from mixpanel._runtime import native_threads
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from mixpanel._delivery.health import QueueState, SpoolHealth
+    from mixpanel._delivery.health import Health, QueueHealth, QueueState, SpoolHealth
     from mixpanel._delivery.observer import Observer
     from mixpanel._records.record import Record
     from mixpanel.exceptions import DeliveryError
@@ -77,18 +77,24 @@ class Batch:
     """Records of one queue in flight.
 
     `unsettled` are those without an outcome, `sending` those in a request whose response has not
-    come: cut off now, they may or may not have been applied. `live` is True while the batch is
-    among its queue's `in_flight`: a batch that was reclaimed settles nothing any more.
+    come: cut off now, they may or may not have been applied. `bytes` is the sum of the bodies of
+    `unsettled`. `live` is True while the batch is among its queue's `in_flight`: a batch that was
+    reclaimed settles nothing any more.
     """
 
-    __slots__ = ("live", "owner_is_alive", "queue", "records", "sending", "unsettled")
+    __slots__ = ("bytes", "live", "owner_is_alive", "queue", "records", "sending", "unsettled")
 
     def __init__(
-        self, queue: EndpointQueue, records: list[Record], owner_is_alive: Callable[[], bool]
+        self,
+        queue: EndpointQueue,
+        records: list[Record],
+        size: int,
+        owner_is_alive: Callable[[], bool],
     ) -> None:
         self.queue = queue
         self.records = records
         self.unsettled = records
+        self.bytes = size
         self.sending: list[Record] = []
         self.owner_is_alive = owner_is_alive
         self.live = False
@@ -355,6 +361,7 @@ class Buffer:
                 for queue in self.queues.values():
                     for batch in queue.in_flight:
                         batch.live = True
+                        batch.bytes = sum([len(record.body) for record in batch.unsettled])
                     in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
                     taken = {id(record) for record in in_flight}
                     queue.unsent = deque([one for one in queue.unsent if id(one) not in taken])
@@ -451,7 +458,7 @@ class Buffer:
 
     def _take_from(self, queue: EndpointQueue, claim: Claim) -> Batch:
         records, size = self._pack(queue.unsent, queue.max_bytes)
-        batch = Batch(queue, records, claim.owner_is_alive)
+        batch = Batch(queue, records, size, claim.owner_is_alive)
         in_flight = [*queue.in_flight, batch]
         removal = map(deque.popleft, repeat(queue.unsent, len(records)))
         # The claim is first: the owner's `finally` finds the batch in it. The only call from here
@@ -564,15 +571,17 @@ class Buffer:
         if not batch.live or not records:
             return False
         if records is batch.unsettled or len(records) == len(batch.unsettled):
-            left = []
+            left, size = [], batch.bytes
         else:
             settled_ids = {id(record) for record in records}
             left = [record for record in batch.unsettled if id(record) not in settled_ids]
-        count, size = len(records), sum([len(record.body) for record in records])
+            size = sum([len(record.body) for record in records])
+        count = len(records)
         stats, dropped = self.stats, self.stats.dropped
         if fate == "dropped":
             dropped.setdefault(reason, 0)
         batch.unsettled = left
+        batch.bytes -= size
         self.bytes -= size
         stats.pending -= count
         if fate == "delivered":
@@ -624,7 +633,7 @@ class Buffer:
         if ambiguous:
             self.settle(batch, ambiguous, "dropped", "ambiguous")
         queue, nothing = batch.queue, list[Any]()
-        unsent, size = queue.unsent, 0
+        unsent = queue.unsent
         if batch.unsettled:
             returned = [*batch.unsettled, *unsent]
             if unsent and unsent[0].sequence < batch.unsettled[-1].sequence:
@@ -632,12 +641,12 @@ class Buffer:
                 # for it would end too early.
                 returned.sort(key=_sequence)
             unsent = deque(returned)
-            size = sum([len(record.body) for record in batch.unsettled])
         in_flight = [one for one in queue.in_flight if one is not batch]
         queue.unsent = unsent
         queue.in_flight = in_flight
         batch.live = False
-        queue.bytes += size
+        queue.bytes += batch.bytes
+        batch.bytes = 0
         batch.unsettled = batch.sending = nothing
         return ambiguous
 
@@ -692,7 +701,7 @@ class Buffer:
             packed, size = self._pack(waiting, queue.max_bytes)
             waiting = deque(islice(waiting, len(packed), None))
             claim, count, stats = Claim(owner_is_alive), len(packed), self.stats
-            claim.batch = batch = Batch(queue, packed, owner_is_alive)
+            claim.batch = batch = Batch(queue, packed, size, owner_is_alive)
             for at, record in enumerate(packed, stats.accepted + 1):
                 record.sequence = at
             in_flight = [*queue.in_flight, batch]
@@ -812,6 +821,10 @@ class Buffer:
 
     def health(self) -> Health:
         """Return what is pending, and what each queue is doing."""
+        # Clients whose health is never read do without the import.
+        with import_lock:
+            from mixpanel._delivery.health import Health, error_text
+
         with self.lock:
             queues = {name: self._queue_health(queue) for name, queue in self.queues.items()}
             ages = [each.oldest_age for each in queues.values() if each.oldest_age is not None]
@@ -828,6 +841,8 @@ class Buffer:
             )
 
     def _queue_health(self, queue: EndpointQueue) -> QueueHealth:
+        from mixpanel._delivery.health import QueueHealth, error_text
+
         now, in_flight = self.clock(), [batch for batch in queue.in_flight if batch.unsettled]
         heads = [batch.unsettled[0] for batch in in_flight]
         if queue.unsent:

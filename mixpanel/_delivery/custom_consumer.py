@@ -63,7 +63,7 @@ class CustomConsumer:
     def reset(self) -> None:
         """Start without calls in progress, as after a fork: the child has none of the threads."""
         self._lock = threading.Lock()  # between loops; within one loop, `_limiter` does its work
-        self._limiter = RunVar[anyio.CapacityLimiter]("mixpanel_custom")
+        self._limiter: RunVar[anyio.CapacityLimiter] = RunVar("mixpanel_custom")
         self._in_background: set[Future[None]] = set()
 
     def observe(self, observer: Observer) -> None:

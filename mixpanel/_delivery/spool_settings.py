@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel._runtime.import_lock import import_lock
@@ -21,12 +21,13 @@ Durability = Literal["process", "power"]
 SPOOL_MAX_AGE = 5 * 86400.0  # seconds; `/track` accepts events of the last five days
 
 
-@dataclass(frozen=True, slots=True)
 class SpoolSettings:
     """The folder of a spool, None for the one of `MP_SPOOL`, and its durability."""
 
-    folder: Any
-    durability: Durability
+    # No dataclass: every client imports this, and making one takes half of that import.
+    def __init__(self, folder: Any, durability: Durability) -> None:
+        self.folder = folder
+        self.durability = durability
 
     def retry(self, policy: RetryPolicy) -> RetryPolicy:
         """Return a retry policy that retries messages for five days."""

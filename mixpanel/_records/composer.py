@@ -23,7 +23,6 @@ from mixpanel._records.record import (
     is_repeatable,
     sample_position,
 )
-from mixpanel._records.rows import UnreadableRow, event_of_table_row
 from mixpanel._records.validation import event_problems, update_problems
 from mixpanel._records.values import is_missing, plain_id, serial_date, to_api_time
 from mixpanel._runtime.safe_logging import logger
@@ -46,12 +45,15 @@ DEDUPE_KEY_NEEDS_TIME = "dedupe_key needs time=: the server de-duplicates by tim
 
 
 def _split_event(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
-    if isinstance(event, UnreadableRow):
-        error = ValidationError([event.problem])
-        error.record = event.record
-        raise error
-    if isinstance(event, Mapping) and "event" not in event:
-        event = event_of_table_row(event) or event
+    if type(event) is not dict or "event" not in event:
+        from mixpanel._records.rows import UnreadableRow, event_of_table_row
+
+        if isinstance(event, UnreadableRow):
+            error = ValidationError([event.problem])
+            error.record = event.record
+            raise error
+        if isinstance(event, Mapping) and "event" not in event:
+            event = event_of_table_row(event) or event
     name = event.get("event") if isinstance(event, Mapping) else None
     properties = event.get("properties") if isinstance(event, Mapping) else None
     if not isinstance(name, str) or not isinstance(properties, Mapping):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dis
+from functools import cache
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._runtime.redaction import hide_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Self
 
 __all__ = ["Rebuilt"]
@@ -35,7 +38,6 @@ class Rebuilt:
 
     _copied_deeply: frozenset[str] = frozenset()  # the settings that a deep copy copies too
     _settings: Callable[[], dict[str, Any]]
-    _own: frozenset[str]  # the names of the attributes that are made anew
 
     def _rebuild(self, settings: dict[str, Any]) -> None:
         """Call the constructor of the class that called `_keep_settings`."""
@@ -46,14 +48,15 @@ class Rebuilt:
         # In a closure, as a `Secret` is: a proxy's password is among them, and no dump of the
         # attributes may show it.
         self._settings = lambda: settings
-        self._own = frozenset([*vars(self), "_own"])
 
     def _current_settings(self) -> dict[str, Any]:
         """Return what a copy is made with: the settings kept, and those that changed since."""
         return self._settings()
 
     def __getstate__(self) -> tuple[_Hidden, dict[str, Any]]:
-        added = {name: value for name, value in vars(self).items() if name not in self._own}
+        cls: Any = type(self)
+        own = _own_attributes(cls)
+        added = {name: value for name, value in vars(self).items() if name not in own}
         return _Hidden(self._current_settings()), added
 
     @hide_arguments
@@ -72,3 +75,31 @@ class Rebuilt:
         _, added = self.__getstate__()
         new.__setstate__((_Hidden(settings), copy.deepcopy(added, memo)))
         return new
+
+
+@cache
+def _own_attributes(cls: type) -> frozenset[str]:
+    """Return the names of the attributes that `_rebuild` makes anew, or that start empty.
+
+    They are those that the code of its class and of that class's bases assigns. Reading `vars` of
+    each new object would find them too, but CPython then keeps its attributes in a dict of its own,
+    and every call of a method of the object takes longer.
+    """
+    rebuilt_by = next(each for each in cls.__mro__ if "_rebuild" in vars(each))
+    names: set[str] = set()
+    for base in rebuilt_by.__mro__:
+        for member in vars(base).values():
+            setter = getattr(member, "fset", None)
+            for function in (member, getattr(member, "__wrapped__", None), setter):
+                if isinstance(function, FunctionType):
+                    names.update(_assigned_attributes(function.__code__))
+    return frozenset(names)
+
+
+def _assigned_attributes(code: CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "STORE_ATTR":
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _assigned_attributes(constant)

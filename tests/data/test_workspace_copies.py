@@ -27,7 +27,7 @@ def settings(workspace):
     core = workspace._core
     return {name: value for name, value in vars(core).items() if type(value).__module__ in (
         "builtins", "pathlib", "mixpanel.data.credentials",
-    ) and name not in ("_own", "_settings")}  # fmt: skip
+    ) and name != "_settings"}  # fmt: skip
 
 
 @both

@@ -221,6 +221,7 @@ class SpooledBuffer(Buffer):
                 for queue in self.queues.values():
                     for batch in queue.in_flight:
                         batch.live = True
+                        batch.bytes = sum([len(record.body) for record in batch.unsettled])
                     in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
                     taken = {id(record) for record in in_flight}
                     queue.unsent = deque([one for one in queue.unsent if id(one) not in taken])

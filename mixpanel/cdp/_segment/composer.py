@@ -417,7 +417,10 @@ class SegmentComposer:
 
         :raises ValidationError: for an invalid id, or if a required one is missing.
         """
-        user = id_text(user_id, "user_id", self._note_id)
+        if type(user_id) is str and user_id and not user_id.isspace():
+            user: str | None = user_id  # as `id_text` returns it, without the calls
+        else:
+            user = id_text(user_id, "user_id", self._note_id)
         ids: dict[str, Any] = {} if user is None else {"userId": user}
         anonymous = None
         if anonymous_id is not None:
