@@ -517,8 +517,12 @@ def full_buffers(world, when_full, small):
 
     async def main():
         mp = world.client(when_full=when_full, limits=limits)
-        end, n, refused = time.monotonic() + (2 if small else 6), 0, 0
-        while time.monotonic() < end and len(world.audit.calls) < 60_000:
+        began, n, refused, enough = time.monotonic(), 0, 0, 3 * 400
+        seconds = 2 if small else 6
+        while len(world.audit.calls) < 60_000:
+            spent = time.monotonic() - began
+            if spent > 30 or (spent > seconds and mp.stats().delivered >= enough):
+                break  # a busy machine may need longer until enough is delivered
             try:
                 await world.track(mp, f"m-{n}")
             except QueueFullError:
@@ -527,7 +531,7 @@ def full_buffers(world, when_full, small):
             n += 1
         taken = mp.stats().delivered
         world.check(
-            "stuck", holds=taken >= 3 * 400, what=f"{taken} delivered while {n} were tracked"
+            "stuck", holds=taken >= enough, what=f"{taken} delivered while {n} were tracked"
         )
         world.check(
             "wrong", holds=n == refused + mp.stats().accepted, what=f"{n} calls, {mp.stats()}"
