@@ -74,7 +74,7 @@ def test_a_thousand_loops_that_each_track_once_lose_nothing(emu, verb):
 
     for n in range(1000):
         asyncio.run(visit(n))
-    result = asyncio.run(consumer.flush(20))
+    result = asyncio.run(consumer.flush(60))
     assert (0, 1000) == (result.pending, mp.stats().delivered)
     asyncio.run(consumer.aclose())
 
