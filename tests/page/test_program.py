@@ -424,6 +424,20 @@ def test_a_program_reports_to_a_running_emulator(emu):
     assert 0 == state["totals"]["accepted"]
 
 
+def test_a_program_attached_to_the_emulator_that_it_sends_to_counts_once(emu):
+    """Problems, and what a person lost: the message is in the list twice, with an arrow once."""
+    with Mixpanel("T", base_url=emu.url, debug=emu.url, validation="off") as mp:
+        mp.track("u-17", "Order Paid", {"note": "x" * 300})
+        with suppress(RejectedError):
+            mp.track("u-17", "Late", {"time": time.time() - 9 * 86400})
+        program.stop()
+    assert 4 == len(emu.live())
+    problems = emu._project.live.state()["problems"]
+    assert {"too-old": 1, "too-long": 1} == {each["kind"]: each["count"] for each in problems}
+    person = httpx.get(f"{emu.url}/live/person?distinct_id=u-17").json()
+    assert ["Late"] == [each["event"] for each in person["lost"]]
+
+
 def test_an_emulator_that_is_not_there_loses_nothing(emu):
     """The program sends as usual."""
     with Emulator() as other:
