@@ -24,6 +24,7 @@ from mixpanel._page.entries import BY_CHOICE, LANES, Entry, Lane, RequestRecord,
 from mixpanel._page.feed import Feed
 from mixpanel._page.reporter import Reporter
 from mixpanel._page.server import PageServer
+from mixpanel._records.json_encoding import dumps, loads
 from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ConfigurationError
@@ -283,8 +284,9 @@ class _ProgramObserver:
         """Add a message that was rejected before it was queued."""
         if os.getpid() == self._pid:
             request = ProgramRequest(path=f"({endpoint})", received_at=time.time())
-            record = RequestRecord(message, reason)
-            self._feed.add(request, self._lane(endpoint), [record])
+            # A row that could not be composed may hold anything: objects, itself, 1,000 levels.
+            content = loads(dumps(message)[0])
+            self._feed.add(request, self._lane(endpoint), [RequestRecord(content, reason)])
 
     @_never_raises
     def requested(self, request: Request, reply: Response | TransportFailure) -> None:

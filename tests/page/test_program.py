@@ -171,6 +171,22 @@ async def test_an_import_is_shown_from_row_to_outcome(anyio_backend, emu, page):
     assert "s3cret" not in json.dumps(entry_of(page, shown["E0"]["id"]))
 
 
+async def test_a_row_of_any_form_is_shown(anyio_backend, emu, page):
+    """One that refers to itself, is no mapping, or has a thousand levels."""
+    itself = {"event": "Itself", "properties": {}}
+    itself["properties"]["self"] = itself
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    rows = [itself, 7, {"event": "Deep", "properties": {"x": deep, ("a", 1): {1}}}, None]
+    options = {"base_url": emu.url, "credentials": ACCOUNT, "debug": True}
+    async with AsyncMixpanel("T", **options) as mp:
+        assert 4 == (await mp.import_events(rows)).rejected
+    assert ["rejected"] * 4 == [each[0] for each in found(page)]
+    for entry in page.feed.entries():
+        json.dumps(entry_of(page, entry.id))
+
+
 async def test_records_of_an_import_that_stops_are_dropped(anyio_backend, emu, page):
     """With the reason; they are not left as if they were being sent."""
     emu.play(Fault.status(401))
@@ -422,6 +438,20 @@ def test_a_program_reports_to_a_running_emulator(emu):
         emu.wait_for("Order Paid", timeout=0)
     state = emu._project.live.state()
     assert 0 == state["totals"]["accepted"]
+
+
+def test_a_long_record_is_reported_by_its_beginning(emu):
+    """With its name and ids, and what is wrong with it."""
+    with Emulator() as real:
+        with Mixpanel("T", base_url=real.url, debug=emu.url, validation="off") as mp:
+            mp.track("u-17", "Big", {"text": "x" * 500_000, "many": ["y" * 2000] * 200})
+        program.stop()
+    (entry,) = emu.live()
+    assert ("Big", "u-17", ["too-long"]) == (
+        entry["event"], entry["distinct_id"], entry["problems"],
+    )  # fmt: skip
+    assert len(json.dumps(entry)) < 120_000
+    assert entry["bytes"] > 900_000
 
 
 def test_a_program_attached_to_the_emulator_that_it_sends_to_counts_once(emu):

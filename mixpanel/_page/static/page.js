@@ -736,7 +736,7 @@ async function drawEntry(mine) {
   if (entry.reason) {
     banners.push(el("div", { class: `banner ${isBad ? "error" : ""}` },
       el("strong", {}, line(entry.reason)),
-      isBad && entry.status === 200 && el("p", {}, "The response was 200 nevertheless: at most its body says so."),
+      isBad && entry.status === 200 && el("p", {}, "The status of the response was 200 all the same."),
       covered?.remedy && el("p", {}, covered.remedy)));
   }
   for (const one of remedies.filter((each) => each !== covered)) {
