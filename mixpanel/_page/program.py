@@ -64,6 +64,7 @@ DROPPED = {  # the reasons of `stats().dropped`, and their texts
 }
 MAX_RESPONSE = 4000  # bytes
 NOT_MODIFIED = 304
+BAD_REQUEST = 400  # it names the records that are rejected: the others are not sent again
 
 P = ParamSpec("P")
 
@@ -237,6 +238,7 @@ class _ProgramObserver:
     ) -> None:
         """Set the request that carried records, and its response."""
         shown, reason = _as_sent(request, reply), _failure(reply)
+        is_repeated = reason is not None and shown.status != BAD_REQUEST
         for index, record in enumerate(records):
             found = self._waiting.get(id(record))
             if found is None:
@@ -249,7 +251,7 @@ class _ProgramObserver:
                 index=index,
                 count=len(records),
                 last=shown.received_at,
-                **({"verdict": "retrying", "reason": reason} if reason else {}),
+                **({"verdict": "retrying", "reason": reason} if is_repeated else {}),
             )
 
     @_never_raises

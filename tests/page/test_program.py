@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from mixpanel import AsyncMixpanel, ImportInterrupted, Mixpanel
 from mixpanel._page import program
 from mixpanel._page.details import details
+from mixpanel._page.entries import RequestRecord
 from mixpanel.cdp import AsyncCustomerIO, AsyncFanOut, AsyncHightouch, CustomerIO, Sink
 from mixpanel.credentials import ServiceAccountCredentials
 from mixpanel.emulator import Emulator, Fault
@@ -21,6 +23,7 @@ from mixpanel.exceptions import ConfigurationError, MixpanelException, RejectedE
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
 from mixpanel.settings import RetryPolicy
 from tests.page.samples import FLAG
+from tests.page.test_entries import event, exchange
 from tests.page.test_feed import frames
 
 AT_ONCE = RetryPolicy(first_wait=0.01, max_wait=0.01)
@@ -165,6 +168,7 @@ async def test_an_import_is_shown_from_row_to_outcome(anyio_backend, emu, page):
     rejected = {"E1": "rejected", "No time": "rejected"}
     assert {"E0": "accepted", "E2": "accepted", **rejected} == verdicts
     assert "refused by a fault" in shown["E1"]["reason"]
+    assert 3 == page.feed.state()["totals"]["faulted"]  # those of the 503, not of the 400
     assert "an imported event needs its time" in shown["No time"]["reason"]
     assert 2 == shown["E0"]["tries"]
     assert ("/import", 3) == (shown["E0"]["path"][-7:], shown["E0"]["count"])
@@ -466,6 +470,20 @@ def test_a_program_attached_to_the_emulator_that_it_sends_to_counts_once(emu):
     assert {"too-old": 1, "too-long": 1} == {each["kind"]: each["count"] for each in problems}
     person = httpx.get(f"{emu.url}/live/person?distinct_id=u-17").json()
     assert ["Late"] == [each["event"] for each in person["lost"]]
+
+
+def test_a_reader_that_reads_nothing_holds_up_no_one(page):
+    """Neither the feed, nor other readers, nor the end."""
+    with socket.create_connection(("127.0.0.1", int(page.url.rpartition(":")[2]))) as stuck:
+        stuck.sendall(b"GET /live?full=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for n in range(600):
+            record = event(f"E{n}", text="x" * 20_000)
+            page.feed.add(exchange(), "events", [RequestRecord(record)], status=200)
+        with httpx.stream("GET", f"{page.url}/live", params={"event": "E599"}) as stream:
+            data = (data for chunk in stream.iter_raw() for *_, data in frames(chunk))
+            (entry,) = next(each["entries"] for each in data if "entries" in each)
+        assert "E599" == entry["event"]
+        program.stop()
 
 
 def test_an_emulator_that_is_not_there_loses_nothing(emu):

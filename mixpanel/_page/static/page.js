@@ -572,12 +572,14 @@ function badge(id, count, isWarning) {
   node.classList.toggle("warning", isWarning);
 }
 
+const SINGULAR = { queries: "query", exports: "export" };
+
 function drawBudget(budget) {
   const node = $("budget");
   const wanted = Object.entries(budget ?? {}).filter(([, one]) => one.limit !== null || one.used);
   node.hidden = !wanted.length;
   node.textContent = wanted.map(([name, one]) => one.limit === null
-    ? `${plain.format(one.used)} ${name} in an hour; Mixpanel allows ${ALLOWED}`
+    ? `${plain.format(one.used)} ${one.used === 1 ? SINGULAR[name] ?? name : name} in an hour; Mixpanel allows ${ALLOWED}`
     : `${one.left} of ${one.limit} ${name} left this hour`).join(" · ");
   node.classList.toggle("low", wanted.some(([, one]) => (one.limit === null ? one.used >= ALLOWED * 0.9 : one.left <= one.limit / 10)));
 }
@@ -817,7 +819,6 @@ const views = {
         el("div", {}, el("h3", {}, "Here"), el("button", { class: "button", type: "button", onclick: () => sendAgain(entry) }, "Send again")),
         el("p", { class: "note" }, "The same record, with the same $insert_id if it has one: a copy counts as a duplicate.")),
       !entry.curl ? el("p", { class: "note" }, "It was not sent yet.") : code(entry.curl, "As curl", entry.curl.includes("$MP_") && "Set the variables to your credentials: they are not shown here."),
-      el("p"),
       code(entry.assertion, "As a line of a test"),
     ].filter(Boolean);
   },
