@@ -92,7 +92,7 @@ def test_pages_of_properties_have_all_of_them(database):
 
 
 def test_what_is_found_in_some_rows_says_so(database, monkeypatch):
-    """In the list of properties, and in the overview; otherwise nothing is said."""
+    """In the list of properties, and in the overview; in all rows, there is no note."""
     whole = local.list_properties(database, "Order Paid")
     assert (483, 483, False) == (whole["rows"], whole["rows_read"], "note" in whole)
     assert "properties_from" not in overview_of({}, local.table_facts(database))["tables"][0]
