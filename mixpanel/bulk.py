@@ -47,6 +47,7 @@ from mixpanel.settings import Limits, RetryPolicy, checked_callback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from mixpanel._delivery.observer import Observer
     from mixpanel._http.connections import LoopConnections
     from mixpanel._http.request import Api
     from mixpanel._http.responses import TransportFailure
@@ -61,6 +62,7 @@ __all__ = [
     "import_rows",
 ]
 
+INTERRUPTED = "interrupted"
 CHUNK_SIZE = 500  # rows of a plain iterable that are read before other tasks run
 MAX_CONCURRENCY = 32  # requests in flight: as many as there are connections
 MAX_REASONS = 100  # distinct ones counted; a reason may quote a value, so there could be millions
@@ -82,6 +84,7 @@ class ImportJob:
     max_batch_size: int = Limits().max_batch_size
     max_batch_bytes: int = Limits().max_batch_bytes
     gzip: bool | None = True
+    observer: Observer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +291,10 @@ class _Import:
             raise  # not about this row but about all
         except Exception as error:  # of a value whose own methods fail
             why = f"the row cannot be encoded as JSON: {_describe_error(error)}"
-        self._reject(RejectedRecord(position, why, record=composed or _describe_row(row)))
+        rejected = RejectedRecord(position, why, record=composed or _describe_row(row))
+        self._reject(rejected)
+        if self.job.observer is not None:
+            self.job.observer.refused("imports", rejected.record, why)
         return None
 
     async def _send_batch(self, batch: _Batch) -> None:
@@ -296,6 +302,16 @@ class _Import:
         now = time.monotonic()
         for record in batch.records:
             record.enqueued_at = now
+        if self.job.observer is not None:
+            self.job.observer.queued(batch.records)
+        try:
+            await self._deliver(batch, position_of)
+        finally:
+            if self.job.observer is not None:  # of those with an outcome, this changes nothing
+                self.job.observer.settled(batch.records, "dropped", INTERRUPTED)
+        await self._report_progress()
+
+    async def _deliver(self, batch: _Batch, position_of: dict[int, int]) -> None:
         # The same retries as of any batch; only what the steps do is different: a rate limit halves
         # the concurrency of the whole import.
         steps = delivery_steps(
@@ -323,7 +339,6 @@ class _Import:
             del self.open[batch.first]
             self.max_in_flight = min(self.max_concurrency, self.max_in_flight + 1)
         self.slot_freed.set()
-        await self._report_progress()
 
     async def _sent(self, step: Send) -> Response | TransportFailure:
         api, connections = self.job.api, self.job.connections
@@ -337,7 +352,10 @@ class _Import:
             request = await build_request(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
-            return await connections.attempt(request)
+            reply = await connections.attempt(request)
+            if self.job.observer is not None:
+                self.job.observer.attempted(step.records, request, step.retries, reply)
+            return reply
 
         return await send_guarded(api.guard, connections, send)
 
@@ -358,6 +376,8 @@ class _Import:
             self.gzip = False
 
     def _settle(self, step: Resolve, position_of: dict[int, int]) -> None:
+        if self.job.observer is not None:
+            self._observe_outcome(self.job.observer, step)
         if step.fate == "delivered":
             self.imported += len(step.records)
             return
@@ -372,6 +392,14 @@ class _Import:
                     position_of[id(record)], one.message, one.field, one.insert_id, one.record
                 )
             )
+
+    def _observe_outcome(self, observer: Observer, step: Resolve) -> None:
+        if step.fate != "rejected" or step.error is None:
+            observer.settled(step.records, step.fate, step.reason)
+            return
+        why = sorted((one.index, one.message) for one in step.error.rejected_records)
+        for (_, message), record in zip(why, step.records, strict=False):
+            observer.settled([record], step.fate, message)
 
     def _reject(self, rejected: RejectedRecord) -> None:
         self.rejected += 1

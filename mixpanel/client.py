@@ -224,11 +224,11 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
         from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 
-        connection: dict[str, Any] = {}
+        connection: dict[str, Any] = {"observer": self._delivery.observer}
         if isinstance(self._delivery, Sender):
             api = self._delivery.api
             credentials = credentials or api.credentials
-            connection = {
+            connection |= {
                 "origin": api.endpoints.origin,
                 "transport": self._delivery.connections.transport,
             }
@@ -519,7 +519,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         api, connections = self._api_and_connections("import_events")
         return await bulk.import_rows(
             events,
-            bulk.ImportJob(self._composer.import_event, api, connections),
+            bulk.ImportJob(
+                self._composer.import_event, api, connections, observer=self._delivery.observer
+            ),
             concurrency=concurrency,
             start_at=start_at,
             keep_rejected=keep_rejected,
@@ -534,7 +536,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises ConfigurationError: without `credentials`.
         :raises DeliveryError: when there is no response, or the server rejects the request.
         """
-        return await lookup_tables.list_tables(*self._api_and_connections("lookup_tables"))
+        return await lookup_tables.list_tables(
+            *self._api_and_connections("lookup_tables"), observer=self._delivery.observer
+        )
 
     async def replace_lookup_table(
         self, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
@@ -550,7 +554,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises DeliveryError: when there is no response, or the server fails otherwise.
         """
         await lookup_tables.replace_table(
-            *self._api_and_connections("replace_lookup_table"), table_id, rows
+            *self._api_and_connections("replace_lookup_table"),
+            table_id,
+            rows,
+            observer=self._delivery.observer,
         )
 
     async def __aenter__(self) -> Self:

@@ -32,6 +32,7 @@ from mixpanel.settings import RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from mixpanel._delivery.observer import Observer
     from mixpanel._http.connections import LoopConnections
     from mixpanel._http.ingestion import (
         IngestionApi,
@@ -52,9 +53,11 @@ class LookupTable:
     name: str
 
 
-async def list_tables(api: IngestionApi, connections: LoopConnections) -> list[LookupTable]:
+async def list_tables(
+    api: IngestionApi, connections: LoopConnections, *, observer: Observer | None = None
+) -> list[LookupTable]:
     """List the project's lookup tables."""
-    data = await _request(api, connections, "GET", "")
+    data = await _request(api, connections, "GET", "", observer=observer)
     results = data.get("results") if isinstance(data, dict) else None
     return [
         LookupTable(str(row.get("id", "")), str(row.get("name", "")))
@@ -68,6 +71,8 @@ async def replace_table(
     connections: LoopConnections,
     table_id: str,
     rows: str | bytes | Iterable[Mapping[str, Any]],
+    *,
+    observer: Observer | None = None,
 ) -> None:
     """Replace one table with CSV or rows."""
     named = isinstance(table_id, str) and table_id.isprintable() and table_id.strip(". ")
@@ -78,7 +83,8 @@ async def replace_table(
     if not isinstance(rows, (str, bytes)):
         rows = as_csv(rows)
     content = rows.encode() if isinstance(rows, str) else rows
-    await _request(api, connections, "PUT", f"/{quote(table_id, safe='')}", content)
+    path = f"/{quote(table_id, safe='')}"
+    await _request(api, connections, "PUT", path, content, observer=observer)
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -101,7 +107,13 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 async def _request(
-    api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
+    api: IngestionApi,
+    connections: LoopConnections,
+    method: str,
+    path: str,
+    content: bytes = b"",
+    *,
+    observer: Observer | None,
 ) -> Any:
     if capture.active is not None:
         raise ConfigurationError(
@@ -121,7 +133,10 @@ async def _request(
     url = f"{api.endpoints.origin}/{NAME}{path}?{urlencode(query)}"
     failures = 0
     while True:
-        reply = await connections.send(Request(method, url, headers, content))
+        request = Request(method, url, headers, content)
+        reply = await connections.send(request)
+        if observer is not None:
+            observer.requested(request, reply)
         if isinstance(reply, Response) and 200 <= reply.status < 300:
             data = _read_json(reply.body)
             if data is not None and not _reports_failure(data):

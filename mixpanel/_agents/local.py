@@ -115,7 +115,8 @@ def table_facts(database: Database) -> list[dict[str, Any]]:
 
     A table of events has its `events` with counts, and one of events or profiles has `properties`:
     name, JSON type of the values, and the share of rows that have it. Properties are found
-    in up to 20,000 rows; `sampled` is True for a larger table, which may have others.
+    in up to 20,000 rows, chosen at random; `sampled` is their number for a larger table, which may
+    have others.
     """
     infos = sorted(database.tables(), key=lambda each: (-each.row_count, each.name))
     return [_facts(database, info) for info in infos]
@@ -140,7 +141,8 @@ def _facts(database: Database, info: TableInfo) -> dict[str, Any]:
         facts["events"], facts["event_count"] = _event_counts(database, info.name)
     if info.type in ("events", "profiles") and columns.get("properties") == "JSON":
         found, count, rows = _properties(database, info.name)
-        facts |= {"properties": found, "property_count": count, "sampled": rows < info.row_count}
+        sampled = rows if rows < info.row_count else 0
+        facts |= {"properties": found, "property_count": count, "sampled": sampled}
     return facts
 
 
@@ -295,13 +297,18 @@ def list_properties(
 ) -> dict[str, Any]:
     """Return the properties of an event, the most frequent first.
 
+    Types and shares are those of up to 20,000 of its `rows`, chosen at random; `rows_read` of fewer
+    has a `note`.
+
     :raises EventNotFoundError: with similar names.
     """
     names = _table_of_events(database, table)
     scope = {"tool": "list_properties", "event": event, "search": search, "tables": names}
     offset = decoded_cursor(cursor, scope)
     found = _table_with(database, names, event)
-    properties, count, rows = _properties(database, found, event, search)
+    properties, count, rows_read = _properties(database, found, event, search)
+    total = f"SELECT count(*) FROM {quoted(found)} WHERE event_name = {literal(event)}"
+    rows = database.sql_scalar(total)
     page = page_of(
         properties[offset:],
         scope,
@@ -310,7 +317,13 @@ def list_properties(
         total=count,
         hint="search narrows the list",
     )
-    result = {"source": "local", "table": found, "event": event, "rows_read": rows}
+    result = {"source": "local", "table": found, "event": event, "rows": rows}
+    result["rows_read"] = min(rows, SAMPLED) if not properties else rows_read
+    if rows > SAMPLED:
+        result["note"] = (
+            f"types and shares are those of {SAMPLED:,} of {rows:,} rows, chosen at random: a rare "
+            "property may be missing. property_values reads all rows"
+        )
     return {**result, **_listed("properties", page, count)}
 
 

@@ -79,6 +79,8 @@ def _line(table: Mapping[str, Any]) -> dict[str, Any]:
     names = ("name", "type", "rows", "from_date", "to_date", "state")
     line = {name: table[name] for name in names if table.get(name) is not None}
     line["name"] = _name(line["name"])
+    if table.get("sampled"):
+        line["properties_from"] = f"{table['sampled']:,} rows, chosen at random"
     gaps, filters = table.get("missing_days", ()), table.get("filters", ())
     if gaps:
         line["missing_days"] = [*gaps[:3], *([f"and {len(gaps) - 3} more"] if gaps[3:] else [])]
@@ -222,6 +224,8 @@ def _table_lines(table: Mapping[str, Any]) -> Iterator[str]:
         yield f"missing days: {', '.join(table['missing_days'])}"
     if table.get("fetched_with"):
         yield f"fetched with: {table['fetched_with']}"
+    if table.get("properties_from"):
+        yield f"properties are those of {table['properties_from']}"
     if table.get("columns"):
         columns = (f"{_as_text(name)} {type_}" for name, type_ in table["columns"].items())
         yield f"columns: {', '.join(columns)}"

@@ -1,11 +1,11 @@
-"""The interface by which a sender reports its messages to the live page.
+"""The interface by which a client reports its messages and requests to the live page.
 
-A sender without an observer reports nothing.
+A client without an observer reports nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Watches the messages of one sender, from any thread; its methods never raise."""
+    """Watches what one client sends, from any thread; its methods never raise."""
 
     def queued(self, records: Sequence[Record]) -> None:
         """Handle records that are about to be queued, or sent without a queue."""
@@ -40,4 +40,12 @@ class Observer(Protocol):
 
     def discarded(self, reason: str, count: int) -> None:
         """Handle messages that were dropped before they were queued, as by `before_send`."""
+        ...
+
+    def refused(self, endpoint: str, message: Any, reason: str) -> None:
+        """Handle a message that breaks a rule, and was rejected before it was queued."""
+        ...
+
+    def requested(self, request: Request, reply: Response | TransportFailure) -> None:
+        """Handle a request that carries no messages, such as one for flags, and its response."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,9 @@ OnDrop = Callable[[str, list[dict[str, Any]]], object]
 
 INTENTIONAL = frozenset({"sampled", "before_send", "disabled"})
 LOG_INTERVAL = 60.0
+MAX_KEYS = 50  # different lines that are limited each for itself
+MAX_KEY = 200
+VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +191,20 @@ class DeliveryStats:
                 self.changing = outer
 
     def note(self, kind: str, text: str) -> None:
-        """Count what the composer noticed about a message, and log it at most once a minute."""
+        """Count what the composer noticed about a message.
+
+        Each problem is logged at most once a minute, whatever the values in its text.
+        """
         if kind in INTENTIONAL or kind == "before_send_error":
             self.count_dropped(kind)
             return
         with self.lock:
             self.warnings[kind] += 1
-        self.log_limited(logging.WARNING, f"{kind} message: {text}", key=kind)
+        key = f"{kind} {VALUES.sub('', text)[:MAX_KEY]}"
+        with self.lock:
+            if key not in self._logged and len(self._logged) >= MAX_KEYS:
+                key = kind
+        self.log_limited(logging.WARNING, f"{kind} message: {text}", key=key)
 
     def report(self, error: DeliveryError, records: Sequence[Record]) -> None:
         """Call `on_error` with an error and the messages it is about; without one, log it.

@@ -32,10 +32,6 @@ SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"}
 )
 SECRET_WORDS = ("secret", "password", "api_key", "access_token", "assertion")
-LEFT_OUT_OF_CURL = frozenset(
-    {"host", "content-length", "content-encoding", "accept-encoding", "connection", "accept",
-     "user-agent", "authorization"}
-)  # fmt: skip
 DEFAULT_NAMES = frozenset({
     "token", "time", "distinct_id", "$insert_id", "mp_lib", "$lib_version", "ip", "$ip",
 })  # fmt: skip
@@ -87,14 +83,19 @@ def as_curl(entry: Entry, origin: str) -> str:
     """Return a shell command that sends this record again, with variables for secrets."""
     exchange = entry.exchange
     query = {name: value for name, value in exchange.query.items() if not _is_secret(name)}
+    if exchange.path.startswith("("):  # it is waiting, or was never sent
+        return ""
+    if exchange.path.startswith(("http://", "https://")):  # a program sent it to another server
+        origin = ""
     url = shlex.quote(origin + exchange.path + (f"?{urlencode(query)}" if query else ""))
     # Only a variable is in double quotes: the rest is from the sender, and must not be expanded.
     for name in exchange.query.keys() - query.keys():
         variable = re.sub(r"\W", "_", name.upper(), flags=re.ASCII)
         url += shlex.quote(f"{'?' if '?' not in url else '&'}{quote(name)}=") + f'"${variable}"'
-    parts = [f"curl -X {exchange.method} {url}"]
+    parts = [f"curl -X {shlex.quote(exchange.method)} {url}"]
     if any(name.lower() == "authorization" for name in exchange.headers):
-        scheme = exchange.headers.get("authorization", "").partition(" ")[0].lower()
+        given = {name.lower(): value for name, value in exchange.headers.items()}
+        scheme = given["authorization"].partition(" ")[0].lower()
         parts.append(
             '-H "Authorization: Bearer $MP_OAUTH_TOKEN"'
             if scheme == "bearer"

@@ -65,7 +65,7 @@ MAX_LABEL = 200  # characters of a name, an id or a reason
 MAX_VALUE = 60
 MAX_PREVIEW = 400
 MAX_MEMBERS = 5  # of an object or list in a preview
-HIDDEN = frozenset({"token", "time", "distinct_id", "$insert_id", "mp_lib", "$lib_version"})
+HIDDEN = frozenset({"token", "time", "distinct_id", "$insert_id", "mp_lib", "$lib_version", "ip"})
 OF_PROFILES = ("$token", "$distinct_id", "$group_key", "$group_id", "$time", "$ip", "$ignore_time",
                "$ignore_alias")  # fmt: skip
 

@@ -123,21 +123,23 @@ class Feed:
             return added
 
     def change(self, entry: Entry, **changes: Any) -> None:
-        """Change fields of an entry; readers get it again if the feed still has it."""
+        """Change fields of an entry, and count a new verdict; readers get it again.
+
+        An entry that the feed no longer has is counted only.
+        """
         with self._lock:
             verdict = entry.verdict
             for name, value in changes.items():
                 setattr(entry, name, value)
-            if entry.id not in self._entries:
-                return
-            self.seq += 1
-            entry.seq = self.seq
-            self._entries.move_to_end(entry.id)
             if entry.verdict != verdict:
                 if entry.via is None:
                     self._tally(entry.verdict, 1, 0)
                 if entry.verdict in ("rejected", "dropped"):
                     self._problems.examine(entry)
+            if entry.id in self._entries:
+                self.seq += 1
+                entry.seq = self.seq
+                self._entries.move_to_end(entry.id)
 
     def after(self, seq: int) -> tuple[list[Entry], int]:
         """Return the entries added or changed after `seq`, and how many were removed unread."""

@@ -138,6 +138,8 @@ MAX_NAMES = 1000
 MAX_COMPARED = 200
 MAX_PROPERTIES = 2000
 MAX_EXAMPLES = 5
+MAX_COUNTED = 20_000
+MAX_HASHED = 100_000  # bytes
 LATEST_UNIT = 1e14  # larger numbers are not milliseconds
 SECONDS = (1e8, 1e11)
 MILLISECONDS = (1e11, 1e14)
@@ -168,6 +170,8 @@ class Problems:
         self._units: dict[tuple[str, str], str] = {}
         self._names: dict[str, str] = {}
         self._similar: dict[str, str] = {}
+        # By kind and message: how often it arrived, and how often a program reported it.
+        self._counted: OrderedDict[tuple[Any, ...], list[int]] = OrderedDict()
 
     def clear(self) -> None:
         """Forget everything."""
@@ -207,17 +211,33 @@ class Problems:
         ]
 
     def add(self, entry: Entry, kind: str, text: str) -> None:
-        """Add a problem to an entry and to the summary, once for each kind."""
+        """Add a problem to an entry and to the summary, once for each kind.
+
+        A message that a program reports and that arrives here, too, is counted once.
+        """
         if any(known == kind for known, _ in entry.notes):
             return
         entry.notes.append((kind, text))
         found = self._found.setdefault(kind, _Found())
-        found.count += 1
+        found.count += self._is_new(entry, kind)
         shown = text[:200]
         found.examples.pop(shown, None)
         found.examples[shown] = entry.id
         if len(found.examples) > MAX_EXAMPLES:
             found.examples.popitem(last=False)
+
+    def _is_new(self, entry: Entry, kind: str) -> bool:
+        """Return False for the second of an entry that arrived and the report of sending it."""
+        message: Any = entry.insert_id
+        if message is None:
+            message = hash(repr(entry.record)) if entry.size <= MAX_HASHED else entry.event
+        key = kind, entry.lane, message
+        counts = self._counted.setdefault(key, [0, 0])
+        if len(self._counted) > MAX_COUNTED:
+            self._counted.popitem(last=False)
+        side = entry.via is not None
+        counts[side] += 1
+        return counts[side] > counts[not side]
 
     def _kind_of_rejection(self, entry: Entry) -> str:
         reason = entry.reason or ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import sys
 import threading
@@ -16,13 +17,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from mixpanel._http.responses import TransportFailure
 from mixpanel._page.entries import BY_CHOICE, LANES, Entry, Lane, RequestRecord, Verdict
 from mixpanel._page.feed import Feed
 from mixpanel._page.reporter import Reporter
 from mixpanel._page.server import PageServer
+from mixpanel._records.json_encoding import dumps, loads
 from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ConfigurationError
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgramPage", "page_of", "stop", "watch"]
 
 PORT = 8651  # if it is free: an open tab then finds a program that is started again
-MAX_WAITING = 10_000
+MAX_WAITING = 50_000  # an import has up to 64,000 records in flight
 LANE_NAMES: dict[str, Lane] = {"people": "profiles"}
 FATES: dict[str, Verdict] = {
     "delivered": "accepted", "rejected": "rejected", "dropped": "dropped",
@@ -58,8 +60,11 @@ DROPPED = {  # the reasons of `stats().dropped`, and their texts
     "raised": "the error was raised to the caller",
     "closed": "the client was closed first",
     "exit": "the process ended first",
+    "interrupted": "the import stopped first: it can be resumed",
 }
 MAX_RESPONSE = 4000  # bytes
+NOT_MODIFIED = 304
+BAD_REQUEST = 400  # it names the records that are rejected: the others are not sent again
 
 P = ParamSpec("P")
 
@@ -201,6 +206,7 @@ class _ProgramObserver:
         self._pid = os.getpid()
         # Records are kept too, so that no new one gets the same `id()`.
         self._waiting: OrderedDict[int, tuple[Record, Entry]] = OrderedDict()
+        self._polls: dict[str, Entry] = {}  # the latest entry of each path of flags
 
     @_never_raises
     def queued(self, records: Sequence[Record]) -> None:
@@ -210,12 +216,10 @@ class _ProgramObserver:
         for record in records:
             if id(record) in self._waiting:
                 continue
-            name = self._name_of(record.endpoint)
-            lane: Lane = LANE_NAMES.get(name, name if name in LANES else "events")
             request = ProgramRequest(path=f"({record.endpoint})", received_at=time.time())
             (entry,) = self._feed.add(
                 request,
-                lane,
+                self._lane(record.endpoint),
                 [RequestRecord(record.decoded())],
                 verdict="queued",
                 size=len(record.body),
@@ -233,22 +237,8 @@ class _ProgramObserver:
         reply: Response | TransportFailure,
     ) -> None:
         """Set the request that carried records, and its response."""
-        parts = urlsplit(request.url)
-        failed = isinstance(reply, TransportFailure)
-        shown = ProgramRequest(
-            request.method,
-            f"{parts.scheme}://{parts.netloc}{parts.path}",
-            {},
-            {name: value if isinstance(value, str) else "••••"
-             for name, value in request.headers.items()},
-            time.time(),
-            request.content,
-            None if isinstance(reply, TransportFailure) else reply.status,
-            b"" if isinstance(reply, TransportFailure) else reply.body[:MAX_RESPONSE],
-        )  # fmt: skip
-        reason = str(reply.error) if isinstance(reply, TransportFailure) else None
-        if shown.status is not None and shown.status >= 400:
-            reason = f"status {shown.status}"
+        shown, reason = _as_sent(request, reply), _failure(reply)
+        is_repeated = reason is not None and shown.status != BAD_REQUEST
         for index, record in enumerate(records):
             found = self._waiting.get(id(record))
             if found is None:
@@ -261,7 +251,7 @@ class _ProgramObserver:
                 index=index,
                 count=len(records),
                 last=shown.received_at,
-                **({"verdict": "retrying", "reason": reason} if failed or reason else {}),
+                **({"verdict": "retrying", "reason": reason} if is_repeated else {}),
             )
 
     @_never_raises
@@ -290,6 +280,91 @@ class _ProgramObserver:
                 verdict="dropped",
                 reason=DISCARDED[reason],
             )
+
+    @_never_raises
+    def refused(self, endpoint: str, message: Any, reason: str) -> None:
+        """Add a message that was rejected before it was queued."""
+        if os.getpid() == self._pid:
+            request = ProgramRequest(path=f"({endpoint})", received_at=time.time())
+            # A row that could not be composed may hold anything: objects, itself, 1,000 levels.
+            content = loads(dumps(message)[0])
+            self._feed.add(request, self._lane(endpoint), [RequestRecord(content, reason)])
+
+    @_never_raises
+    def requested(self, request: Request, reply: Response | TransportFailure) -> None:
+        """Add a request without messages; polls of unchanged flags are one entry."""
+        if os.getpid() != self._pid:
+            return
+        shown, reason = _as_sent(request, reply), _failure(reply)
+        parts = urlsplit(request.url)
+        shown.query = dict(parse_qsl(parts.query))
+        lane: Lane = "flags" if "/flags" in parts.path else "tables"
+        before = self._polls.get(parts.path)
+        if shown.status == NOT_MODIFIED and before is not None:
+            changes = {"tries": max(1, before.tries) + 1, "last": shown.received_at}
+            self._feed.change(before, **changes)
+            if self._feed.entry(before.id) is not None:
+                return
+        (entry,) = self._feed.add(
+            shown,
+            lane,
+            [RequestRecord(_content(lane, parts.path, shown, reply))],
+            verdict=None if reason is None else "faulted" if shown.status is None else "rejected",
+            status=shown.status,
+            reason=reason,
+            stored=False,
+            size=len(request.content),
+        )
+        self._polls[parts.path] = entry
+
+    def _lane(self, endpoint: str) -> Lane:
+        name = self._name_of(endpoint)
+        return LANE_NAMES.get(name, name if name in LANES else "events")
+
+
+def _as_sent(request: Request, reply: Response | TransportFailure) -> ProgramRequest:
+    """Return a request for the page, without its secrets and its query."""
+    parts = urlsplit(request.url)
+    return ProgramRequest(
+        request.method,
+        f"{parts.scheme}://{parts.netloc}{parts.path}",
+        {},
+        {name: value if isinstance(value, str) else "••••"
+         for name, value in request.headers.items()},
+        time.time(),
+        request.content,
+        None if isinstance(reply, TransportFailure) else reply.status,
+        b"" if isinstance(reply, TransportFailure) else reply.body[:MAX_RESPONSE],
+    )  # fmt: skip
+
+
+def _failure(reply: Response | TransportFailure) -> str | None:
+    """Return why a request failed, None if it did not."""
+    if isinstance(reply, TransportFailure):
+        return str(reply.error)
+    return f"status {reply.status}" if reply.status >= 400 else None
+
+
+def _content(
+    lane: Lane, path: str, request: ProgramRequest, reply: Response | TransportFailure
+) -> dict[str, Any]:
+    """Return what a request without messages was about, as the emulator shows it."""
+    if lane != "flags":
+        return {"method": request.method, "path": path}
+    if path.endswith("/definitions"):
+        return {"flag_key": "definitions"}
+    context = _json_object(request.query.get("context"))
+    answer = {} if isinstance(reply, TransportFailure) else _json_object(reply.body)
+    found = {"flag_key": request.query.get("flag_key"), "context": context}
+    return {**context, **found, "variants": answer.get("flags")}
+
+
+def _json_object(text: str | bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def program_name() -> str:

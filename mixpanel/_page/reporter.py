@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from http.client import HTTPConnection, HTTPException
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,7 +22,10 @@ INTERVAL = 0.1  # seconds
 RETRY_INTERVAL = 2.0
 TIMEOUT = 3.0
 MAX_BYTES = 4 * 2**20  # of one report
-MAX_RECORD = 200_000  # characters; longer records are left out
+MAX_RECORD = 200_000  # characters; longer records are shortened
+MAX_TEXT = 1000
+MAX_MEMBERS = 100
+MAX_DEPTH = 3
 
 
 class Reporter:
@@ -81,7 +85,7 @@ class Reporter:
 
 def _as_report(entry: Entry) -> dict[str, Any]:
     exchange = entry.exchange
-    record = entry.record if entry.size <= MAX_RECORD else {"left out": f"{entry.size} bytes"}
+    record = entry.record if entry.size <= MAX_RECORD else _shortened(entry.record)
     return {
         "key": entry.id,
         "lane": entry.lane,
@@ -98,3 +102,17 @@ def _as_report(entry: Entry) -> dict[str, Any]:
         "headers": masked_headers(exchange.headers),
         "response": exchange.response_body.decode(errors="replace"),
     }
+
+
+def _shortened(value: Any, depth: int = 0) -> Any:
+    """Return the beginning of a long record: of its texts, lists and objects."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
+    if isinstance(value, dict | list) and depth > MAX_DEPTH:
+        return "…"
+    if isinstance(value, list):
+        return [_shortened(each, depth + 1) for each in value[:MAX_MEMBERS]]
+    if isinstance(value, dict):
+        members = islice(value.items(), MAX_MEMBERS)
+        return {name[:MAX_TEXT]: _shortened(each, depth + 1) for name, each in members}
+    return value

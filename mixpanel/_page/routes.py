@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mixpanel._page.details import details
 from mixpanel._page.entries import LANES, VERDICTS, Entry, RequestRecord, summary
+from mixpanel._page.filters import matches_filter, parse_filter
 from mixpanel._page.stream import Stream, matches
 
 if TYPE_CHECKING:
@@ -213,10 +214,11 @@ class Routes:
 
     def _export(self, request: Incoming) -> Reply:
         conditions = _conditions(request.query)
+        filters = parse_filter(request.query.get("q", ""))
         lines = [
             json.dumps({**summary(each), "record": each.record}, default=str) + "\n"
             for each in self._feed.entries()
-            if matches(each, conditions)
+            if matches(each, conditions) and matches_filter(each, filters)
         ]
         headers = {
             "content-type": "application/x-ndjson",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
+    from mixpanel._delivery.observer import Observer
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.flags._evaluation.compiled_flag import CompiledFlag
     from mixpanel.flags._exposures.reporter import Tracker
@@ -93,7 +94,9 @@ class LocalFeatureFlagsProvider:
         *,
         origin: str | None = None,
         transport: TransportOptions | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._config = config
         self._max_definitions_bytes = _max_definitions_bytes(config)
         self._api = FlagsApi(token, config, version, credentials, origin)
@@ -325,7 +328,7 @@ class LocalFeatureFlagsProvider:
         if self._lease is not None and not self._holds_lease(self._lease):
             await self._load_shared()
             return
-        response = await send(self._connections, self._api.definitions(self._etag))
+        response = await send(self._connections, self._api.definitions(self._etag), self._observer)
         if isinstance(response, Response) and response.status == 304 and self._ready:
             self._fetched_at = time.time()
             if self._snapshot is not None:

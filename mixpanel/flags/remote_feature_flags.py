@@ -32,6 +32,7 @@ from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
 
 if TYPE_CHECKING:
+    from mixpanel._delivery.observer import Observer
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.flags._exposures.reporter import Tracker
 
@@ -75,7 +76,9 @@ class RemoteFeatureFlagsProvider:
         *,
         origin: str | None = None,
         transport: TransportOptions | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._config = config
         self._api = FlagsApi(token, config, version, credentials, origin)
         self._reporter = ExposureReporter(tracker, config, "remote")
@@ -234,7 +237,7 @@ class RemoteFeatureFlagsProvider:
             raise _encoding_error(error) from None
         # Naive local time, as the official SDK reports it.
         started, start = datetime.now(), time.perf_counter()  # noqa: DTZ005
-        response = await send(self._connections, request)
+        response = await send(self._connections, request, self._observer)
         latency, completed = time.perf_counter() - start, datetime.now()  # noqa: DTZ005
         if isinstance(response, Response) and len(response.body) > INLINE_DECODE_BYTES:
             variants = await anyio.to_thread.run_sync(

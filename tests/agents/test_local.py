@@ -91,6 +91,22 @@ def test_pages_of_properties_have_all_of_them(database):
     assert found["total"] == len(names) == len(set(names))
 
 
+def test_what_is_found_in_some_rows_says_so(database, monkeypatch):
+    """In the list of properties, and in the overview; in all rows, there is no note."""
+    whole = local.list_properties(database, "Order Paid")
+    assert (483, 483, False) == (whole["rows"], whole["rows_read"], "note" in whole)
+    assert "properties_from" not in overview_of({}, local.table_facts(database))["tables"][0]
+    monkeypatch.setattr(local, "SAMPLED", 100)
+    found = local.list_properties(database, "Order Paid")
+    assert (483, 100) == (found["rows"], found["rows_read"])
+    assert found["note"].startswith("types and shares are those of 100 of 483 rows")
+    none = local.list_properties(database, "Order Paid", search="nothing like it")
+    assert (0, 100, True) == (none["total"], none["rows_read"], "note" in none)
+    answer = overview_of({}, local.table_facts(database))
+    assert "100 rows, chosen at random" == answer["tables"][0]["properties_from"]
+    assert "properties are those of 100 rows, chosen at random" in overview_text(answer)
+
+
 def test_an_unknown_name_has_similar_ones(database):
     """Of events, and of the properties of an event."""
     with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):

@@ -13,10 +13,13 @@ from pathlib import Path
 from anyio.from_thread import start_blocking_portal
 
 from mixpanel.data._queries import bookmarks
+from mixpanel.data.project import DataRequest
 from mixpanel.emulator import Emulator
 from tests.agents.shop import FLAGS, STEPS, Shop, fill
 from tests.agents.shop import events as shop_events
 from tests.cli.cli_data import environment, runner
+from tests.cli.cli_data import fill as fill_days
+from tests.cli.project_examples import EXAMPLES, FILES, PROJECT, TOKEN, seed_again
 
 PAGE = Path(__file__).parents[2] / "docs" / "json-output.md"
 DAYS = ("--from", "2026-01-01", "--to", "2026-01-03")
@@ -38,6 +41,11 @@ SEEDS = {
 BY_NAME = ("series", "results", "data", "segments", "sample", "properties", "columns", "events")
 WORD = re.compile(r"[a-z_]+")
 MARK = "<!-- generated: shapes -->\n"
+ABOUT_PROJECT = """\
+`mp project` writes objects as Mixpanel returns them, which may have more fields than those of the
+emulator below. Commands that are not listed, such as `delete`, write nothing. The objects are those
+of [project data](project-data.md).
+"""
 COMMANDS = {
     "Local database": [
         ("query", "sql", "SELECT event_name, count(*) AS n FROM events GROUP BY ALL"),
@@ -148,6 +156,28 @@ def results():
                 assert 0 == done.exit_code, (command, done.stderr)
                 yield heading, command, json.loads(done.stdout)
         portal.call(shop.toolbox.aclose)
+    yield from project_results()
+
+
+def project_results():
+    """Yield the same of each command of `mp project` that has a result."""
+    with tempfile.TemporaryDirectory() as name, Emulator() as emu:
+        folder = Path(name)
+        for file, text in FILES.items():
+            (folder / file).write_text(text)
+        fill_days(emu, days=1)
+        mp = runner({**environment(emu.url, folder), **PROJECT})
+        for resource, endpoint, example in EXAMPLES:
+            if endpoint.returns == "nothing":
+                continue
+            seed_again(emu)
+            run = example
+            for file in FILES:
+                run = run.replace(file, f"{folder}/{file}")
+            env = TOKEN if resource.model is DataRequest else {}
+            done = mp(*shlex.split(run)[1:], "--format", "json", **env)
+            assert 0 == done.exit_code, (example, done.stderr)
+            yield "Project", tuple(shlex.split(example)[1:]), json.loads(done.stdout)
 
 
 # ---- shapes -------------------------------------------------------------------------------------
@@ -203,13 +233,20 @@ def _key(key):
 def page():
     """Run the commands, and return the page with its introduction as it is."""
     head, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
-    parts, last = [head + MARK], None
+    parts, last, of_project = [head + MARK], None, {}
     for heading, command, result in results():
+        found = written(shape(result))
+        if heading == "Project":  # commands with the same shape have one entry
+            of_project.setdefault(found, []).append(f"`mp {shlex.join(command)}`")
+            continue
         if heading != last:
             parts.append(f"## {heading}\n")
             last = heading
-        found = written(shape(result))
         parts.append(f"`mp {shlex.join(command)}`\n\n```text\n{found}\n```\n")
+    parts.append(f"## Project\n\n{ABOUT_PROJECT}")
+    for found, commands in of_project.items():
+        lines = "\\\n".join(commands)
+        parts.append(f"{lines}\n\n```text\n{found}\n```\n")
     return "\n".join(parts)
 
 

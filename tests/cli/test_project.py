@@ -2,9 +2,7 @@
 
 import json
 import shlex
-from pathlib import Path
 
-import httpx
 import pytest
 
 from mixpanel.cli import project
@@ -13,19 +11,7 @@ from mixpanel.data._project.resources import RESOURCES
 from mixpanel.data.project import DataRequest
 from mixpanel.emulator import Emulator, Fault
 from tests.cli.cli_data import environment, fill, runner
-
-SEEDS = Path(__file__).parents[1] / "data" / "project" / "seeds.json"
-FILES = {
-    "trend.json": '{"sections": {"show": []}}',
-    "buyers.json": '{"selector": {"operator": "and", "children": []}, "behaviors": {}}',
-    "ruleset.json": '{"variants": [{"key": "on", "value": true, "split": 1}], "rollout": []}',
-    "skus.csv": "sku,title\nA1,Green tea\nB2,Black tea\n",
-}
-COMMANDS = [
-    (resource, endpoint, project._example(resource, endpoint))
-    for resource in RESOURCES
-    for endpoint in resource
-]
+from tests.cli.project_examples import FILES, PROJECT, SEEDS, TOKEN, seed_again
 
 
 @pytest.fixture
@@ -50,12 +36,8 @@ def mp(emu, folder, monkeypatch):
     fill(emu, days=1)
     emu.seed(SEEDS)
     monkeypatch.chdir(folder)
-    env = {**environment(emu.url, folder), "MP_PROJECT_ID": "4242", "MP_TOKEN": "T"}
+    env = {**environment(emu.url, folder), **PROJECT}
     return runner(env)
-
-
-# The APIs about people take tokens only.
-TOKEN = {"MP_USERNAME": None, "MP_SECRET": None, "MP_OAUTH_TOKEN": "t0ken"}
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda each: each.name)
@@ -64,9 +46,7 @@ def test_every_example_runs(emu, mp, resource):
     env = TOKEN if resource.model is DataRequest else {}
     for endpoint in resource:
         example = project._example(resource, endpoint)
-        emu._project.saved.clear()
-        emu.seed(SEEDS)
-        httpx.put(f"{emu.url}/storage/lookup/1", content=FILES["skus.csv"]).raise_for_status()
+        seed_again(emu)
         done = mp(*shlex.split(example)[1:], **env)
         assert done.exit_code == 0, (example, done.stderr)
         if endpoint.returns == "nothing":

@@ -315,6 +315,28 @@ def test_the_export_has_a_line_for_each_entry(emu, http):
     assert ["B"] == [json.loads(each)["record"]["event"] for each in lines]
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ["A", "B", "Order Paid"]),
+        ("event:a", ["A"]),
+        ("-event:a,b", ["Order Paid"]),
+        ('event:"order paid"', ["Order Paid"]),
+        ("paid", ["Order Paid"]),
+        ("verdict:rejected", ["B"]),
+        ("status:200 user:u-17", ["A", "B", "Order Paid"]),
+        ("constructor:x", []),
+        ("problem:too-old", ["B"]),
+    ],
+)
+def test_the_export_takes_the_filter_of_the_page(emu, http, text, found):
+    """The same words and fields."""
+    old = event("B", time=int(time.time()) - 6 * DAY)
+    http.post("/track", json=[event("A"), old, event("Order Paid")])
+    lines = http.get("/live/export", params={"q": text}).text.splitlines()
+    assert found == [json.loads(each)["event"] for each in lines]
+
+
 def test_a_person_has_a_profile_and_a_timeline(emu, http):
     """Under each of the ids, and with what was lost."""
     device = "5f1d4a9e-3c6c-4f0e-9d3e-6a0c3d3d8f10"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from types import SimpleNamespace
 
@@ -119,6 +120,20 @@ def test_the_shell_command_quotes_what_a_shell_would_run():
     assert found.startswith("curl -X POST http://127.0.0.1:1/track")
     body = found.partition("--data-raw ")[2]
     assert body.replace("'\"'\"'", "\0").count("'") == 2  # the quotes around it
+
+
+@pytest.mark.parametrize("method", ["`id`", "A|id", "POST; id", "A&id"])
+def test_the_shell_command_quotes_the_method(method):
+    """A method may have characters that a shell would run."""
+    found = as_curl(entry_of(event(), method=method), "http://127.0.0.1:1")
+    assert ["curl", "-X", method] == shlex.split(found)[:3]
+
+
+def test_the_shell_command_of_a_program_has_the_address_that_it_sent_to():
+    """Not that of the page in addition; and there is none before it is sent."""
+    sent = as_curl(entry_of(event(), path="https://api.mixpanel.com/track"), "http://127.0.0.1:1")
+    assert sent.startswith("curl -X POST https://api.mixpanel.com/track ")
+    assert as_curl(entry_of(event(), path="(events)"), "http://127.0.0.1:1") == ""
 
 
 def test_the_shell_command_expands_the_variables_of_secrets_only():

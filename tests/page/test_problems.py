@@ -128,6 +128,22 @@ def test_problems_have_a_meaning_and_a_remedy():
     assert {each["kind"] for each in found} <= set(KINDS)
 
 
+@pytest.mark.parametrize("reported_first", [True, False])
+@pytest.mark.parametrize("lane", ["events", "profiles"])
+def test_a_message_that_is_reported_and_arrives_is_counted_once(reported_first, lane):
+    """A program attached to the emulator that it sends to causes no problem twice."""
+    feed = Feed()
+    record = event(time=NOW, text="x" * 300)
+    if lane == "profiles":
+        record = {"$distinct_id": "u", "$set": {"text": "x" * 300}}
+    for via in ("app.py (7)", None) if reported_first else (None, "app.py (7)"):
+        feed.add(exchange(received_at=NOW), lane, [RequestRecord(record)], status=200, via=via)
+    assert {1} == {each["count"] for each in feed.state()["problems"]}
+    assert all(each.notes for each in feed.entries())
+    feed.add(exchange(received_at=NOW), lane, [RequestRecord(record)], status=200)
+    assert {2} == {each["count"] for each in feed.state()["problems"]}
+
+
 def test_comparing_is_bounded():
     """Names of events and properties without end need no more memory."""
     feed = Feed()
@@ -137,3 +153,12 @@ def test_comparing_is_bounded():
     problems = feed._problems
     assert len(problems._names) <= 1000
     assert len(problems._types) <= 2000
+
+
+def test_counting_is_bounded():
+    """Messages with a problem without end need no more memory."""
+    feed = Feed()
+    for n in range(0, 24_000, 200):
+        judged = [RequestRecord(event(f"{m} x", time=NOW)) for m in range(n, n + 200)]
+        feed.add(exchange(received_at=NOW), "events", judged)
+    assert len(feed._problems._counted) <= 20_000

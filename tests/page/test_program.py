@@ -1,19 +1,29 @@
 """The page of a program: what its clients composed, queued, sent and got back."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import anyio
 import httpx
 import pytest
 
-from mixpanel import AsyncMixpanel, Mixpanel
+from mixpanel import AsyncMixpanel, ImportInterrupted, Mixpanel
 from mixpanel._page import program
-from mixpanel.cdp import AsyncHightouch, CustomerIO
+from mixpanel._page.details import details
+from mixpanel._page.entries import RequestRecord
+from mixpanel.cdp import AsyncCustomerIO, AsyncFanOut, AsyncHightouch, CustomerIO, Sink
+from mixpanel.credentials import ServiceAccountCredentials
 from mixpanel.emulator import Emulator, Fault
-from mixpanel.exceptions import ConfigurationError, RejectedError
+from mixpanel.exceptions import ConfigurationError, MixpanelException, RejectedError
+from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
 from mixpanel.settings import RetryPolicy
+from tests.page.samples import FLAG
+from tests.page.test_entries import event, exchange
 from tests.page.test_feed import frames
 
 AT_ONCE = RetryPolicy(first_wait=0.01, max_wait=0.01)
@@ -127,6 +137,153 @@ def test_sync_clients_of_other_platforms_are_shown(emu, page):
     with CustomerIO("KEY", base_url=emu.customerio_url, debug=True) as client:
         client.track("u-17", "Order Paid")
     assert ["customerio"] == [each[1] for each in found(page)]
+
+
+def entry_of(page, number):
+    """Return an entry as the page shows it."""
+    return details(page.feed.entry(number), "")
+
+
+# ---- imports, flags, lookup tables, fan-outs -----------------------------------------------------
+
+
+ACCOUNT = ServiceAccountCredentials("robot", "s3cret", "42")
+ROWS = [
+    {"event": f"E{n}", "properties": {"time": 1_767_225_600 + n, "distinct_id": "u-17"}}
+    for n in range(3)
+]
+
+
+async def test_an_import_is_shown_from_row_to_outcome(anyio_backend, emu, page):
+    """Also what the server rejects, and a row that is never sent."""
+    emu.play(Fault.status(503), Fault.partial([1]))
+    rows = [*ROWS, {"event": "No time", "properties": {}}]
+    options = {"base_url": emu.url, "credentials": ACCOUNT, "debug": True}
+    async with AsyncMixpanel("T", **options) as mp:
+        result = await mp.import_events(rows, retry=AT_ONCE)
+    assert (2, 2) == (result.imported, result.rejected)
+    shown = {each["event"]: each for each in page.feed.summaries()}
+    assert {"imports"} == {each["lane"] for each in shown.values()}
+    verdicts = {name: each["verdict"] for name, each in shown.items()}
+    rejected = {"E1": "rejected", "No time": "rejected"}
+    assert {"E0": "accepted", "E2": "accepted", **rejected} == verdicts
+    assert "refused by a fault" in shown["E1"]["reason"]
+    assert 3 == page.feed.state()["totals"]["faulted"]  # those of the 503, not of the 400
+    assert "an imported event needs its time" in shown["No time"]["reason"]
+    assert 2 == shown["E0"]["tries"]
+    assert ("/import", 3) == (shown["E0"]["path"][-7:], shown["E0"]["count"])
+    assert "s3cret" not in json.dumps(entry_of(page, shown["E0"]["id"]))
+
+
+async def test_a_row_of_any_form_is_shown(anyio_backend, emu, page):
+    """One that refers to itself, is no mapping, or has a thousand levels."""
+    itself = {"event": "Itself", "properties": {}}
+    itself["properties"]["self"] = itself
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    rows = [itself, 7, {"event": "Deep", "properties": {"x": deep, ("a", 1): {1}}}, None]
+    options = {"base_url": emu.url, "credentials": ACCOUNT, "debug": True}
+    async with AsyncMixpanel("T", **options) as mp:
+        assert 4 == (await mp.import_events(rows)).rejected
+    assert ["rejected"] * 4 == [each[0] for each in found(page)]
+    for entry in page.feed.entries():
+        json.dumps(entry_of(page, entry.id))
+
+
+async def test_records_of_an_import_that_stops_are_dropped(anyio_backend, emu, page):
+    """With the reason; they are not left as if they were being sent."""
+    emu.play(Fault.status(401))
+    options = {"base_url": emu.url, "credentials": ACCOUNT, "debug": True}
+    async with AsyncMixpanel("T", **options) as mp:
+        with pytest.raises(ImportInterrupted):
+            await mp.import_events(ROWS)
+    assert {"dropped"} == {each[0] for each in found(page)}
+    assert {"the import stopped first: it can be resumed; before: status 401"} == {
+        each[4] for each in found(page)
+    }
+
+
+async def test_the_rows_of_a_backfill_are_shown(anyio_backend, emu, page):
+    """In the lane of the vendor."""
+    row = {"type": "track", "event": "E", "userId": "u", "timestamp": "2026-01-01T00:00:00Z"}
+    async with AsyncCustomerIO("KEY", base_url=emu.customerio_url, debug=True) as client:
+        await client.backfill([row, {"type": "nonsense"}])
+    assert {("accepted", "customerio"), ("rejected", "customerio")} == {
+        each[:2] for each in found(page)
+    }
+
+
+async def test_requests_for_flags_are_shown(anyio_backend, emu, page):
+    """Definitions with polls of unchanged ones as one entry; evaluations with what they chose."""
+    emu.set_flags([FLAG])
+    local = LocalFlagsConfig(polling_interval_in_seconds=0.05)
+    remote = RemoteFlagsConfig()
+    options = {"base_url": emu.url, "debug": True}
+    async with AsyncMixpanel(
+        "T", local_flags_config=local, remote_flags_config=remote, **options
+    ) as mp:
+        await mp.remote_flags.aget_variant_value("new-checkout", "off", {"distinct_id": "u-1"})
+        with anyio.fail_after(10):
+            while max(each["tries"] for each in page.feed.summaries()) < 3:
+                await anyio.sleep(0.01)
+        await mp.flush()
+    flags = [each for each in page.feed.summaries() if each["lane"] == "flags"]
+    assert {("definitions", 200), ("new-checkout", 200)} == {
+        (each["event"], each["status"]) for each in flags
+    }
+    assert 2 == len(flags)
+    (evaluated,) = [each for each in flags if each["event"] == "new-checkout"]
+    assert "u-1" == evaluated["distinct_id"]
+    assert {"new-checkout"} >= evaluated["record"]["variants"].keys()
+    assert f"{emu.url}/flags" == evaluated["path"]
+    entry = entry_of(page, evaluated["id"])
+    assert "new-checkout" in str(entry["request"]["query"])
+    assert "••••" in str(entry["request"]["headers"])
+
+
+async def test_a_failed_request_for_flags_has_the_reason(anyio_backend, emu, page):
+    """Whether the server answers or not."""
+    emu.play(Fault.status(503), Fault.reset("before"))
+    async with AsyncMixpanel(
+        "T", base_url=emu.url, debug=True, remote_flags_config=RemoteFlagsConfig()
+    ) as mp:
+        for _ in range(2):
+            await mp.remote_flags.aget_variant_value("x", "off", {"distinct_id": "u-1"})
+    rejected, faulted = found(page)
+    assert ("rejected", "flags", "x", 503, "status 503") == rejected
+    assert ("faulted", "flags", "x", None) == faulted[:4]
+    assert faulted[4]
+
+
+async def test_lookup_tables_are_shown(anyio_backend, emu, page):
+    """A replacement is a request of its own."""
+    options = {"base_url": emu.url, "credentials": ACCOUNT, "debug": True}
+    async with AsyncMixpanel("T", **options) as mp:
+        await mp.lookup_tables()
+        with suppress(MixpanelException):
+            await mp.replace_lookup_table("no-such-table", [{"id": "1", "name": "a"}])
+    assert ["tables", "tables"] == [each[1] for each in found(page)]
+    assert "accepted" == found(page)[0][0]
+
+
+async def test_a_fan_out_is_shown_by_its_clients(anyio_backend, emu, page):
+    """Each in its lane."""
+    async with AsyncFanOut(
+        mixpanel=Sink(AsyncMixpanel("T", base_url=emu.url, debug=True)),
+        hightouch=Sink(AsyncHightouch("KEY", base_url=emu.hightouch_url, debug=True)),
+    ) as out:
+        await out.track("u-17", "Order Paid")
+    assert {("accepted", "events"), ("accepted", "hightouch")} == {each[:2] for each in found(page)}
+
+
+async def test_messages_that_the_list_no_longer_has_are_counted(anyio_backend, emu, page):
+    """The totals are of all, the list of the newest 1,000."""
+    async with AsyncMixpanel("T", base_url=emu.url, debug=True) as mp:
+        for n in range(1500):
+            await mp.track("u-17", f"E{n}")
+        await mp.flush()
+    assert 1500 == page.feed.state()["totals"]["accepted"]
 
 
 class Broken:
@@ -285,6 +442,48 @@ def test_a_program_reports_to_a_running_emulator(emu):
         emu.wait_for("Order Paid", timeout=0)
     state = emu._project.live.state()
     assert 0 == state["totals"]["accepted"]
+
+
+def test_a_long_record_is_reported_by_its_beginning(emu):
+    """With its name and ids, and what is wrong with it."""
+    with Emulator() as real:
+        with Mixpanel("T", base_url=real.url, debug=emu.url, validation="off") as mp:
+            mp.track("u-17", "Big", {"text": "x" * 500_000, "many": ["y" * 2000] * 200})
+        program.stop()
+    (entry,) = emu.live()
+    assert ("Big", "u-17", ["too-long"]) == (
+        entry["event"], entry["distinct_id"], entry["problems"],
+    )  # fmt: skip
+    assert len(json.dumps(entry)) < 120_000
+    assert entry["bytes"] > 900_000
+
+
+def test_a_program_attached_to_the_emulator_that_it_sends_to_counts_once(emu):
+    """Problems, and what a person lost: the message is in the list twice, with an arrow once."""
+    with Mixpanel("T", base_url=emu.url, debug=emu.url, validation="off") as mp:
+        mp.track("u-17", "Order Paid", {"note": "x" * 300})
+        with suppress(RejectedError):
+            mp.track("u-17", "Late", {"time": time.time() - 9 * 86400})
+        program.stop()
+    assert 4 == len(emu.live())
+    problems = emu._project.live.state()["problems"]
+    assert {"too-old": 1, "too-long": 1} == {each["kind"]: each["count"] for each in problems}
+    person = httpx.get(f"{emu.url}/live/person?distinct_id=u-17").json()
+    assert ["Late"] == [each["event"] for each in person["lost"]]
+
+
+def test_a_reader_that_reads_nothing_holds_up_no_one(page):
+    """Neither the feed, nor other readers, nor the end."""
+    with socket.create_connection(("127.0.0.1", int(page.url.rpartition(":")[2]))) as stuck:
+        stuck.sendall(b"GET /live?full=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for n in range(600):
+            record = event(f"E{n}", text="x" * 20_000)
+            page.feed.add(exchange(), "events", [RequestRecord(record)], status=200)
+        with httpx.stream("GET", f"{page.url}/live", params={"event": "E599"}) as stream:
+            data = (data for chunk in stream.iter_raw() for *_, data in frames(chunk))
+            (entry,) = next(each["entries"] for each in data if "entries" in each)
+        assert "E599" == entry["event"]
+        program.stop()
 
 
 def test_an_emulator_that_is_not_there_loses_nothing(emu):

@@ -467,6 +467,24 @@ def test_mode_warn_logs_once_a_minute(kept, caplog):
     assert mp.stats().warnings == {"invalid": 100}
 
 
+def test_different_problems_do_not_hide_each_other(kept, caplog):
+    """Each kind has its line, whatever the values; without end they share one."""
+    mp = Mixpanel("t", kept)
+    for n in range(20):
+        mp.track("null" if n % 2 else "undefined", "E")
+        mp.track("u", "E", {f"p{n}": {"a": {"b": {"c": {"d": n}}}}})
+    assert ["distinct_id 'undefined' is not", "'p0' is nested deeper"] == [
+        record.getMessage().partition(": ")[2][: len(start)]
+        for record, start in zip(
+            caplog.records, ["distinct_id 'undefined' is not", "'p0' is nested deeper"], strict=True
+        )
+    ]
+    caplog.clear()
+    for n in range(500):
+        mp._stats.note("invalid", f"a new problem {chr(200 + n) * 3}")
+    assert 40 <= len(caplog.records) <= 51
+
+
 def test_mode_off_validates_nothing(kept):
     """For callers who validate on their own."""
     mp = Mixpanel("t", kept, validation="off")

@@ -101,7 +101,7 @@ function parse(text) {
   const found = [];
   for (const match of text.matchAll(/(-?)(?:([a-z]+):)?((?:"[^"]*"?|[^\s"])+)/g)) {
     const [whole, minus, field, value] = match;
-    if (field && field in FIELDS) {
+    if (field && Object.hasOwn(FIELDS, field)) {
       const values = [...value.matchAll(/"([^"]*)"?|([^,"]+)/g)].map((part) => (part[1] ?? part[2]).toLowerCase()).filter(Boolean);
       if (values.length) found.push({ not: minus === "-", field, values });
     } else {
@@ -401,9 +401,18 @@ async function sendSample() {
   await fetch("/track", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify([{ event: "Order Paid", properties }]) });
 }
 
+/** Offer what the filter shows, and all entries. */
+function drawExport() {
+  const filter = $("q").value.trim();
+  $("export-shown").hidden = !filter;
+  $("export-shown").href = `/live/export?q=${encodeURIComponent(filter)}`;
+}
+
 function drawFound() {
   const all = entries.length, some = shown.length;
   let text = conditions.length ? `${plain.format(some)} of ${plain.format(all)} entries` : `${plain.format(all)} ${all === 1 ? "entry" : "entries"}`;
+  $("export-shown").textContent = `What the filter shows (${plain.format(some)})`;
+  $("export-all").textContent = `All entries (${plain.format(all)})`;
   if (all >= KEPT) text += `, the newest that are kept`;
   if (lostCount) text += `; ${plain.format(lostCount)} came too fast to show`;
   const now = Date.now();
@@ -563,12 +572,14 @@ function badge(id, count, isWarning) {
   node.classList.toggle("warning", isWarning);
 }
 
+const SINGULAR = { queries: "query", exports: "export" };
+
 function drawBudget(budget) {
   const node = $("budget");
   const wanted = Object.entries(budget ?? {}).filter(([, one]) => one.limit !== null || one.used);
   node.hidden = !wanted.length;
   node.textContent = wanted.map(([name, one]) => one.limit === null
-    ? `${plain.format(one.used)} ${name} in an hour; Mixpanel allows ${ALLOWED}`
+    ? `${plain.format(one.used)} ${one.used === 1 ? SINGULAR[name] ?? name : name} in an hour; Mixpanel allows ${ALLOWED}`
     : `${one.left} of ${one.limit} ${name} left this hour`).join(" · ");
   node.classList.toggle("low", wanted.some(([, one]) => (one.limit === null ? one.used >= ALLOWED * 0.9 : one.left <= one.limit / 10)));
 }
@@ -727,7 +738,7 @@ async function drawEntry(mine) {
   if (entry.reason) {
     banners.push(el("div", { class: `banner ${isBad ? "error" : ""}` },
       el("strong", {}, line(entry.reason)),
-      isBad && entry.status === 200 && el("p", {}, "The response was 200 nevertheless: at most its body says so."),
+      isBad && entry.status === 200 && el("p", {}, "The status of the response was 200 all the same."),
       covered?.remedy && el("p", {}, covered.remedy)));
   }
   for (const one of remedies.filter((each) => each !== covered)) {
@@ -747,7 +758,7 @@ async function drawEntry(mine) {
   fact("Id", entry.insert_id && line(entry.insert_id));
   fact("Size", bytes(entry.bytes));
   const tabs = { properties: "Properties", raw: "Raw", request: "Request", repeat: "Repeat" };
-  const bar = el("div", { class: "tabs", role: "tablist", "aria-label": "Views of the entry" });
+  const bar = el("div", { class: "tabs", role: "tablist", "aria-label": "Views of the entry", "data-entry": entry.id });
   const body = el("div", { role: "tabpanel", id: "view", tabindex: "0" });
   const choose = (tab) => {
     panel.tab = tab;
@@ -804,12 +815,29 @@ const views = {
   },
   repeat(entry) {
     return [
-      code(entry.curl, "As curl", entry.curl.includes("$MP_") && "Set the variables to your credentials: they are not shown here."),
-      el("p"),
+      canSendAgain(entry) && el("div", { class: "block" },
+        el("div", {}, el("h3", {}, "Here"), el("button", { class: "button", type: "button", onclick: () => sendAgain(entry) }, "Send again")),
+        el("p", { class: "note" }, "The same record, with the same $insert_id if it has one: a copy counts as a duplicate.")),
+      !entry.curl ? el("p", { class: "note" }, "It was not sent yet.") : code(entry.curl, "As curl", entry.curl.includes("$MP_") && "Set the variables to your credentials: they are not shown here."),
       code(entry.assertion, "As a line of a test"),
-    ];
+    ].filter(Boolean);
   },
 };
+
+/** Only what arrived here whole, at an endpoint that takes it without credentials. */
+function canSendAgain(entry) {
+  return !entry.via && state?.kind !== "program" && ["events", "profiles", "groups"].includes(entry.lane) && entry.raw && entry.raw_length === entry.raw.length;
+}
+
+async function sendAgain(entry) {
+  const path = { events: "/track", profiles: "/engage", groups: "/groups" }[entry.lane];
+  try {
+    const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: `[${entry.raw}]` });
+    toast(`Sent again: status ${response.status}`);
+  } catch {
+    toast("Sent again, but there was no response");
+  }
+}
 
 function pairs(list) {
   return el("table", { class: "pairs" }, el("tbody", {}, ...list.map((one) =>
@@ -957,7 +985,7 @@ function drawActiveFaults() {
 function setFilter(text, { fromInput = false } = {}) {
   if (!fromInput) $("q").value = text;
   conditions = parse(text);
-  $("export").href = "/live/export";
+  drawExport();
   $("list").scrollTop = 0;
   $("empty").dataset.kind = "";
   isScrolled = false;
@@ -1016,7 +1044,8 @@ function key(event) {
   const { target } = event;
   const isText = target.matches?.("input, textarea, select");
   if (event.key === "Escape") {
-    if ($("clear").open) { $("clear").open = false; $("clear").querySelector("summary").focus(); }
+    const menu = document.querySelector(".menu[open]");
+    if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
     else if (target === $("q") && $("q").value) setFilter("");
     else if (isText) target.blur();
     else if (isOpen() && (panel.name !== "problems" || matchMedia("(max-width: 1100px)").matches)) close();
@@ -1071,6 +1100,7 @@ function connect() {
 $("address").textContent = location.host;
 makeMeters();
 restore();
+drawExport();
 measure();
 drawPanel();
 $("q").addEventListener("input", () => setFilter($("q").value, { fromInput: true }));
@@ -1104,7 +1134,10 @@ $("clear").addEventListener("toggle", () => {
   $("clear-data").classList.remove("sure");
   $("clear-data").textContent = "Delete all data, too";
 });
-document.addEventListener("click", (event) => { if (!$("clear").contains(event.target)) $("clear").open = false; });
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll(".menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+});
+$("export").addEventListener("click", (event) => { if (event.target.matches("a")) $("export").open = false; });
 document.addEventListener("keydown", key);
 addEventListener("resize", measure);
 addEventListener("popstate", () => { restore(); setFilter($("q").value); drawPanel(); });

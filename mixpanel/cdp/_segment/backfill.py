@@ -127,6 +127,7 @@ class AsyncBackfill:
             limits.max_batch_size,
             limits.max_batch_bytes - len("[]"),
             gzip=None if api.compress else False,
+            observer=self._sender.observer,
         )
         return await import_rows(
             rows,

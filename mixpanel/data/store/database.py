@@ -209,6 +209,8 @@ class Database(Connection):
     def sql_page(self, query: str, *, offset: int, limit: int, width: int) -> RowPage:
         """Return up to `limit` rows of a query from `offset` on, with text cut at `width` + 1.
 
+        For agents: unlike other SQL, it cannot read the path of the database or any setting.
+
         :raises SQLError: as for `sql_rows`.
         """
         with self._cursor(writes=False) as cursor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.store import sql
 from mixpanel.data.store.rows import NotAQueryError, query_source, unique_names
+from mixpanel.data.store.statements import check_statement
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -44,11 +45,12 @@ def page(
 
     Text that was cut has `width` + 1 characters, and so has the JSON of a long list or object.
 
-    :raises UnsafeSQLError: if it does more than read, or accesses a file.
+    :raises UnsafeSQLError: if it does more than read tables, or accesses a file or a setting.
     :raises SQLError: if DuckDB rejects it.
     """
     try:
         with sql.translated(connection):
+            check_statement(connection, query, write=False, tables_only=True)
             source, columns = query_source(connection, query)
     except NotAQueryError:  # EXPLAIN and the like, whose rows are few
         found = sql.rows(connection, query, None, write=False, limit=offset + limit)

@@ -51,6 +51,25 @@ SAFE_TABLE_FUNCTIONS = {
     "pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_user_agent",
     "pragma_version",
 }  # fmt: skip
+# Of those, the ones that read about the tables only, not about the files, settings and machine.
+TABLE_CATALOG_FUNCTIONS = {
+    "range", "generate_series", "unnest", "repeat", "repeat_row", "summary", "json_each",
+    "json_tree", "test_all_types", "icu_calendar_names", "pg_timezone_names", "duckdb_columns",
+    "duckdb_functions", "duckdb_keywords", "duckdb_tables", "duckdb_types", "duckdb_views",
+    "pragma_show", "pragma_table_info",
+}  # fmt: skip
+TABLE_CATALOG_VIEWS = {
+    "duckdb_columns", "duckdb_tables", "duckdb_types", "duckdb_views", "sqlite_master",
+    "sqlite_schema", "pg_tables", "pg_views",
+    "character_sets", "check_constraints", "columns", "constraint_column_usage",
+    "constraint_table_usage", "key_column_usage", "referential_constraints", "schemata",
+    "table_constraints", "tables", "views",
+}  # fmt: skip
+# Scalar functions that return settings, variables and addresses.
+SETTING_FUNCTIONS = {
+    "current_setting", "getenv", "getvariable", "inet_client_addr", "inet_client_port",
+    "inet_server_addr", "inet_server_port", "pg_conf_load_time", "which_secret",
+}  # fmt: skip
 # Readers of files, allowed with external access. Those that take an address in memory never are.
 FILE_READERS = re.compile(
     r"(?!arrow_|pandas_|python_)(read_\w+|parquet_\w+|sniff_csv|glob|query|query_table|histogram"
@@ -66,8 +85,12 @@ MAX_NESTING = 20  # views and macros that use each other
 _builtin_cache: list[tuple[frozenset[str], frozenset[str]]] = []
 
 
-def check_statement(connection: DuckDBPyConnection, query: str, *, write: bool) -> Any:
+def check_statement(
+    connection: DuckDBPyConnection, query: str, *, write: bool, tables_only: bool = False
+) -> Any:
     """Return the only statement of a query, parsed, if it may run.
+
+    With `tables_only` it cannot read about the database file, settings and the machine either.
 
     :raises UnsafeSQLError: if it does more than read, unless `write`; if it accesses files without
         external access; if there are several statements.
@@ -78,7 +101,10 @@ def check_statement(connection: DuckDBPyConnection, query: str, *, write: bool) 
     query.encode()  # raises UnicodeEncodeError for an unpaired surrogate
     # All rows, because a relation cannot write while a result of its connection is unfinished.
     rows = connection.execute("SELECT current_setting('enable_external_access')").fetchall()
-    return _StatementCheck(connection, write=write, external=rows == [(True,)]).statement(query)
+    check = _StatementCheck(
+        connection, write=write, external=rows == [(True,)], tables_only=tables_only
+    )
+    return check.statement(query)
 
 
 def statement_body(query: str) -> str:
@@ -95,8 +121,11 @@ def mentioned(query: str) -> set[str]:
 
 
 class _StatementCheck:
-    def __init__(self, connection: DuckDBPyConnection, *, write: bool, external: bool) -> None:
+    def __init__(
+        self, connection: DuckDBPyConnection, *, write: bool, external: bool, tables_only: bool
+    ) -> None:
         self._connection, self._write, self._external = connection, write, external
+        self._tables_only = tables_only
         self._visited: set[str] = set()  # tables, views and macros already checked
         self._views: list[tuple[str, str]] | None = None
 
@@ -205,17 +234,24 @@ class _StatementCheck:
                 raise self._not_allowed(kind)
             if kind == "TABLE_FUNCTION":
                 self._check_table_function(node["function"], depth)
-            elif kind == "BASE_TABLE" or (kind == "SHOW_REF" and node.get("show_type") == "SHOW"):
+                return
+            if self._tables_only:
+                self._check_catalog_view(node)
+            if kind == "BASE_TABLE" or (kind == "SHOW_REF" and node.get("show_type") == "SHOW"):
                 self._check_table(node, depth)
 
     def _check_function(self, node: dict[str, Any], depth: int) -> None:
         name = node["function_name"].lower()
         if name in SIDE_EFFECT_FUNCTIONS:
             raise self._not_allowed(f"{name}()")
+        if self._tables_only and name in SETTING_FUNCTIONS:
+            raise self._not_about_tables(f"{name}()")
         self._check_macro(name, depth)
 
     def _check_table_function(self, node: dict[str, Any], depth: int) -> None:
         name = node.get("function_name", "").lower()
+        if self._tables_only and name in SAFE_TABLE_FUNCTIONS - TABLE_CATALOG_FUNCTIONS:
+            raise self._not_about_tables(f"{name}()")
         if name in SAFE_TABLE_FUNCTIONS or (self._external and FILE_READERS.fullmatch(name)):
             return
         if self._check_macro(name, depth):
@@ -225,6 +261,23 @@ class _StatementCheck:
         # For unknown names DuckDB's own error is better: it suggests similar ones.
         if name in self._builtin():
             raise self._no_external_access(f"{name}() is not allowed")
+
+    def _check_catalog_view(self, node: dict[str, Any]) -> None:
+        """Refuse the built-in views that are not about tables, such as `pg_settings`."""
+        name = _unquoted(node.get("table_name") or "")
+        if name in TABLE_CATALOG_VIEWS or not name:
+            return
+        row = self._connection.execute(
+            "SELECT 1 FROM duckdb_views() WHERE internal AND lower(view_name) = ? LIMIT 1", [name]
+        ).fetchone()
+        if row is not None:
+            raise self._not_about_tables(name)
+
+    def _not_about_tables(self, construct: str) -> UnsafeSQLError:
+        return UnsafeSQLError(
+            f"{construct} is not allowed: it reads about the database file, settings or the "
+            "machine, and this SQL reads tables only"
+        )
 
     def _check_macro(self, name: str, depth: int) -> bool:
         if name in self._builtin():

@@ -148,7 +148,9 @@ class EmulatorSource:
         lost = [
             entry
             for entry in self._project.live.entries()
-            if entry.distinct_id in (distinct_id, owner) and entry.verdict in LOST
+            if entry.distinct_id in (distinct_id, owner)
+            and entry.verdict in LOST
+            and entry.via is None
         ]
         return {
             "distinct_id": owner,
@@ -206,6 +208,8 @@ class EmulatorSource:
         definitions = parse_definitions({"flags": self._flags()})
         found: dict[Any, list[dict[str, Any]]] = {}
         for entry in reversed(self._project.live.entries()):
+            if entry.via is not None:  # it arrived here as well, or was sent to another server
+                continue
             for key, variant in _chosen(entry).items():
                 rows = found.setdefault(key, [])
                 if len(rows) >= MAX_EVALUATIONS:

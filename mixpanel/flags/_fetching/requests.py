@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
+    from mixpanel._delivery.observer import Observer
     from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
@@ -113,12 +114,17 @@ class FlagsApi:
         return Request("GET", f"{self.origin}{path}?{urlencode(query)}", headers)
 
 
-async def send(connections: LoopConnections, request: Request) -> Response | TransportFailure:
+async def send(
+    connections: LoopConnections, request: Request, observer: Observer | None = None
+) -> Response | TransportFailure:
     """Send a request for flags; while a test captures events, to a server on this machine only."""
     if capture.active is not None and not is_loopback(urlsplit(request.url).hostname or ""):
         text = "flags are not fetched while events are captured: use FixedFlags or override_flags"
         return TransportFailure(TransportError(text), may_have_been_sent=False)
-    return await connections.send(request)
+    reply = await connections.send(request)
+    if observer is not None:
+        observer.requested(request, reply)
+    return reply
 
 
 def decode_response(response: Response | TransportFailure, max_bytes: int) -> Any:
