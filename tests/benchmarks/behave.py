@@ -241,7 +241,7 @@ def stalls(name: str, url: str) -> dict[str, Any]:
     client = Driven(name, url)
     threading.Thread(target=attempt, args=(client.track, 0), daemon=True).start()
     threading.Thread(target=attempt, args=(client.flush,), daemon=True).start()
-    time.sleep(45)
+    time.sleep(45)  # longer than the server holds the request
     return {}
 
 

@@ -12,6 +12,7 @@ docstrings of behave.py. Nothing here can fail a build.
 
 import argparse
 import atexit
+import contextlib
 import gzip
 import json
 import os
@@ -37,6 +38,7 @@ from tests.benchmarks.ring import interpreter
 
 DRIVER = Path(__file__).with_name("behave.py")
 AUTHORITY = trustme.CA()
+HELD = 40  # seconds for which the server holds a request that it never answers
 PATIENCE = 90  # seconds for one situation
 SENDERS = {
     "ours": "this package",
@@ -131,13 +133,10 @@ class Handler(BaseHTTPRequestHandler):
     def stall(self) -> None:
         """Never answer, and measure how long the client waits."""
         started = time.monotonic()
-        self.connection.settimeout(40)
-        try:
+        self.connection.settimeout(HELD)
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # a timeout here, or a reset of the client
             self.connection.recv(1)
-        except TimeoutError:
-            return
-        finally:
-            self.close_connection = True
         with self.server.lock:
             self.server.seen.held.append(time.monotonic() - started)
 
@@ -268,7 +267,8 @@ def adds(name: str) -> str:
 
 def stalls(name: str) -> str:
     found = observe(name, "stalls", Fault(stalls=True))
-    return f"{found.seen.held[0]:.0f} s" if found.seen.held else "over 40 s"
+    held = next(iter(found.seen.held), HELD)  # a repeated request does not count
+    return f"{held:.0f} s" if held < HELD else f"over {HELD} s"
 
 
 def checks(name: str) -> str:
@@ -301,15 +301,15 @@ def table(names: dict[str, str]) -> str:
 
 
 def declared(names: dict[str, str]) -> str:
-    """Return what the packages declare: version, Python, async classes, what names speak of."""
-    lines = ["| | version | Python | import | classes with async methods | methods that speak of |"]
-    lines.append("|---" * 6 + "|")
+    """Return what the packages have: version, Python, async classes, what method names speak of."""
+    lines = ["| | version | Python | classes with async methods | methods that speak of |"]
+    lines.append("|---" * 5 + "|")
     for name, label in names.items():
         found = observe(name, "declares").printed
         words = ", ".join(f"{word} {count}" for word, count in found["words"].items() if count)
         lines.append(
-            f"| {label} | {found['version']} | {found['python']} | {starts(name)} "
-            f"| {', '.join(found['async'][:4]) or 'none'} | {words} |"
+            f"| {label} | {found['version']} | {found['python']} "
+            f"| {', '.join(found['async'][:4]) or 'none'} | {words or 'none'} |"
         )
     return "\n".join(lines)
 
