@@ -293,7 +293,8 @@ def main() -> None:
     logging.getLogger().addHandler(Noted())
     name, situation, url = sys.argv[1:]
     found = {each.__name__: each for each in SITUATIONS}[situation](name, url)
-    print(json.dumps({**found, "reports": sorted(reports)}), flush=True)
+    found |= {"reports": sorted(reports), "done_at": time.time()}
+    print(json.dumps(found), flush=True)
     if situation not in ("exits", "forks"):
         os._exit(0)
 

@@ -97,6 +97,7 @@ class RollingWindow:
         if self.limit is None:
             return True
         self._expire(now)
+        # What is refused is not counted: else a client that repeats at once would never get in.
         if self._total + amount > self.limit:
             return False
         self._entries.append((now, amount))
@@ -177,6 +178,8 @@ class CallLimiter:
         if self._is_full():
             return 1.0
         if counted:
+            # Every window is checked before one counts the call: a call that the limit of the hour
+            # refuses must not use up that of the second.
             wait = max(window.wait(now) for window in self._windows)
             if wait > 0:
                 return wait

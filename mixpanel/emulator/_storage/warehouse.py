@@ -190,6 +190,8 @@ class Warehouse:
             self.revision += 1
             changed = self._changed[table]
             keyed = [(self._owner(update), update) for update in updates]
+            # One query for all profiles of a batch. Several updates of one profile build on each
+            # other.
             profiles = self._profiles(table, {key for key, _ in keyed})
             for key, update in keyed:
                 properties, seen = profiles.get(key, (None, None))
@@ -221,6 +223,8 @@ class Warehouse:
             self._open()
             self.revision += 1
             for alias, distinct_id in aliases.items():
+                # An id that stands for another never gets aliases of its own, so that the chains
+                # which `canonical` follows have no cycle.
                 root = self.canonical(distinct_id)
                 if alias in self._aliases or alias == root:
                     continue
@@ -438,6 +442,7 @@ class Warehouse:
         kept, seen = found.get((root,), (None, None))
         if properties is not None:
             changed = self._changed["profiles"]
+            # None deletes the row when the changes are written.
             changed[(alias,)] = (None, None)
             changed[(root,)] = ({**properties, **(kept or {})}, seen)
 
