@@ -39,7 +39,7 @@ from tests.benchmarks.ring import interpreter
 DRIVER = Path(__file__).with_name("behave.py")
 AUTHORITY = trustme.CA()
 HELD = 40  # seconds for which the server holds a request that it never answers
-PATIENCE = 90  # seconds for one situation
+PATIENCE = 60  # seconds for one situation
 SENDERS = {
     "ours": "this package",
     "official": "official `Consumer`",
@@ -293,7 +293,7 @@ def table(names: dict[str, str]) -> str:
     """Return the rows; clients take turns in threads, as they mostly wait."""
     lines = ["| | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     for title, row in ROWS.items():
-        with ThreadPoolExecutor(1 if row is starts else len(names)) as pool:
+        with ThreadPoolExecutor(1 if row in (starts, ends) else len(names)) as pool:
             lines.append(f"| {title} | " + " | ".join(pool.map(row, names)) + " |")
         print(title, flush=True)
     return "\n".join(lines)
