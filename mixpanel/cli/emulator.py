@@ -166,7 +166,7 @@ def emulator(
                 "yellow",
             )
         if flags is not None:
-            say(f"Feature flags come from {flags}, which may be edited meanwhile.", "dim")
+            say(f"Feature flags come from {flags}, which is read again when it changes.", "dim")
         if open_ and not open_in_browser(running.url):
             say(f"There is no browser here to open: the live page is at {running.url}.", "yellow")
         say("Ctrl-C stops it.", "dim")

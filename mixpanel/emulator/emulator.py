@@ -358,7 +358,7 @@ class Emulator:
         self._project.saved.set_schema(entity_type, name, schema)
 
     def add_annotation(self, date: str, description: str) -> int:
-        """Save an annotation of a moment (`YYYY-MM-DD HH:MM:SS`), and return its id."""
+        """Save an annotation at a time (`YYYY-MM-DD HH:MM:SS`), and return its id."""
         fields: dict[str, Any] = {
             "date": date,
             "description": description,

@@ -79,7 +79,7 @@ class Expression:
         return test
 
     def renamed(self, suffix: str) -> "Expression":
-        """Return the expression with names that end in `suffix`, to stand beside others."""
+        """Return the expression with names that end in `suffix`, to be joined with others."""
         return Expression(
             self.template.format_map({name: f"{{{name}{suffix}}}" for name in self.values}),
             {f"{name}{suffix}": value for name, value in self.values.items()},
