@@ -33,12 +33,7 @@ PADDING = 2  # between the columns of a table
 FEW_COLUMNS = 2  # such as names and values, which are always a table
 MAX_LINES = 2  # of a row of a table, else rows are written as records
 TERMINAL_ROWS = 10_000  # rows of a stream that a terminal or a table shows unless limited
-NAME_FIELDS = (
-    "name",
-    "value",
-    "event",
-    "id",
-)  # the first of these represents an object in plain output
+NAME_FIELDS = ("name", "value", "event", "id")  # the first one represents an object in plain output
 REASONS_SHOWN = 5  # in a table; JSON has all of them
 
 
