@@ -250,7 +250,7 @@ def unavailable(name: str) -> str:
     """Return the attempts; those of a client that has not given up are of 20 seconds."""
     found = observe(name, "fails", Fault(status=503))
     if not found.printed["gave_up"]:
-        return f"{found.seen.requests} in 20 s, still trying"
+        return f"{found.seen.requests} in 20 s, still trying; {reported(found)}"
     return f"{found.seen.requests}; {reported(found)}"
 
 
