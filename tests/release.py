@@ -3,6 +3,7 @@
     tox run -e release                                  with the interpreter that runs it
     tox run -e release -- --python 3.11 --python 3.13   with these, which uv finds
     tox run -e release -- --tag v1.2.0                  and as this version, in the release workflow
+    tox run -e release -- --api                         only compare the API with the last release
 
 Into `dist/`, or the folder of `--into`, come the sdist, the wheel and its bill of materials. Each
 extra is installed alone, and what it is for is imported. Nothing is uploaded.
@@ -48,6 +49,7 @@ IMPORTS = {
 
 
 # What is not public, by its path or its name: see CONTRIBUTING.md.
+BREAK = re.compile(r"^\S+\.py:\d+: (?P<path>[\w.]+)(?:\((?P<parameter>\w*)\))?: ")  # griffe's
 INTERNAL = re.compile(r"^mixpanel/(?:cli|data/store|data/analysis)/|(?<!\w)_[a-z]\w*")
 
 
@@ -177,8 +179,14 @@ def check_tag(tag: str) -> None:
 
 
 def check_api(tag: str | None) -> None:
-    """Compare the public names with the last release, and print what would break its users."""
-    tags = run("git", "tag", "--list", "v*", "--sort=-v:refname", cwd=ROOT).split()
+    """Compare the public names with the last release before this commit.
+
+    :raises ReleaseError: if a change breaks users and the changelog does not name it, or if the
+        two could not be compared.
+    """
+    tags = run(
+        "git", "tag", "--list", "v*", "--merged", "HEAD", "--sort=-v:refname", cwd=ROOT
+    ).split()
     earlier = [each for each in tags if each != tag]
     if not earlier:
         step("the API: there is no release to compare with")
@@ -188,8 +196,36 @@ def check_api(tag: str | None) -> None:
         [sys.executable, "-m", "griffe", "check", "mixpanel", "--against", earlier[0]],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
-    public = [f"  {line}" for line in done.stdout.splitlines() if not INTERNAL.search(line)]
-    print("\n".join(public) or "  nothing that breaks its users")
+    breaks = [line for line in done.stdout.splitlines() if BREAK.match(line)]
+    if done.returncode and not breaks:
+        raise ReleaseError(f"griffe could not compare the API with {earlier[0]}\n{done.stdout}")
+    public = [line for line in breaks if not INTERNAL.search(line)]
+    print("\n".join(f"  {line}" for line in public) or "  nothing that breaks its users")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    if missing := unannounced(public, changelog):
+        raise ReleaseError(
+            "name each of these under `### Removed` or `### Changed` of the newest version in "
+            "CHANGELOG.md, or keep it working:\n" + "\n".join(missing)
+        )
+
+
+def unannounced(breaks: Sequence[str], changelog: str) -> list[str]:
+    """Return the breaks whose names no code span under Removed or Changed has, newest version."""
+    newest = re.split(r"^## ", changelog, maxsplit=2, flags=re.MULTILINE)[1]
+    parts = re.findall(
+        r"^### (?:Removed|Changed)$(.*?)(?=^### |\Z)", newest, re.MULTILINE | re.DOTALL
+    )
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", "\n".join(parts)))))
+    return [line for line in breaks if not _names(line) <= named]
+
+
+def _names(line: str) -> set[str]:
+    """Return what a line of griffe is about: an object, and its parameter if it is about one."""
+    found = BREAK.match(line)
+    assert found
+    path = found["path"].split(".")
+    owner = path[-2] if path[-1] == "__init__" and len(path) > 1 else path[-1]
+    return {owner, *filter(None, [found["parameter"]])}
 
 
 # ---- installations ------------------------------------------------------------------------------
@@ -269,8 +305,12 @@ def main() -> int:
     parser.add_argument("--extra", action="append", metavar="NAME", default=[])
     parser.add_argument("--into", type=Path, default=ROOT / "dist", metavar="FOLDER")
     parser.add_argument("--tag", metavar="TAG", help="check that this is the version")
+    parser.add_argument("--api", action="store_true", help="only compare the API, in seconds")
     chosen = parser.parse_args()
     try:
+        if chosen.api:
+            check_api(chosen.tag)
+            return 0
         if chosen.tag:
             check_tag(chosen.tag)
         extras = list(chosen_extras(chosen.extra))

@@ -1,7 +1,9 @@
 """The locked versions: all that tox and CI install, with hashes, within the project's bounds."""
 
+import ast
 import configparser
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -140,6 +142,30 @@ def test_the_hooks_of_pre_commit_have_the_locked_versions():
     assert {"ruff", "mypy"} <= {pin.name for pin in pins}
     versions = locked("types") | locked("lint")
     assert [pin for pin in pins if versions[pin.name] != [str(pin.specifier)[2:]]] == []
+
+
+def test_the_hook_of_mypy_has_what_the_package_imports():
+    """All that `ignore_missing_imports` does not name, or mypy fails in the hook alone."""
+    imported = set()
+    for path in (ROOT / "mixpanel").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module)
+    ignored = {
+        module
+        for override in PROJECT["tool"]["mypy"]["overrides"]
+        if override.get("ignore_missing_imports")
+        for module in override["module"]
+    }
+    known = {each.partition(".")[0] for each in ignored} | {"mixpanel", *sys.stdlib_module_names}
+    known |= {"cryptography", "httpcore", "pydantic_core"}  # of pyjwt[crypto], httpx and pydantic
+    names = {"jwt": "pyjwt", "openfeature": "openfeature-sdk"}
+    packages = {each.partition(".")[0] for each in imported} - known
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    pins = {Requirement(each).name for each in re.findall(r'"([\w\[\]-]+==[^"]+)"', text)}
+    assert {names.get(each, each) for each in packages} - pins == set()
 
 
 @pytest.mark.parametrize("python", ["3.11.7", "3.12.1", "3.13.0", "3.14.0"])

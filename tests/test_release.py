@@ -110,6 +110,99 @@ def test_changes_of_the_api_are_those_of_public_names(line, is_internal):
     assert bool(release.INTERNAL.search(line)) == is_internal
 
 
+CHANGES = """# Changelog
+
+## [1.1.0] - 2026-01-31
+
+### Added
+
+- `added`.
+
+### Removed
+
+- `Client.track(ip=)`, and `gone()`.
+
+## [1.0.0] - 2025-12-31
+
+### Removed
+
+- `older`.
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "is_announced"),
+    [
+        ("mixpanel/client.py:0: Client.track(ip): Parameter was removed", True),
+        ("mixpanel/client.py:0: Client.track(time): Parameter was removed", False),
+        ("mixpanel/x.py:0: gone: Public object was removed", True),
+        ("mixpanel/x.py:0: added: Public object was removed", False),
+        ("mixpanel/x.py:0: older: Public object was removed", False),
+        ("mixpanel/x.py:0: Client.__init__(ip): Positional parameter was moved", True),
+    ],
+)
+def test_a_break_must_be_in_the_changelog(line, is_announced):
+    """Under Removed or Changed of the newest version, by its name and its parameter's."""
+    assert (release.unannounced([line], CHANGES) == []) == is_announced
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Return a repository with a tiny package, which has not been released."""
+    (tmp_path / "mixpanel").mkdir()
+    (tmp_path / "mixpanel" / "__init__.py").write_text("def track(event): ...\ndef flush(): ...\n")
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "First")
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_without_a_release_there_is_nothing_to_compare_with(repository, capsys):
+    """Not even when the tag to be released exists already."""
+    release.check_api(None)
+    git(repository, "tag", "v1.0.0")
+    release.check_api("v1.0.0")
+    assert capsys.readouterr().out.count("there is no release to compare with") == 2
+
+
+@pytest.mark.slow
+def test_a_removed_function_fails_a_release_and_a_new_parameter_passes(repository, capsys):
+    """Against the last tag before this commit; the changelog may announce what is removed."""
+    pytest.importorskip("griffe", reason="needs griffe, from the dependency group `docs`")
+    git(repository, "tag", "v1.0.0")
+    package = repository / "mixpanel" / "__init__.py"
+    package.write_text("def track(event, time=None): ...\ndef flush(): ...\n")
+    release.check_api("v1.1.0")
+    assert "compared with v1.0.0\n  nothing that breaks its users" in capsys.readouterr().out
+
+    package.write_text("def track(event, time=None): ...\n")
+    with pytest.raises(release.ReleaseError, match=r"__init__\.py:\d+: flush: Public object was r"):
+        release.check_api("v1.1.0")
+    changelog = repository / "CHANGELOG.md"
+    changelog.write_text(changelog.read_text() + "\n### Removed\n\n- `flush()`\n")
+    release.check_api("v1.1.0")
+
+
+@pytest.mark.slow
+def test_a_release_that_cannot_be_compared_fails(repository):
+    """A tag whose tree has no package is not taken for one without changes."""
+    pytest.importorskip("griffe", reason="needs griffe, from the dependency group `docs`")
+    git(repository, "mv", "mixpanel", "other")
+    git(repository, "commit", "--quiet", "--message", "Move")
+    git(repository, "tag", "v1.0.0")
+    git(repository, "mv", "other", "mixpanel")
+    git(repository, "commit", "--quiet", "--message", "Move back")
+    with pytest.raises(release.ReleaseError, match=r"could not compare the API with v1\.0\.0"):
+        release.check_api(None)
+
+
 def test_every_extra_has_something_to_import():
     """A new extra must say what it is for."""
     assert set(release.chosen_extras(())) | {""} == release.IMPORTS.keys()

@@ -166,7 +166,7 @@ def emulator(
                 "yellow",
             )
         if flags is not None:
-            say(f"Feature flags come from {flags}, which may be edited meanwhile.", "dim")
+            say(f"Feature flags come from {flags}, which is read again when it changes.", "dim")
         if open_ and not open_in_browser(running.url):
             say(f"There is no browser here to open: the live page is at {running.url}.", "yellow")
         say("Ctrl-C stops it.", "dim")
@@ -246,12 +246,20 @@ def _print_request(request: "RecordedRequest") -> None:
     if request.body:
         size = len(request.body)
         parts.append(f"{size} B" if size < 1000 else format_bytes(size))
-    if records := len(request.records):
+    if records := _count_records(request.records):
         parts.append(f"{records:,} {'record' if records == 1 else 'records'}")
     is_error = request.status is None or request.status >= 400
     if is_error and request.response_body:
         parts.append(" ".join(request.response_body[:200].decode(errors="replace").split()))
     say("  ".join(parts), "red" if is_error else "")
+
+
+def _count_records(records: list[object]) -> int:
+    """Count records, and the messages of a batch to a customer data platform each."""
+    match records:
+        case [{"batch": [*messages]}]:
+            return len(messages)
+    return len(records)
 
 
 COMMAND: "Command" = ("emulator", emulator, EXAMPLES)

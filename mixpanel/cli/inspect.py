@@ -290,7 +290,7 @@ def typed_table(
         ),
     ] = None,
     infer_again: Annotated[
-        bool, typer.Option("--infer-again", help="Give up recorded names and types.")
+        bool, typer.Option("--infer-again", help="Discard recorded names and types.")
     ] = False,
     _account: AccountOption = None,
     db: DatabaseOption = None,

@@ -7,9 +7,9 @@ and Hightouch are at `emu.customerio_url` and `emu.hightouch_url`. Needs the ext
 """
 
 try:
-    from mixpanel.emulator._rules.access import Limits
     from mixpanel.emulator._rules.cdp import Contract, CustomerIORules, HightouchRules
     from mixpanel.emulator._rules.oauth import OAuthRules
+    from mixpanel.emulator._rules.rate_limits import Limits
     from mixpanel.emulator._storage.request_log import RecordedRequest
     from mixpanel.emulator.emulator import Emulator, serve
     from mixpanel.emulator.faults import Fault

@@ -16,9 +16,10 @@ from mixpanel._page.entries import LANES, VERDICTS
 from mixpanel.data._queries import bookmarks
 from mixpanel.data.inline_queries import Step, TimeRange
 from mixpanel.emulator._fault_text import ReadFault, read_fault
-from mixpanel.emulator._rules.access import Access, CallLimiter, Limits, RollingWindow
+from mixpanel.emulator._rules.access import Access
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
 from mixpanel.emulator._rules.logins import Logins
+from mixpanel.emulator._rules.rate_limits import CallLimiter, Limits, RollingWindow
 from mixpanel.emulator._server.app import build_app
 from mixpanel.emulator._server.origins import Guard, origin_of
 from mixpanel.emulator._server.project import MINUTE, Project
@@ -358,7 +359,7 @@ class Emulator:
         self._project.saved.set_schema(entity_type, name, schema)
 
     def add_annotation(self, date: str, description: str) -> int:
-        """Save an annotation of a moment (`YYYY-MM-DD HH:MM:SS`), and return its id."""
+        """Save an annotation at a time (`YYYY-MM-DD HH:MM:SS`), and return its id."""
         fields: dict[str, Any] = {
             "date": date,
             "description": description,

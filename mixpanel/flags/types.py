@@ -166,7 +166,7 @@ def _null_as(empty: Any) -> BeforeValidator:
 
 
 def _ignored_as(default: Any) -> WrapValidator:
-    """Replace an invalid value of a field that decides nothing; its name goes into the context.
+    """Replace an invalid value of an informative field by a default, and record the field's name.
 
     The context of a validation is a list of the names of such fields, or None.
     """

@@ -26,6 +26,7 @@ def dump_context() -> str | None:
         return None
     identity = {name: getattr(scope, name) for name in IDENTITY}
     carried: dict[str, Any] = {name: value for name, value in identity.items() if value is not None}
+    # The identity is short and plain text: it is sent even where the properties cannot be.
     if scope.properties:
         try:
             text: str = json_dumps({**carried, "properties": scope.properties})
@@ -58,6 +59,7 @@ def load_context(text: object) -> contexts.Scope:
     ids_are_text = all(
         value is None or isinstance(value, str) for value in (distinct_id, device_id, user_id)
     )
+    # All or nothing: an identity without its properties, or half of one, would be a guess.
     if not ids_are_text or not isinstance(properties, dict):
         logger.warning("a task runs without the context of its sender: its header is not valid")
         return contexts.Scope()

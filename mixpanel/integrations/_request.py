@@ -158,6 +158,7 @@ def identity_of(found: Any) -> tuple[str | None, str | None, str | None]:
             )
         return _text(found, "distinct_id"), _text(found, "device_id"), _text(found, "user_id")
     if hasattr(found, "__await__"):
+        # Without this Python warns, later and at no useful line, that it was never awaited.
         found.close()
         raise ConfigurationError("identify returned a coroutine, which cannot be awaited here")
     return _text({"distinct_id": found}, "distinct_id"), None, None

@@ -88,6 +88,8 @@ async def stop(client: AsyncMixpanel | Mixpanel, timeout: float) -> None:
     The client stays open: what is tracked later is sent when the process exits, and the server may
     start again, as in tests.
     """
+    # A server may cancel what still runs when it stops, hence the shield. The flush has its own
+    # timeout; the outer limit also covers a poller that does not stop.
     with anyio.CancelScope(shield=True), anyio.move_on_after(timeout + 1):
         try:
             if client._local_flags is not None:
@@ -103,6 +105,8 @@ async def flush_client_async(client: AsyncMixpanel | Mixpanel, timeout: float) -
         if isinstance(client, AsyncMixpanel):
             _report(await client.flush(timeout))
         else:
+            # The thread cannot be cancelled: at the server's limit it is left behind, as waiting
+            # for it would hold up the shutdown.
             flush = anyio.to_thread.run_sync(client.flush, timeout, abandon_on_cancel=True)
             _report(await flush)
     except Exception:
@@ -124,6 +128,8 @@ def flush_all(timeout: float) -> None:
     for sender in list(shutdown.senders):
         if not isinstance(sender, Sender) or not sender.stats.pending:
             continue
+        # Even after the time is used up, a tenth of a second is left for each of the others: a
+        # client whose server does not respond must not cost them their events.
         sender.flush_hooks.call(max(0.1, end - time.monotonic()))
         try:
             _report(sync_delivery.flush(sender, max(0.1, end - time.monotonic())))

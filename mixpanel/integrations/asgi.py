@@ -121,6 +121,8 @@ class MixpanelMiddleware:
             if name in (b"host", b"referer"):
                 headers[name] = value.decode("latin-1")
             elif name == b"x-forwarded-for":
+                # Several headers of one name mean one list; the last entries are those of your
+                # proxies.
                 before = f"{headers[name]}," if name in headers else ""
                 headers[name] = before + value.decode("latin-1")
         client = scope.get("client")
@@ -140,7 +142,11 @@ class MixpanelMiddleware:
             return
 
         async def send_between(message: Message) -> None:
+            # The application has started, and the server does not know yet: the client is open
+            # before the first request. At the end the application has run its own shutdown, whose
+            # events are sent.
             if message["type"] == "lifespan.startup.complete":
+                # Set first: requests that do come meanwhile must not start the polling, too.
                 self._started = True
                 await _serving.start(client)
             elif message["type"].startswith("lifespan.shutdown."):

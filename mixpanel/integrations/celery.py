@@ -63,19 +63,24 @@ def disconnect() -> None:
 
 
 def _add_header(headers: dict[str, Any] | None = None, **_: Any) -> None:
+    # A retry already has the header of its first sender, which stays.
     if headers is not None and HEADER not in headers and (carried := dump_context()):
         headers[HEADER] = carried
 
 
 def _enter(task: Any = None, **_: Any) -> None:
+    # One task object runs many times at once in a pool of threads or greenlets, but `request` is
+    # that of the current one: Celery keeps them on a stack for each thread or greenlet.
     request = task.request
     if not request.is_eager:
         entered = contexts.entered(load_context(getattr(request, HEADER, None)))
         setattr(request, _ENTERED, entered)
+        # No `with`: the two ends of the block are two signals.
         entered.__enter__()
 
 
 def _leave(task: Any = None, **_: Any) -> None:
+    # Nothing was entered for an eager task.
     entered = vars(task.request).pop(_ENTERED, None)
     if entered is not None:
         entered.__exit__()
@@ -90,6 +95,8 @@ _HANDLERS = [
     (before_task_publish, _add_header),
     (task_prerun, _enter),
     (task_postrun, _leave),
+    # The first is sent in each process of a prefork pool, the second in the main process, which for
+    # all other pools is the one that runs tasks.
     (worker_process_shutdown, _flush),
     (worker_shutdown, _flush),
 ]

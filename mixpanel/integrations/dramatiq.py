@@ -34,10 +34,12 @@ class MixpanelMiddleware(Middleware):
     def __init__(self, client: Mixpanel | None = None, *, flush_timeout: float = 5.0) -> None:
         self._client = checked_client(client, optional=True, sync=True)
         self._flush_timeout = checked_timeout(flush_timeout, "flush_timeout")
+        # One middleware serves all threads of a worker, so the open blocks are kept by message.
         self._entered: dict[str, contexts.entered] = {}  # by message, while it is processed
 
     def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:  # noqa: ARG002
         """Add the context to a message."""
+        # A retry already has the context of its first sender, which stays.
         if HEADER not in message.options and (carried := dump_context()):
             message.options[HEADER] = carried
 

@@ -45,6 +45,7 @@ class RequestFlags:
     def _current(self) -> Snapshot:
         scope = contexts.current()
         user = (scope.distinct_id, scope.device_id, scope.user_id) if scope else (None, None, None)
+        # Compared at each check: code anywhere in the request may change the user, as a login does.
         if user != self._user:
             distinct_id, device_id, user_id = user
             given = {"distinct_id": distinct_id or user_id, "device_id": device_id}

@@ -85,6 +85,7 @@ class MixpanelFlask:
             flag_context=None if more is None else lambda _environ: more(),
             **self._options,
         )
+        # The first of all: other functions may track events, or end the request.
         app.before_request_funcs.setdefault(None, []).insert(0, self._before_request)
         app.after_request(self._after_request)
         app.context_processor(_template_context)
@@ -94,6 +95,7 @@ class MixpanelFlask:
         if scope is not None:
             scope.update({}, call_safely(self._properties, convert=mapping_of) or {})
             if self._identify is not None:
+                # Not now: a later function, as of a login extension, may find out who the user is.
                 scope.resolve_later(self._resolve)
 
     def _resolve(self) -> tuple[str | None, str | None, str | None] | None:

@@ -81,6 +81,7 @@ class MixpanelMiddleware:
             inside.update({}, added or {})
             if identity is not None:
                 inside.distinct_id, inside.device_id, inside.user_id = identity
+            # A body that is a generator has not run yet when the block ends: see `_Body`.
             body = self.app(environ, start_response)
         if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper") or list)):
             return body  # runs no code of the application's; a file may be sent by the system
@@ -93,6 +94,7 @@ def environ_properties(settings: RequestSettings, environ: Mapping[str, Any]) ->
     return settings.properties(
         scheme=environ.get("wsgi.url_scheme", "http"),
         host=environ.get("HTTP_HOST", ""),
+        # WSGI has the path's bytes as text in latin-1 (PEP 3333).
         path=path.encode("latin-1", "replace"),
         referrer=environ.get("HTTP_REFERER", ""),
         peer=environ.get("REMOTE_ADDR"),
@@ -112,6 +114,8 @@ class _Body:
         return self
 
     def __next__(self) -> bytes:
+        # Between two pieces the server may do other work in this thread, so the context is entered
+        # for each piece, not once for the body.
         with self._request:
             if self._iterator is None:
                 self._iterator = iter(self._body)

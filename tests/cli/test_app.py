@@ -312,6 +312,10 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
         for secret, status in (("wrong", 401), ("s3cret", 200)):
             auth = ("robot", secret)
             assert status == httpx.get(f"{url}/api/app/me", auth=auth).status_code
+        track = {"type": "track", "userId": "u", "event": "E", "messageId": "m-1"}
+        batch = {"batch": [track, {**track, "messageId": "m-2"}]}
+        key = ("WRITE_KEY", "")
+        assert 200 == httpx.post(f"{url}/segment/v1/batch", json=batch, auth=key).status_code
         found = [httpx.post(f"{url}/groups", json=[]).status_code for _ in range(4)]
         assert [200, 429, 200, 429] == found
         result = [*takewhile(lambda line: "stops it" not in line, running.stderr)]
@@ -328,6 +332,7 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
     assert "Warning: it listens on 0.0.0.0, beyond this machine" in err
     assert "Fault: 429 on /groups 50%." in err
     assert re.search(r"^\d\d:\d\d:\d\d  POST  /track  200  \d+ B  1 record$", err, re.MULTILINE)
+    assert re.search(r"  POST  /segment/v1/batch  200  \d+ B  2 records$", err, re.MULTILINE)
     assert re.search(r"  GET   /api/app/me  401  .*Invalid credentials", err)
     with Emulator(db=db) as again:
         assert 1 == len(again.events())

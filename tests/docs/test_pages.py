@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import __main__ as program
 from tests.docs import api, checks, commands, navigation
 from tests.docs.pages import ROOT, Block, Page, broken_links, documentation, markdown_files
 
@@ -38,6 +39,20 @@ def test_links_in_code_are_no_links():
     """Neither in a fenced block, nor in a span of code, nor in a comment."""
     text = "# X\n\n`[a](b.md)` <!-- [a](b.md) -->\n\n```text\n[a](b.md)\n```\n"
     assert broken_links([page(text)]) == []
+
+
+CHECKS = ("links", "pages", "code", "typed", "reference", "lists", "changelog", "readme")
+
+
+@pytest.mark.parametrize("failing", CHECKS)
+def test_a_problem_of_any_check_fails_the_command(monkeypatch, capsys, failing):
+    """`python -m tests.docs check` prints it and exits with 1, so tox and pre-commit stop."""
+    for name in CHECKS:
+        found = ["what is wrong"] if name == failing else []
+        monkeypatch.setattr(checks, name, lambda *_, found=found: found)
+    monkeypatch.setattr("sys.argv", ["docs", "check"])
+    assert program.main() == 1
+    assert capsys.readouterr().err == "what is wrong\n"
 
 
 def test_every_page_has_a_title_and_a_first_sentence():

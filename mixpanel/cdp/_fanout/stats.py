@@ -53,7 +53,7 @@ class SinkStats:
     - `rejected`: calls that the client did not accept, by reason: `invalid` (breaks a rule of this
       sink), `queue_full`, `closed`, `too_large`, `by_server`, `undelivered`, `interrupted` (by a
       cancellation or Ctrl-C), `failed` (an error of your own consumer).
-    - `pending`: calls that a sink is sending at this moment, or that wait for space in its buffer.
+    - `pending`: calls that a sink is sending now, or that wait for space in its buffer.
     """
 
     received: int

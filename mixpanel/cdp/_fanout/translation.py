@@ -88,7 +88,7 @@ class Translator(Protocol):
         ...
 
     def records(self, call: Call) -> Sequence[Record]:
-        """Return the records to deliver; none if the client samples or hooks the call out.
+        """Return the records to deliver; none if the client's sampling or hook drops the call.
 
         :raises ValidationError: for a call that this vendor would not accept.
         """

@@ -45,7 +45,7 @@ def require_distinct_paths(output: Path | None, source: Path) -> None:
 class UnwritableError(BaseException):
     """A file that records the progress cannot be written.
 
-    Not an `Exception`, because those of a callback are logged and the import goes on.
+    Not an `Exception`, because those of a callback are logged and the import continues.
     """
 
 

@@ -33,7 +33,7 @@ PADDING = 2  # between the columns of a table
 FEW_COLUMNS = 2  # such as names and values, which are always a table
 MAX_LINES = 2  # of a row of a table, else rows are written as records
 TERMINAL_ROWS = 10_000  # rows of a stream that a terminal or a table shows unless limited
-NAME_FIELDS = ("name", "value", "event", "id")  # what stands for a whole object in plain output
+NAME_FIELDS = ("name", "value", "event", "id")  # the first one represents an object in plain output
 REASONS_SHOWN = 5  # in a table; JSON has all of them
 
 
@@ -179,7 +179,7 @@ def write_value(value: Any, output: OutputOptions) -> None:
 def default_limit(output: OutputOptions) -> int | None:
     """Return how many rows of a query are shown if no number was given; None for all of them.
 
-    A table needs all its rows at once for the widths of its columns, and nobody reads millions.
+    A table needs all its rows at once for the widths of its columns, so it does not show millions.
     """
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return TERMINAL_ROWS if is_terminal or output.format is Format.TABLE else None
@@ -463,7 +463,7 @@ def _write_plain(result: Any) -> None:
 
 
 def _plain_value(row: Any) -> Any:
-    """Return what stands for a row: its name, value, event or id, else its first value."""
+    """Return the value that represents a row: its name, value, event or id, else the first."""
     if not isinstance(row, Mapping):
         return row
     name = next((name for name in NAME_FIELDS if name in row), None)

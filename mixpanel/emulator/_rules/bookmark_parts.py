@@ -101,7 +101,7 @@ def flow_days(entry: Mapping[Any, Any], today: date) -> tuple[date, date]:
 
 
 def last_days(length: int, unit: str, today: date) -> tuple[date, date]:
-    """Return the last so many units, as days."""
+    """Return the first and the last day of the `length` units that end today."""
     days = max(1, math.ceil(length * WINDOW_DAYS.get(unit, 1)))
     return today - timedelta(days=days - 1), today
 

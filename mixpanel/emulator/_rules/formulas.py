@@ -74,7 +74,7 @@ def cumulative(dates: dict[str, float]) -> dict[str, float]:
 
 
 def rolling(dates: dict[str, float], size: int) -> dict[str, float]:
-    """Return the averages of the last so many dates."""
+    """Return moving averages, each over up to `size` dates."""
     values = [each or 0 for each in dates.values()]
     return {
         day: sum(values[max(0, n - size + 1) : n + 1]) / len(values[max(0, n - size + 1) : n + 1])

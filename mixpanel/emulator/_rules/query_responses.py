@@ -97,7 +97,7 @@ def _analysis(steps: Sequence[FunnelStep]) -> dict[str, Any]:
 
 
 def inline_funnel(results: Sequence[FunnelResult], *, trend: bool) -> dict[str, Any]:
-    """Return a funnel as `series` of an inline report; `results` have a group more each time."""
+    """Return a funnel as `series` of an inline report; each result has one more group-by."""
     result = results[-1]
     if trend:
         below = {instant(day): _numbered(steps) for day, steps in result.dates.items()}
@@ -143,7 +143,7 @@ def retention(result: RetentionResult, *, rates: bool = False) -> dict[str, Any]
 
 
 def inline_retention(results: Sequence[RetentionResult]) -> dict[str, Any]:
-    """Return retention as `series` of an inline report; `results` have a group more each time."""
+    """Return retention as `series` of an inline report; each result has one more group-by."""
     result = results[-1]
     below = _dated(result.cohorts)
     if result.segment_property is not None:

@@ -99,7 +99,7 @@ class RecordingMiddleware:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; a slash at the end of its path is as none."""
+        """Handle one request; trailing slashes of its path are ignored."""
         allowed: Headers = []
         if scope["type"] == "http":
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}

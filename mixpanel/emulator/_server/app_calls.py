@@ -1,4 +1,4 @@
-"""The calls of the app API, and what answers them: shared by its parts."""
+"""The calls of the app API, and their results: shared by its parts."""
 
 import re
 from collections.abc import Callable, Mapping

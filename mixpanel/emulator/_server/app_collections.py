@@ -1,4 +1,4 @@
-"""Collections of saved objects: list, create, read, change, delete, and what each has besides."""
+"""Collections of saved objects: list, create, read, change, delete, and their own calls."""
 
 import secrets
 from collections.abc import Callable, Mapping

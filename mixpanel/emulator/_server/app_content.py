@@ -23,7 +23,7 @@ TEMPLATES = {
 
 
 class Content:
-    """Calls besides the usual ones, for one project."""
+    """The calls of one project that are not those of a collection."""
 
     def __init__(self, project: Project, collections: Collections) -> None:
         self._project = project
@@ -101,7 +101,7 @@ class Content:
         raise HTTPException(405)
 
     def _test_webhook(self, call: Call, _: list[str]) -> AppResponse:
-        """Do as if the address had answered: the emulator calls no other server."""
+        """Respond as if the webhook had succeeded: the emulator calls no other server."""
         _only(call, "POST")
         call.require("url")
         return AppResponse(

@@ -135,7 +135,7 @@ class Tables:
         return PlainTextResponse(self._csv(token), media_type="text/csv")
 
     def _csv(self, token: str) -> bytes:
-        """Return a table as it was uploaded, or written anew if it came from elsewhere."""
+        """Return a table as it was uploaded, or write it as CSV if it was not uploaded here."""
         uploaded = self._project.saved.uploads.get(f"tables/{token}")
         if uploaded is not None:
             return uploaded

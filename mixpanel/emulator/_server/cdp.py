@@ -326,7 +326,7 @@ def _judge(
     key: str | None,
     refused: list[bool],
 ) -> None:
-    """Leave what became of each message for the live feed; some make the response an error."""
+    """Record the outcome of each message for the live feed; some make the response an error."""
     is_refused = rules.whole_batch and any(refused)
     found = []
     for message, _, why, _ in validated:

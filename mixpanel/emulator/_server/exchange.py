@@ -95,6 +95,8 @@ class RequestExchange:
         start: list[Message] = []
 
         async def send(message: Message) -> None:
+            # Held back until the first piece of the body: the latency comes before the status line,
+            # and the log has the status only of what was sent.
             if message["type"] == "http.response.start":
                 start.append(message)
                 return
@@ -170,6 +172,7 @@ class RequestExchange:
         if self._transport.is_closing():
             return
         connection = self._transport.get_extra_info("socket")
+        # With a linger time of zero, closing discards what is unsent and sends RST instead of FIN.
         linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._transport.abort()

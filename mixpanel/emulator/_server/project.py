@@ -7,9 +7,10 @@ from typing import Any
 
 from mixpanel._page.feed import Feed
 from mixpanel.emulator._rules import lookup_tables
-from mixpanel.emulator._rules.access import Access, CallLimiter, RollingWindow, basic
+from mixpanel.emulator._rules.access import Access, basic
 from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._rules.logins import Logins
+from mixpanel.emulator._rules.rate_limits import CallLimiter, RollingWindow
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.export import ExportCache
 from mixpanel.emulator._storage.flags import Flags, ServedFlags

@@ -21,7 +21,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mixpanel.data._api.quota import is_counted
 from mixpanel.data.analysis import funnel, numeric, retention, segmentation
 from mixpanel.emulator._rules import query_parameters, query_responses
-from mixpanel.emulator._rules.access import CallLimiter
 from mixpanel.emulator._rules.decode import RefusedRequest, decompress
 from mixpanel.emulator._rules.query_parameters import (
     COUNT_TYPES,
@@ -31,6 +30,7 @@ from mixpanel.emulator._rules.query_parameters import (
     TIME_UNITS,
     Parameters,
 )
+from mixpanel.emulator._rules.rate_limits import CallLimiter
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._storage.event_reports import EventReports

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mixpanel.emulator._rules.access import CallLimiter
 from mixpanel.emulator._rules.decode import decompress
+from mixpanel.emulator._rules.rate_limits import CallLimiter
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.app_api import app_routes
 from mixpanel.emulator._server.project import Project

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mixpanel.emulator._rules.access import RollingWindow
 from mixpanel.emulator._rules.cdp import (
     CustomerIORules,
     HightouchRules,
@@ -14,6 +13,7 @@ from mixpanel.emulator._rules.cdp import (
     Vendor,
 )
 from mixpanel.emulator._rules.oauth import Tokens
+from mixpanel.emulator._rules.rate_limits import RollingWindow
 
 
 class Inbox:

@@ -62,6 +62,8 @@ NAMES = {
 
 
 OVERHEAD = 200  # approximate bytes of a line besides its properties
+# The properties are inserted as text, without their first brace: parsing them again would cost
+# more, and `raw` is not valid JSON. Their last brace ends `properties`.
 LINE = """concat(
     '{{"event":', to_json(e.event), ',"properties":{{"time":', {time},
     ',"distinct_id":' || to_json(e.distinct_id), ',"$insert_id":' || to_json(e.insert_id),
@@ -129,6 +131,8 @@ def plan(warehouse: Warehouse, selection: Selection) -> list[SequenceRange]:
 
     :raises RefusedRequest: 400: the condition fails for these events.
     """
+    # Sizes are added up by block, as a long export has millions of events. So a chunk ends where a
+    # block does; `limit` truncates the last one.
     sql = (
         f"select e.seq // {BLOCK}, count(*), sum(strlen(e.properties)) from {selection.source}"
         f" where {selection.condition} group by 1 order by 1"
@@ -211,6 +215,7 @@ async def respond(
     :raises RefusedRequest: 400: parameters are missing or invalid.
     """
     selection = read_selection(query, now=now)
+    # Each change of the warehouse has a new revision, so nothing has to remove outdated bodies.
     key = (warehouse.revision, *sorted(query.items()))
     headers = {"content-encoding": "gzip"}
     if gzip and (known := export_cache.get(key)) is not None:
@@ -218,6 +223,7 @@ async def respond(
     ranges = await asyncio.to_thread(plan, warehouse, selection)
     chunks = _chunks(warehouse, selection, ranges)
     first = await anext(chunks, b"")
+    # A body in one piece has a length, and may be too short to be worth compressing.
     if len(ranges) <= 1:
         gzip = gzip and len(first) > MAX_UNCOMPRESSED
         if not gzip:

@@ -140,6 +140,8 @@ class Profiles:
             rows = self._warehouse.query(sql, query.parameters)
         except ValueError as error:
             raise RefusedRequest(400, f"where: {error}") from error
+        # The session has ids, not profiles: an update between two pages moves no profile to another
+        # page, but is visible on the pages that follow.
         ids = [distinct_id for (distinct_id,) in rows[:limit]]
         group_key = query.parameters.get("group_key")
         group = {} if group_key is None else {"group_key": group_key}
@@ -174,6 +176,8 @@ class Profiles:
             {**session.parameters, "ids": list(ids)},
         )
         found = {distinct_id: _properties(text, seen) for distinct_id, text, seen in rows}
+        # In the order of page 0; a profile that was deleted since then is empty, not missing, so
+        # that pages keep their length.
         chosen = {each: found.get(each, {}) for each in ids}
         if output is not None:
             wanted = frozenset(output)

@@ -190,6 +190,8 @@ class Warehouse:
             self.revision += 1
             changed = self._changed[table]
             keyed = [(self._owner(update), update) for update in updates]
+            # One query for all profiles of a batch. Several updates of one profile build on each
+            # other.
             profiles = self._profiles(table, {key for key, _ in keyed})
             for key, update in keyed:
                 properties, seen = profiles.get(key, (None, None))
@@ -221,6 +223,8 @@ class Warehouse:
             self._open()
             self.revision += 1
             for alias, distinct_id in aliases.items():
+                # An alias never gets aliases of its own, so that the chains which `canonical`
+                # follows have no cycle.
                 root = self.canonical(distinct_id)
                 if alias in self._aliases or alias == root:
                     continue
@@ -229,7 +233,7 @@ class Warehouse:
                 self._merge_profiles(alias, root)
 
     def canonical(self, distinct_id: str) -> str:
-        """Return the user's id that an alias stands for; other ids are returned unchanged."""
+        """Return the user's id of an alias; other ids are returned unchanged."""
         with self._lock:
             self._open()
             while distinct_id in self._aliases:
@@ -237,7 +241,7 @@ class Warehouse:
             return distinct_id
 
     def aliases_of(self, distinct_id: str) -> list[str]:
-        """Return the ids that stand for a user, in alphabetical order."""
+        """Return the aliases of a user, in alphabetical order."""
         with self._lock:
             self._open()
             return sorted(alias for alias in self._aliases if self.canonical(alias) == distinct_id)
@@ -438,6 +442,7 @@ class Warehouse:
         kept, seen = found.get((root,), (None, None))
         if properties is not None:
             changed = self._changed["profiles"]
+            # None deletes the row when the changes are written.
             changed[(alias,)] = (None, None)
             changed[(root,)] = ({**properties, **(kept or {})}, seen)
 

@@ -241,6 +241,7 @@ class FlagCompiler:
         count, last = len(rollouts), rollouts[-1:]
         by_id = {id(rollout.variants): rollout.variants for rollout in rollouts}
         singles = {key: [(each,) for each in variants] for key, variants in by_id.items()}
+        # Made once: the loop below runs for each user whose variants are not cached.
         steps = [
             (
                 rollout.threshold,
@@ -262,6 +263,9 @@ class FlagCompiler:
             assigned: Assigned = ()
             for threshold, salt, power, variants, only, certain in steps:
                 if threshold < BUCKETS:
+                    # Rollouts with one salt share the bucket. All rollouts share the bucket of the
+                    # variant, so that a user keeps the variant when another rollout comes to serve
+                    # it.
                     if salt is not hashed:
                         hashed = salt
                         bucket = (state * power + salt[low] & mask) % BUCKETS

@@ -113,6 +113,7 @@ class BoundedCache(dict[K, V], Generic[K, V]):
 
     def __missing__(self, key: K) -> V:
         value = self._compute(key)
+        # Dropping a single entry would need their order, which each hit would have to update.
         if len(self) >= self._limit:
             self.clear()
         self[key] = value

@@ -85,6 +85,7 @@ class Poller:
 
     def after_fork(self) -> None:
         """Record that the parent's thread does not poll for this process."""
+        # A thread that the child does not have may hold the old lock.
         self._lock = native_threads.new_lock()
         if self._future is not None:
             self.stopped_by_fork = True
@@ -99,6 +100,7 @@ class Poller:
         attempt: asyncio.Task[None] | None = None
         try:
             while not stop.is_set():
+                # A task of its own: stopping does not wait for the server's response.
                 attempt = asyncio.ensure_future(self._refresh())
                 stopped = asyncio.ensure_future(stop.wait())
                 await asyncio.wait({attempt, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,6 +121,8 @@ class Poller:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._pause(failures, retry_after))
         finally:
+            # Also when the loop ends: no request may outlive it, and no caller may wait for a first
+            # attempt that will never be made.
             if attempt is not None and not attempt.done():
                 attempt.cancel()
                 with suppress(BaseException):
@@ -127,6 +131,8 @@ class Poller:
                 first_attempt.set_result(None)
 
     def _pause(self, failures: int, retry_after: float | None) -> float:
+        # Jitter at each step: processes that start together, or see one failure together, drift
+        # apart.
         if not failures:
             return self._interval * random.uniform(0.9, 1.0)
         if not self._is_ready():

@@ -46,12 +46,12 @@ class FlagsError(MixpanelException):
         self.retry_after = retry_after
 
     def copy(self) -> FlagsError:
-        """Return a copy for another caller: raised twice, one error's traceback would grow."""
+        """Return a copy for another caller: an error that is raised twice has both tracebacks."""
         return FlagsError(str(self), self.status, self.retry_after)
 
 
 def failure_reason(error: Exception | None) -> object:
-    """Return what distinguishes one reason for a failed request from another."""
+    """Return a key that is the same for failures of one kind, which are not logged each time."""
     status = getattr(error, "status", None)
     return str(error) if status is None else status
 

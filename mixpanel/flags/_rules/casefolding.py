@@ -80,6 +80,7 @@ def has_json_form(value: Any) -> bool:
 
 def _charge_folding(value: Any, items: Iterable[Any]) -> None:
     charge(len(value))
+    # As for other work on text that is done in C: a step for 256 characters.
     charge(sum([len(item) for item in items if type(item) is str]) >> 8)
 
 
@@ -114,6 +115,7 @@ def fold_names(properties: dict[Any, Any]) -> dict[Any, Any]:
     """
     charge(len(properties))
     unchanged = [name for name in properties if fold_key(name) == name]
+    # Names may come from requests: the set must not grow without end.
     if len(casefolded_names) < _MAX_CASEFOLDED_NAMES:
         casefolded_names.update(unchanged)
     folded = {fold_key(name): value for name, value in properties.items()}
@@ -126,6 +128,7 @@ def get_casefolded(properties: dict[Any, Any], name: str) -> Any:
     if name in properties:
         return properties[name]
     charge(len(properties) >> 4)
+    # Every name is casefolded already, so the property is missing in any case of letters.
     if casefolded_names.issuperset(properties):
         return None
     return fold_names(properties).get(name)

@@ -79,7 +79,7 @@ class Expression:
         return test
 
     def renamed(self, suffix: str) -> "Expression":
-        """Return the expression with names that end in `suffix`, to stand beside others."""
+        """Return the expression with names that end in `suffix`, to be joined with others."""
         return Expression(
             self.template.format_map({name: f"{{{name}{suffix}}}" for name in self.values}),
             {f"{name}{suffix}": value for name, value in self.values.items()},
@@ -535,6 +535,8 @@ def _chain_parts(
     branches: Sequence[Branch], no_match: SelectedVariant, failed: OnError
 ) -> Callable[[Properties, Assigned], SelectedVariant]:
     """Return a function that decides among a user's variants in all branches, part after part."""
+    # The budget is one for all parts. A part that exceeds it is undecided like a rule that fails,
+    # and a later part without costly rules may still serve the user.
     slices = [slice(at, at + MAX_BRANCHES) for at in range(0, len(branches), MAX_BRANCHES)]
     parts = [
         (

@@ -143,6 +143,7 @@ def _with_context(response: HttpResponseBase, entered: contexts.entered) -> Http
 
 
 def _pieces(body: Any, entered: contexts.entered) -> Iterator[Any]:
+    # The context is left between two pieces: the server may do other work in this thread.
     iterator = iter(body)
     while True:
         with entered:
