@@ -216,6 +216,8 @@ def _names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))  # noqa: PTH208 - names are all that is needed
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 # ---- files and their owners ---------------------------------------------------------------------
