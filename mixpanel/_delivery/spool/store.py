@@ -248,10 +248,10 @@ class SpoolStore:
         ).fetchone()[0]
         return 0 if found is None else place_of(found)
 
-    def oldest(self) -> float | None:
+    def oldest(self, endpoints: Sequence[str] = ENDPOINTS) -> float | None:
         """Return the time at which the oldest message was written; None if there is none."""
         times = []
-        for endpoint in ENDPOINTS:
+        for endpoint in endpoints:
             first, last = block_id(endpoint, 0), block_id(endpoint, (1 << PLACE_BITS) - 1)
             row = self._connection.execute(
                 "SELECT created FROM block WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",

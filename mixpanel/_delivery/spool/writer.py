@@ -392,7 +392,9 @@ class SpoolWriter:
             count, size = totals.get(endpoint, (0, 0))
             source.left[endpoint] = count
             if count:
-                buffer.adopted(endpoint, count, size)
+                created = source.store.oldest([endpoint])
+                age = 0.0 if created is None else age_of(created)
+                buffer.adopted(endpoint, count, size, age)
 
     def _claim(self, folder: Path, buffer: Any) -> Source | None:
         """Return the file of a process that has ended, locked and open; None without one."""
