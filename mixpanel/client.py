@@ -15,6 +15,7 @@ from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import (
     YIELD_EVERY,
     already_done,
+    deliver_and_commit,
     enqueue_when_space,
     raise_after_yield,
     yield_to_loop,
@@ -55,7 +56,7 @@ from mixpanel.settings import check_options
 
 if TYPE_CHECKING:
     import json
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mixpanel._delivery.health import Health
     from mixpanel._http.connections import LoopConnections
@@ -357,15 +358,6 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
 
-async def _deliver_and_commit(
-    delivery: Coroutine[Any, Any, None], sender: Sender[Any] | None
-) -> None:
-    """Wait until messages are accepted, and then until they are on disk."""
-    await delivery
-    if sender is not None:
-        await sender.commit()
-
-
 async def _send_rest(sender: Sender[Any], records: list[Record]) -> None:
     """Send what is due, and accept the rest: for a buffered consumer without a background task."""
     await sender.send_due()
@@ -437,8 +429,19 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return raise_after_yield(error)
 
     def _deliver_durably(self, records: list[Record]) -> Coroutine[Any, Any, None]:
+        self._durable_sender("durable=True")
+        return deliver_and_commit(self, self._deliver(records), records)
+
+    async def _commit_records(self, records: Sequence[Record]) -> None:
+        """Wait until records of this client are on disk.
+
+        :raises QueueFullError: if one was dropped, because the buffer or the spool is full.
+        :raises SpoolError: if the disk failed.
+        """
         sender = self._durable_sender("durable=True")
-        return _deliver_and_commit(self._deliver(records), sender)
+        if sender is not None and not self._disabled:
+            await sender.commit()
+            sender.check_accepted(records)
 
     async def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
         """Wait until everything accepted so far is on disk, in the spool.
@@ -620,11 +623,17 @@ class Mixpanel(_Client[None]):
                 raise
 
     def _deliver_durably(self, records: list[Record]) -> None:
-        sender = self._durable_sender("durable=True")
+        self._durable_sender("durable=True")
         background_loop.refuse_in_async("Mixpanel", "use AsyncMixpanel and await it")
         self._deliver(records)
-        if sender is not None:
+        self._commit_records(records)
+
+    def _commit_records(self, records: Sequence[Record]) -> None:
+        """Wait until records of this client are on disk; see `AsyncMixpanel`."""
+        sender = self._durable_sender("durable=True")
+        if sender is not None and not self._disabled:
             sender.commit_blocking()
+            sender.check_accepted(records)
 
     def commit(self, timeout: float | None = FLUSH_TIMEOUT) -> None:
         """Wait until everything accepted so far is on disk, in the spool.

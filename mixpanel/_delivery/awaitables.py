@@ -8,6 +8,8 @@ import anyio
 import anyio.lowlevel
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
     from mixpanel._delivery.sender import Sender
     from mixpanel._records.record import Record
     from mixpanel.exceptions import QueueFullError
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "YIELD_EVERY",
     "already_done",
+    "deliver_and_commit",
     "enqueue_when_space",
     "raise_after_yield",
     "yield_to_loop",
@@ -47,3 +50,11 @@ async def enqueue_when_space(sender: Sender[Any], records: list[Record]) -> None
     for record in records:
         while sender.accept(record) is None:
             await sender.wait_for_space()
+
+
+async def deliver_and_commit(
+    client: Any, delivery: Coroutine[Any, Any, None], records: Sequence[Record]
+) -> None:
+    """Wait until a client has accepted records, and then until they are on disk."""
+    await delivery
+    await client._commit_records(records)

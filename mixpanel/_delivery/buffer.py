@@ -844,9 +844,8 @@ class Buffer:
         from mixpanel._delivery.health import QueueHealth, error_text
 
         now, in_flight = self.clock(), [batch for batch in queue.in_flight if batch.unsettled]
-        heads = [batch.unsettled[0] for batch in in_flight]
-        if queue.unsent:
-            heads.append(queue.unsent[0])
+        times = [batch.unsettled[0].enqueued_at for batch in in_flight]
+        times += self._oldest_waiting(queue)
         pending = self._pending_of(queue)
         wait = queue.paused_until - now if queue.paused_until > now else None
         state: QueueState = "gathering"
@@ -858,18 +857,21 @@ class Buffer:
             state = "waiting"
         elif in_flight:
             state = "sending"
-        ages = [now - record.enqueued_at for record in heads]
         return QueueHealth(
             state,
             pending,
             len(in_flight),
-            max(ages, default=None),
+            max(0.0, now - min(times)) if times else None,
             wait if pending else None,
             error_text(queue.paused_by),
         )
 
     def _pending_of(self, queue: EndpointQueue) -> int:
         return len(queue.unsent) + sum([len(batch.unsettled) for batch in queue.in_flight])
+
+    def _oldest_waiting(self, queue: EndpointQueue) -> list[float]:
+        """Return when messages that are not in flight were accepted, the oldest among them."""
+        return [queue.unsent[0].enqueued_at] if queue.unsent else []
 
     def _spool_health(self) -> SpoolHealth | None:
         return None

@@ -21,7 +21,8 @@ class QueueHealth:
       "waiting" (a failure is retried in `retry_in` seconds) or "halted" (`error` needs a person,
       such as wrong credentials; a request is tried every minute).
     - `pending`: messages without an outcome; `in_flight`: requests.
-    - `oldest_age`: seconds since the oldest message in memory was accepted.
+    - `oldest_age`: seconds since the oldest pending message was accepted, also by an earlier
+      process that left it in the spool.
     """
 
     state: QueueState

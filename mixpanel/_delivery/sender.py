@@ -25,13 +25,14 @@ from mixpanel.exceptions import (
     ClosedError,
     ConfigurationError,
     DeliveryError,
+    QueueFullError,
     SpoolError,
     TransportError,
 )
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mixpanel._delivery.buffer import Batch, Buffer, Claim
     from mixpanel._delivery.observer import Observer
@@ -483,6 +484,22 @@ class Sender(Generic[R]):
         """Like `commit`, in the calling thread."""
         if self.check_durable("commit()") and not self.is_interrupted:
             self.buffer.commit_blocking(timeout)
+
+    def check_accepted(self, records: Sequence[Record]) -> None:
+        """Check that no record was dropped instead of being accepted, for callers that rely on it.
+
+        :raises QueueFullError: if one was.
+        """
+        dropped = sum(not getattr(record, "sequence", 0) for record in records)
+        # A record of a signal handler is accepted when the code that it interrupted continues.
+        if dropped and not self.is_interrupted:
+            error = QueueFullError(
+                f"{dropped:,} of {len(records):,} message(s) were dropped and are not on disk, "
+                "because the buffer or the spool is full: raise max_spool_bytes and max_queue_size "
+                'of Limits, or choose when_full="wait"'
+            )
+            error.accepted = len(records) - dropped
+            raise error
 
     async def wait_for_space(self) -> None:
         """Flush the buffer and wait until a batch is settled, or for a quarter of a second."""

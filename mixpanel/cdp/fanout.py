@@ -84,31 +84,68 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
     def _fan_out(
         self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any
     ) -> Coroutine[Any, Any, None]:
+        durable = options.get("durable")
+        if durable:
+            self._check_durable("durable=True")
         ready = self._compose_all(
             self._new_call(kind, user_id, options, arguments), options.get("consent")
         )
+        errors: dict[str, Exception] | None = {} if durable else None
         waiting = []
         for destination, records in ready:
             if destination.may_block:
                 waiting.append((destination, records))
                 continue
-            with self._counted(destination):
+            with self._counted(destination, errors):
                 # Calling `_deliver` accepts the records. Awaiting it would only yield to the event
                 # loop, which happens once for all sinks below.
                 destination.client._deliver(records).close()
+        if errors is not None:
+            return self._commit_all(ready, waiting, errors)
         if waiting:
             return self._deliver_waiting(waiting)
         self._calls += 1
         return already_done() if self._calls % YIELD_EVERY else yield_to_loop()
 
-    async def _deliver_waiting(self, waiting: list[tuple[Destination, list[Record]]]) -> None:
+    async def _commit_all(
+        self,
+        ready: list[tuple[Destination, list[Record]]],
+        waiting: list[tuple[Destination, list[Record]]],
+        errors: dict[str, Exception],
+    ) -> None:
+        """Deliver to the sinks that wait, and wait until all have the call on disk."""
+        if waiting:
+            await self._deliver_waiting(waiting, errors)
+
+        async def commit(destination: Destination, records: list[Record]) -> None:
+            try:
+                await destination.client._commit_records(records)
+            except Exception as error:
+                errors[destination.name] = error
+
+        async with anyio.create_task_group() as tasks:
+            for destination, records in ready:
+                if destination.name not in errors:
+                    tasks.start_soon(commit, destination, records)
+        _raise_all(list(errors.values()))
+
+    async def _deliver_waiting(
+        self,
+        waiting: list[tuple[Destination, list[Record]]],
+        errors: dict[str, Exception] | None = None,
+    ) -> None:
         async with anyio.create_task_group() as tasks:
             for destination, records in waiting[1:]:
-                tasks.start_soon(self._deliver_to, destination, records)
-            await self._deliver_to(*waiting[0])
+                tasks.start_soon(self._deliver_to, destination, records, errors)
+            await self._deliver_to(*waiting[0], errors)
 
-    async def _deliver_to(self, destination: Destination, records: list[Record]) -> None:
-        with self._counted(destination):
+    async def _deliver_to(
+        self,
+        destination: Destination,
+        records: list[Record],
+        errors: dict[str, Exception] | None = None,
+    ) -> None:
+        with self._counted(destination, errors):
             await destination.client._deliver(records)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> dict[str, FlushResult]:
@@ -124,8 +161,19 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         :raises SpoolError: if the disk failed, or did not respond within the timeout.
         :raises ConfigurationError: if a sink has no spool.
         """
-        for destination in self._destinations:
-            await destination.client.commit(timeout)
+        self._check_durable("commit()")
+        errors: list[Exception] = []
+
+        async def commit(destination: Destination) -> None:
+            try:
+                await destination.client.commit(timeout)
+            except Exception as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for destination in self._destinations:
+                tasks.start_soon(commit, destination)
+        _raise_all(errors)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
         """Flush and close all sinks concurrently; return the results by sink.
@@ -213,12 +261,32 @@ class FanOut(_FanOut[None]):
     ) -> None:
         if self._may_wait:
             background_loop.refuse_in_async("FanOut")
+        durable = options.get("durable")
+        if durable:
+            background_loop.refuse_in_async("FanOut with durable=True")
+            self._check_durable("durable=True")
         ready = self._compose_all(
             self._new_call(kind, user_id, options, arguments), options.get("consent")
         )
+        errors: dict[str, Exception] | None = {} if durable else None
         for destination, records in ready:
-            with self._counted(destination):
+            with self._counted(destination, errors):
                 destination.client._deliver(records)
+        if errors is not None:
+            self._commit_all(ready, errors)
+
+    def _commit_all(
+        self, ready: list[tuple[Destination, list[Record]]], errors: dict[str, Exception]
+    ) -> None:
+        """Wait until all sinks have the call on disk."""
+        for destination, records in ready:
+            if destination.name in errors:
+                continue
+            try:
+                destination.client._commit_records(records)
+            except Exception as error:
+                errors[destination.name] = error
+        _raise_all(list(errors.values()))
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> dict[str, FlushResult]:
         """Send everything accepted so far, to all sinks concurrently; return the results by sink.
@@ -235,8 +303,14 @@ class FanOut(_FanOut[None]):
         :raises ConfigurationError: if a sink has no spool.
         """
         background_loop.refuse_in_async("FanOut.commit")
+        self._check_durable("commit()")
+        errors: list[Exception] = []
         for destination in self._destinations:
-            destination.client.commit(timeout)
+            try:
+                destination.client.commit(timeout)
+            except Exception as error:
+                errors.append(error)
+        _raise_all(errors)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
         """Flush and close all sinks concurrently; return the results by sink.

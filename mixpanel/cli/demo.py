@@ -129,6 +129,7 @@ async def _opened(console: "Console") -> "AsyncIterator[Day]":
             retry=RetryPolicy(first_wait=0.2, max_wait=0.4),
             on_error=lambda _error, _messages: None,
             base_url=emulator.url,
+            spool=False,
         )
         visitors = AsyncMixpanel(
             TOKEN,
@@ -136,7 +137,7 @@ async def _opened(console: "Console") -> "AsyncIterator[Day]":
             super_properties={"shop": "Corner Books"},
             local_flags_config=LocalFlagsConfig(polling_interval_in_seconds=0.1),
         )
-        batches = BufferedConsumer(200, base_url=emulator.url)
+        batches = BufferedConsumer(200, base_url=emulator.url, spool=False)
         strict = AsyncMixpanel(
             TOKEN,
             ingestion="import",
@@ -144,6 +145,7 @@ async def _opened(console: "Console") -> "AsyncIterator[Day]":
             validation="off",  # the server reports the invalid event
             on_error=on_error,
             base_url=emulator.url,
+            spool=False,
         )
         async with strict:
             try:

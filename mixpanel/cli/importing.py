@@ -154,8 +154,9 @@ def _with_first_row_read(rows: "Iterator[dict[str, Any]]") -> "Iterator[dict[str
 def _client(**options: Any) -> "AsyncMixpanel":
     from mixpanel import AsyncMixpanel
 
-    # The server validates every event; warnings about the same problems would repeat them.
-    return AsyncMixpanel(validation="off", **options)
+    # The server validates every event; warnings about the same problems would repeat them. What is
+    # in the spool of `MP_SPOOL` belongs to programs.
+    return AsyncMixpanel(validation="off", spool=False, **options)
 
 
 # ---- importing ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixpanel.cli._cdp.source import KEY_VARIABLES, Keys, Source, Vendor, keys_options
 from mixpanel.cli._options.project import service_account
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.exit_codes import ExitCode
@@ -18,8 +19,9 @@ from mixpanel.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mixpanel._delivery.sender import Sender
     from mixpanel._delivery.spool.maintenance import SpoolFile
-    from mixpanel._delivery.stats import FlushResult
+    from mixpanel._delivery.stats import Stats
     from mixpanel.cli.app import Command
 
 HELP = """
@@ -36,6 +38,7 @@ STATS = "mp spool stats --spool /var/lib/shop/spool"
 DRAIN = """
 mp spool drain --spool /var/lib/shop/spool
 mp --account prod spool drain --spool /var/lib/shop/spool --timeout 600
+MP_CUSTOMERIO_WRITE_KEY=… mp spool drain --spool /var/lib/shop/spool
 """
 EXPORT = """
 mp spool export --spool /var/lib/shop/spool --format jsonl > waiting.jsonl
@@ -49,6 +52,8 @@ PURGE = """
 mp spool purge --dead
 mp spool purge --all --force
 """
+
+NEXT_FILE = 0.05  # seconds
 
 SpoolOption = Annotated[
     Path,
@@ -136,53 +141,48 @@ def stats(*, spool: SpoolOption, output: OutputOptions) -> None:
     write(TableView({"destinations": rows}, table), output)
 
 
-@with_options(output=output_options)
+@with_options(keys=keys_options, output=output_options)
 def drain(
     *,
     spool: SpoolOption,
     timeout: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Stop after this time; the rest stays in the spool."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Stop each destination after this time; the rest stays in the spool.",
+        ),
     ] = 60.0,
+    keys: Keys,
     output: OutputOptions,
 ) -> None:
-    """Send messages of ended processes to Mixpanel.
+    """Send messages of ended processes to Mixpanel, Customer.io and the other vendors.
 
-    Messages of a client with a service account need that account: mp --account NAME, or
-    MP_USERNAME, MP_SECRET and MP_PROJECT_ID. Those for other vendors, such as Customer.io, need a
-    write key, which is not in the spool: start the program that has it.
+    Credentials are not in the spool. Messages of a client with a service account need that account:
+    mp --account NAME, or MP_USERNAME, MP_SECRET and MP_PROJECT_ID. Those for Customer.io,
+    Hightouch, Segment or RudderStack need the write key that they were tracked with: --write-key,
+    or MP_CUSTOMERIO_WRITE_KEY and so on. They are sent to where their client sent.
     """
-    import asyncio
-
     from mixpanel._delivery.spool.folder import read_destination
-    from mixpanel._delivery.spool.maintenance import destinations, inventory
+    from mixpanel._delivery.spool.maintenance import destinations
 
-    waiting = {
-        each.destination
-        for each in inventory(spool)
-        if each.state == "waiting" and any(each.messages.values())
-    }
     rows, incomplete = [], False
     for folder in destinations(spool):
-        if folder.name not in waiting:
+        if not _is_waiting(folder):
             continue
-        result, problem = None, ""
+        row = {"destination": folder.name, "delivered": 0, "rejected": 0, "dropped": 0}
+        stats: Stats | None = None
         try:
-            consumer = _consumer_of(spool, folder, read_destination(folder))
-            result = asyncio.run(_send(consumer, timeout))
+            about = read_destination(folder)
+            if about.get("service") == "mixpanel":
+                stats, problem = _drain_mixpanel(spool, folder, about, timeout)
+            else:
+                stats, problem = _drain_cdp(spool, folder, about, keys, timeout)
+            dropped = sum(stats.dropped.values())
+            row |= {"delivered": stats.delivered, "rejected": stats.rejected, "dropped": dropped}
+            incomplete |= bool(stats.rejected or dropped or stats.pending)
         except ConfigurationError as error:
-            problem = str(error)
-        row = {
-            "destination": folder.name,
-            "delivered": 0 if result is None else result.delivered,
-            "rejected": 0 if result is None else result.rejected,
-            "dropped": 0 if result is None else sum(result.dropped.values()),
-            "pending": None if result is None else result.pending,
-        }
-        if result is not None and result.errors:
-            problem = str(result.errors[-1])
-        rows.append(row)
-        incomplete |= result is None or not result.ok
+            incomplete, problem = True, str(error)
+        rows.append({**row, "pending": None if stats is None else stats.pending})
         if problem:
             say(f"{folder.name}: {problem}", "yellow")
     write(rows, output)
@@ -192,18 +192,22 @@ def drain(
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _consumer_of(spool: Path, folder: Path, about: dict[str, str]) -> Any:
-    """Return a consumer with the destination of a folder.
+def _is_waiting(folder: Path) -> bool:
+    """Return True if a process that has ended left messages for a destination."""
+    from mixpanel._delivery.spool.maintenance import files_of
 
-    :raises ConfigurationError: if it cannot be made from what is known here.
+    return any(each.state == "waiting" and any(each.messages.values()) for each in files_of(folder))
+
+
+def _drain_mixpanel(
+    spool: Path, folder: Path, about: dict[str, str], timeout: float
+) -> "tuple[Stats, str]":
+    """Send the messages of a destination at Mixpanel; return what came of them, and the last error.
+
+    :raises ConfigurationError: without the service account that they need.
     """
     from mixpanel.consumers import AsyncBufferedConsumer
 
-    if about.get("service") != "mixpanel":
-        raise ConfigurationError(
-            f"this needs the write key of {about.get('service', 'its vendor')}, which is not in "
-            "the spool: start the program that has it"
-        )
     credentials = service_account() if "project_id" in about else None
     consumer = AsyncBufferedConsumer(
         base_url=about["origin"],
@@ -211,7 +215,8 @@ def _consumer_of(spool: Path, folder: Path, about: dict[str, str]) -> Any:
         credentials=credentials,
         spool=spool,
     )
-    name = consumer._sender.buffer.options.destination.folder_name  # type: ignore[attr-defined]
+    sender = consumer._sender
+    name = sender.buffer.options.destination.folder_name  # type: ignore[attr-defined]
     if name != folder.name:
         if "project_id" in about:
             raise ConfigurationError(
@@ -222,13 +227,56 @@ def _consumer_of(spool: Path, folder: Path, about: dict[str, str]) -> Any:
             "this needs the URLs of its consumer, which are not in the spool: start the program "
             "that has them"
         )
-    return consumer
+    return _flush_all(sender, folder, timeout)
 
 
-async def _send(consumer: Any, timeout: float) -> "FlushResult":
-    result: FlushResult = await consumer.flush(timeout)
-    await consumer.aclose(0.0)
-    return result
+def _drain_cdp(
+    spool: Path, folder: Path, about: dict[str, str], keys: Keys, timeout: float
+) -> "tuple[Stats, str]":
+    """Do as `_drain_mixpanel`, for a destination at another vendor.
+
+    :raises ConfigurationError: without its write key.
+    """
+    from mixpanel._delivery.spool.folder import Destination
+
+    service, origin = about.get("service", "unknown"), about.get("origin", "")
+    if service not in set(Vendor):
+        raise ConfigurationError(
+            f"this needs a client of {service}, which mp does not have: start the program that "
+            "has it"
+        )
+    vendor = Vendor(service)
+    for key in keys.candidates(vendor):
+        if Destination(service, (origin, key.reveal()), {}).folder_name == folder.name:
+            oauth = keys.oauth() if vendor is Vendor.HIGHTOUCH else None
+            client = Source(vendor, key, base_url=origin, oauth=oauth).client(
+                spool=spool, retry=None
+            )
+            return _flush_all(client._sender, folder, timeout)
+    raise ConfigurationError(
+        f"this needs the write key of {service} that its messages were tracked with: give "
+        f"--write-key, or set {KEY_VARIABLES[vendor]}"
+    )
+
+
+def _flush_all(sender: "Sender[Any]", folder: Path, timeout: float) -> "tuple[Stats, str]":
+    """Send what ended processes have left in a folder, one file after the other, and close.
+
+    Return what came of it, and the error that ended it early, or the last one; "" without any.
+    """
+    from mixpanel._delivery import sync_delivery
+
+    end = time.monotonic() + timeout
+    while True:
+        result = sync_delivery.flush(sender, max(0.0, end - time.monotonic()))
+        problem = str(result.errors[-1]) if result.errors else ""
+        is_halted = any(error.needs_attention for error in result.errors)
+        is_done = not sender.stats.pending and not _is_waiting(folder)
+        if is_done or is_halted or time.monotonic() > end:
+            break
+        time.sleep(NEXT_FILE)  # in which the next file is adopted
+    sync_delivery.close(sender, 0.0)
+    return sender.stats.snapshot(), problem
 
 
 @with_options(output=output_options)

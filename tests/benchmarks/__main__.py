@@ -3,6 +3,8 @@
 python -m tests.benchmarks                       all
 python -m tests.benchmarks cost delivered        some
 python -m tests.benchmarks memory --long         ten minutes instead of twenty seconds
+python -m tests.benchmarks soak --seconds 600    ten minutes instead of one
+python -m tests.benchmarks backlog_bytes --gigabytes 10
 """
 
 import argparse
@@ -66,6 +68,16 @@ def machine() -> dict[str, object]:
     }
 
 
+def sizes(name: str, options: argparse.Namespace) -> dict[str, int]:
+    """Return the arguments of a row that the command line changes."""
+    if name in ("memory", "soak"):
+        seconds = 600 if name == "memory" and options.long else options.seconds
+        return {} if seconds is None else {"seconds": seconds}
+    if name == "backlog_bytes" and options.gigabytes is not None:
+        return {"gigabytes": options.gigabytes}
+    return {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
@@ -75,6 +87,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(ROWS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     parser.add_argument("--long", action="store_true", help="watch memory for ten minutes")
+    parser.add_argument("--seconds", type=int, metavar="N", help="how long memory and soak take")
+    parser.add_argument("--gigabytes", type=int, metavar="N", help="how much backlog_bytes writes")
     options = parser.parse_args()
     unknown = set(options.names) - ROWS.keys()
     if unknown:
@@ -85,7 +99,7 @@ def main() -> None:
     print("best of several rounds, contestants in turns")
     rows = []
     for name in options.names or ROWS:
-        row = ROWS[name](600) if name == "memory" and options.long else ROWS[name]()
+        row = ROWS[name](**sizes(name, options))
         rows.append(row)
         print("\n".join(lines(row)), flush=True)
     if options.json:

@@ -2,16 +2,24 @@
 
 import asyncio
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
-from statistics import quantiles
+from statistics import mean, quantiles
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from decisions import FLAG, confirm, context, definitions, flags, microseconds_a_user, users
 from workload import EVENT, calls, main, per_second
 
-from mixpanel import AsyncBufferedConsumer, AsyncMixpanel, BufferedConsumer, Consumer, Mixpanel
+from mixpanel import (
+    AsyncBufferedConsumer,
+    AsyncMixpanel,
+    BufferedConsumer,
+    Consumer,
+    Mixpanel,
+    Stats,
+)
 
 if TYPE_CHECKING:
     from mixpanel.cdp import HightouchOAuth
@@ -285,6 +293,116 @@ def lag(url: str, count: int, rate: int = 10_000) -> dict[str, float]:
     return {"events": tracked, "first": first, "p99": p99, "max": max(late), "busy": max(busy)}
 
 
+def soak(url: str, count: int, rate: int = 10_000, durability: str = "") -> dict[str, float]:
+    """Track for `count` seconds; watch what is dropped, memory, and the lag of the event loop."""
+    late: Counter[int] = Counter()  # in hundredths of a millisecond, so as not to grow
+    samples: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late[int((time.perf_counter() - started) * 1e5) - 100] += 1
+
+    async def watch() -> None:
+        while True:
+            samples.append(resident_megabytes())
+            await asyncio.sleep(1)
+
+    async def run(folder: str) -> Stats:
+        consumer = spooled(url, folder, durability) if durability else background_that_drops(url)
+        async with AsyncMixpanel("TOKEN", consumer) as mp:
+            await track_evenly(mp, rate, 1)  # imports what is lazy, and opens connections
+            tasks = [asyncio.create_task(tick()), asyncio.create_task(watch())]
+            await track_evenly(mp, rate, count)
+            for task in tasks:
+                task.cancel()
+            await mp.flush(60)
+            await consumer.aclose()
+        return mp.stats()
+
+    with TemporaryDirectory() as folder:
+        stats = asyncio.run(run(folder))
+    size = max(1, len(samples) // 20)
+    middle = len(samples) // 2
+    return {
+        "events": stats.accepted,
+        "dropped": sum(stats.dropped.values()) + stats.rejected + stats.pending,
+        "start": mean(samples[size : 2 * size]),
+        "middle": mean(samples[middle : middle + size]),
+        "end": mean(samples[-size:]),
+        "peak": max(samples),
+        **{f"p{share * 100:g}": percentile(late, share) / 100 for share in (0.5, 0.99, 0.999)},
+        "max": max(late) / 100,
+    }
+
+
+def background_that_drops(url: str) -> AsyncBufferedConsumer:
+    """Return a consumer as users have it: when its buffer is full, it drops."""
+    return AsyncBufferedConsumer(base_url=url)
+
+
+def percentile(counts: Counter[int], share: float) -> int:
+    """Return the value below which a share of counted values is."""
+    left = share * counts.total()
+    for value in sorted(counts):
+        left -= counts[value]
+        if left <= 0:
+            return value
+    return max(counts)
+
+
+def backlog_bytes(url: str, count: int) -> dict[str, float]:
+    """Start with a spool of `count` gigabytes of large messages, and drain it for a minute."""
+    from mixpanel._delivery.spool.folder import create_file, destination_folder
+    from mixpanel._delivery.spool.store import NewBlock, SpoolStore, block_id
+
+    text = b"x" * 98_000
+    each = 20  # messages of a block
+
+    def fill(folder: str) -> int:
+        options: Any = spooled(url, folder, "process")._sender.buffer.options
+        path, lock = create_file(destination_folder(options.folder, options.destination))
+        store = SpoolStore(path)
+        place = total = 0
+        while total < count * 1e9:
+            bodies = [
+                b'{"event":"E","properties":{"token":"TOKEN","time":%d,"distinct_id":"u",'
+                b'"$insert_id":"%d-%d","text":"%s"}}' % (time.time(), place, at, text)
+                for at in range(each)
+            ]
+            place += 1
+            total += sum(map(len, bodies))
+            store.add(NewBlock(block_id("events", place), time.time(), bodies))
+        store.close()
+        lock.release()
+        return place * each
+
+    async def run(folder: str, messages: int) -> dict[str, float]:
+        resting = peak = resident_megabytes()
+        began = time.perf_counter()
+        consumer = spooled(url, folder, "process")
+        await consumer.commit()
+        started = time.perf_counter() - began
+        assert consumer.stats().pending == messages, consumer.stats()
+        began = time.perf_counter()
+        flush = asyncio.create_task(consumer.flush(60))
+        while not flush.done():
+            peak = max(peak, resident_megabytes())
+            await asyncio.sleep(0.02)
+        drained = consumer.stats().delivered * len(text) / 1e6
+        spent = time.perf_counter() - began
+        assert not consumer.stats().dropped, consumer.stats()
+        await consumer.aclose(1)
+        return {
+            "start_ms": started * 1e3, "grown": peak - resting, "messages": messages,
+            "drained_mb": drained, "mb_per_second": drained / spent,
+        }  # fmt: skip
+
+    with TemporaryDirectory() as folder:
+        return asyncio.run(run(folder, fill(folder)))
+
+
 def provider(
     given: dict[str, bool], rule_engine: "RuleEngine" = "default"
 ) -> "LocalFeatureFlagsProvider":
@@ -342,6 +460,8 @@ TASKS = [
     sync_buffered,
     memory,
     lag,
+    soak,
+    backlog_bytes,
     flag,
     flags100,
 ]

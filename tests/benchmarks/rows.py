@@ -244,6 +244,49 @@ def lag(rounds: int = 3) -> Row:
     return Row("event-loop lag", how, results, at_most=10.0)
 
 
+def soak(seconds: int = 60) -> Row:
+    """Steady tracking for long: what is dropped, memory, and event-loop lag."""
+    loads = {
+        "ours, in memory, 10,000/s": {"rate": 10_000},
+        "ours, spool, 5,000/s": {"rate": 5_000, "durability": "process"},
+    }
+    results = []
+    for label, options in loads.items():
+        with Sink() as sink:  # each has a lifetime
+            measured = Contestant(label, "ours", "soak", seconds, options).run(sink)
+        result = Result(label, [measured["p99"]], "ms", more_is_better=False)
+        result.notes = {
+            "events": int(measured["events"]),
+            "dropped": int(measured["dropped"]),
+            "not arrived": int(measured["events"] - measured["arrived"]),
+            **{f"{when} MB": round(measured[when], 1) for when in ("start", "middle", "end")},
+            **{
+                f"lag {share}": round(measured[share], 2)
+                for share in ("p50", "p99", "p99.9", "max")
+            },
+        }
+        results.append(result)
+    how = (
+        f"{seconds} s each, after one second; the figure is how late a 1 ms sleep wakes (99th "
+        "percentile); memory is the mean of a twentieth of the time"
+    )
+    return Row("soak", how, results)
+
+
+def backlog_bytes(gigabytes: int = 3) -> Row:
+    """A spool with gigabytes of large messages: the start, and memory while it is drained."""
+    with Sink() as sink:
+        measured = Contestant("ours, start", "ours", "backlog_bytes", gigabytes).run(sink)
+    start = Result("ours, start", [measured["start_ms"]], "ms", more_is_better=False)
+    names = ("messages", "drained_mb", "mb_per_second", "grown")
+    start.notes = {name: round(measured[name], 1) for name in names}
+    how = (
+        f"{gigabytes} GB of an earlier process in messages of 98 kB; until their number is known, "
+        "then a drain of up to a minute; grown: the most memory above that at the start, in MB"
+    )
+    return Row("backlog of gigabytes", how, [start], at_most=1000.0)
+
+
 def flag() -> Row:
     """One local flag with a rule."""
     results = compete(
@@ -487,6 +530,8 @@ ROWS: dict[str, Callable[..., Row]] = {
         imports,
         memory,
         lag,
+        soak,
+        backlog_bytes,
         flag,
         flags100,
         fetched,

@@ -1,12 +1,13 @@
 """`mp spool`: what programs have left on disk."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from mixpanel import BufferedConsumer, Mixpanel, RetryPolicy
-from mixpanel.cdp import CustomerIO
+from mixpanel import BufferedConsumer, Limits, Mixpanel, RetryPolicy
+from mixpanel.cdp import CustomerIO, Hightouch, RudderStack, Segment
 from mixpanel.cli._options.global_options import reset
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
@@ -102,6 +103,166 @@ def test_drain_says_what_it_cannot_send(mp, spool):
     result = mp("drain", "--timeout", "0.2")
     assert result.exit_code == ExitCode.PARTIAL
     assert "needs the write key of customerio" in " ".join(result.stderr.split())
+
+
+VENDORS = {
+    "customerio": CustomerIO, "hightouch": Hightouch, "segment": Segment, "rudderstack": RudderStack
+}  # fmt: skip
+
+
+def fill_cdp(spool, url, vendor="customerio", key="key", count=3):
+    """Leave messages of a CDP client in a spool; return the client."""
+    client = VENDORS[vendor](
+        key,
+        base_url=url,
+        spool=spool,
+        retry=RetryPolicy(attempts=1, first_wait=0.01),
+        limits=Limits(flush_after=1000.0),
+    )
+    for number in range(count):
+        client.track("u", "Visit", {"m": f"{vendor}-{key}-{number}"})
+    client.commit()
+    return client
+
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_drain_sends_messages_of_each_vendor_with_the_key_of_the_environment(
+    mp, spool, server, vendor, monkeypatch
+):
+    """To the address that their client sent to."""
+    url = f"{server.url}/cio"
+    server.script[:] = [KINDS["503 own"]] * 20
+    fill_cdp(spool, url, vendor).close(0.05)
+    server.script.clear()
+    monkeypatch.setenv(f"MP_{vendor.upper()}_WRITE_KEY", "key")
+    monkeypatch.setenv(f"MP_{vendor.upper()}_BASE_URL", NOWHERE)
+    (row,) = rows(mp("drain", "--timeout", "20"))
+    assert (row["delivered"], row["pending"]) == (3, 0)
+    assert server.record.order == [f"{vendor}-key-{number}" for number in range(3)]
+    assert rows(mp("ls"))["files"] == []
+
+
+def test_drain_chooses_the_key_that_the_messages_were_tracked_with(mp, spool, server, monkeypatch):
+    """With a wrong key nothing is sent, and the others are."""
+    url = f"{server.url}/cio"
+    server.script[:] = [KINDS["503 own"]] * 50
+    for vendor, key in (("customerio", "a"), ("customerio", "b"), ("hightouch", "c")):
+        fill_cdp(spool, url, vendor, key).close(0.05)
+    fill(spool, server.url).close(0.05)
+    server.script.clear()
+    monkeypatch.setenv("MP_CUSTOMERIO_WRITE_KEY", "a")
+    result = mp("drain", "--write-key", "c", "--timeout", "20")
+    assert result.exit_code == ExitCode.PARTIAL
+    found = json.loads(result.stdout)
+    assert sorted(row["delivered"] for row in found) == [0, 3, 3, 3]
+    assert [row["pending"] for row in found if not row["delivered"]] == [None]
+    assert "MP_CUSTOMERIO_WRITE_KEY" in result.stderr
+    (path,) = [each["file"] for each in rows(mp("ls"))["files"]]
+    (row,) = rows(mp("drain", "--write-key", "b", "--timeout", "20"))
+    assert (row["delivered"], row["pending"]) == (3, 0)
+    assert not Path(path).exists()
+    assert set(server.record.applied.values()) == {1}
+
+
+@pytest.mark.parametrize("kind", ["mixpanel", "customerio"])
+def test_drain_sends_the_files_of_all_ended_processes(mp, spool, server, kind, monkeypatch):
+    """One after the other, and leaves that of a living one alone."""
+    server.script[:] = [KINDS["503 own"]] * 200
+    make = {"mixpanel": fill, "customerio": fill_cdp}[kind]
+    url = server.url if kind == "mixpanel" else f"{server.url}/cio"
+    clients = [make(spool, url) for _ in range(5)]
+    for client in clients[1:]:
+        client.close(0.05)
+    server.script[:] = []
+    monkeypatch.setenv("MP_CUSTOMERIO_WRITE_KEY", "key")
+    (row,) = rows(mp("drain", "--timeout", "30"))
+    assert (row["delivered"], row["pending"]) == (12, 0)
+    (left,) = rows(mp("ls"))["files"]
+    assert (left["state"], sum(left["messages"].values())) == ("in use", 3)
+    assert clients[0].health().pending == 3
+    clients[0].close(0.05)
+
+
+def test_drain_says_which_program_can_send_to_an_unknown_vendor(mp, spool):
+    """A dialect of your own has no name that `mp` knows."""
+    fill_cdp(spool, NOWHERE).close(0.05)
+    (description,) = spool.rglob("destination.json")
+    description.write_text('{"service": "acme", "origin": "https://acme.example"}')
+    result = mp("drain", "--timeout", "1")
+    assert result.exit_code == ExitCode.PARTIAL
+    assert "needs a client of acme" in " ".join(result.stderr.split())
+
+
+def test_a_cdp_file_is_listed_exported_retried_and_purged_like_any_other(
+    mp, spool, server, monkeypatch
+):
+    """A message that comes back keeps its kind and its id."""
+    url = f"{server.url}/cio"
+    client = fill_cdp(spool, url)
+    (found,) = rows(mp("ls"))["files"]
+    assert (found["service"], found["state"], found["messages"]) == (
+        "customerio", "in use", {"batch": 3}
+    )  # fmt: skip
+    for command in ("export", "retry", "purge --all --force"):
+        result = mp(*command.split())
+        assert "in use by a running process" in " ".join(result.stderr.split())
+    server.script[:] = [KINDS["503 own"]] * 10
+    client.close(0.05)
+    server.script[:] = [KINDS["400"]] * 10
+    lines = [json.loads(line) for line in mp("export", "--format", "jsonl").stdout.splitlines()]
+    assert [(each["service"], each["endpoint"]) for each in lines] == [("customerio", "batch")] * 3
+    ids = [each["message"]["messageId"] for each in lines]
+    monkeypatch.setenv("MP_CUSTOMERIO_WRITE_KEY", "key")
+    assert mp("drain", "--timeout", "20").exit_code == ExitCode.PARTIAL
+    server.script.clear()
+    dead = [
+        json.loads(line) for line in mp("export", "--dead", "--format", "jsonl").stdout.splitlines()
+    ]
+    assert [(each["message"]["messageId"], each["reason"]) for each in dead] == [
+        (id_, "rejected") for id_ in ids
+    ]
+    assert rows(mp("stats"))["destinations"][0]["dead"] == 3
+    assert rows(mp("retry")) == [{"reason": "rejected", "messages": 3}]
+    assert rows(mp("drain", "--timeout", "20"))[0]["delivered"] == 3
+    assert list(server.record.keys.values()) == [{id_} for id_ in ids]
+    fill_cdp(spool, NOWHERE).close(0.05)
+    assert rows(mp("purge", "--all", "--force"))["waiting"] == 3
+    assert rows(mp("ls"))["files"] == []
+
+
+def test_ls_shows_files_of_a_newer_version(mp, spool):
+    """Which no command of this version touches."""
+    fill_cdp(spool, NOWHERE).close(0.05)
+    (path,) = spool.rglob("*.db")
+    newer = path.with_name(path.name.replace(".v1.", ".v2."))
+    newer.write_bytes(b"future")
+    states = [each["state"] for each in rows(mp("ls"))["files"]]
+    assert sorted(states) == ["newer", "waiting"]
+    rows(mp("purge", "--all", "--force"))
+    assert newer.read_bytes() == b"future"
+
+
+def test_other_commands_leave_the_spool_of_programs_alone(mp, spool, server, monkeypatch, tmp_path):
+    """`mp cdp` with MP_SPOOL set neither writes to it, nor sends and counts what is in it."""
+    url = f"{server.url}/cio"
+    server.script[:] = [KINDS["503 own"]] * 20
+    fill_cdp(spool, url).close(0.05)
+    server.script.clear()
+    monkeypatch.setenv("MP_SPOOL", str(spool))
+    monkeypatch.setenv("MP_CUSTOMERIO_WRITE_KEY", "key")
+    monkeypatch.setenv("MP_CDP_BASE_URL", url)
+    file = tmp_path / "rows.ndjson"
+    file.write_text('{"type": "track", "userId": "u", "event": "E", "properties": {"m": "own"}}\n')
+    reset([])
+    result = CliRunner().invoke(app, ["cdp", "batch", str(file)], env={"NO_COLOR": "1"})
+    assert result.exit_code == ExitCode.OK, result.output
+    assert json.loads(result.stdout)["delivered"] == 1
+    assert server.record.order == ["own"]
+    (found,) = rows(mp("ls"))["files"]
+    assert (found["state"], found["messages"]) == ("waiting", {"batch": 3})
 
 
 def test_export_writes_messages_and_leaves_them(mp, spool):

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from contextlib import closing, suppress
 from functools import partial
@@ -948,6 +949,85 @@ def test_health_shows_what_each_queue_is_doing(tmp_path, server):
             assert mp.health().last_error is None
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("face", ["Mixpanel", "AsyncMixpanel", "CustomerIO", "AsyncFanOut"])
+def test_health_of_each_client_shows_what_an_earlier_process_left(
+    tmp_path, server, monkeypatch, face
+):
+    """Depth, the age of the oldest, bytes, the last error, and the state of each queue."""
+    unreachable(server)
+    cdp = {**options(tmp_path, server), "base_url": f"{server.url}/cio"}
+    plain = options(tmp_path, server)
+
+    def made():
+        if face == "Mixpanel":
+            return Mixpanel("t", BufferedConsumer(**plain))
+        if face == "AsyncMixpanel":
+            return AsyncMixpanel("t", **plain)
+        if face == "CustomerIO":
+            return CustomerIO("key", **cdp)
+        return AsyncFanOut(
+            mp=Sink(AsyncMixpanel("t", **plain)), cio=Sink(AsyncCustomerIO("k", **cdp))
+        )
+
+    async def call(method, *arguments):
+        result = await asyncio.to_thread(method, *arguments)
+        if asyncio.iscoroutine(result):
+            await result
+
+    def closing_method(client):
+        owner = client.consumer if face == "Mixpanel" else client
+        return getattr(owner, "aclose", None) or owner.close
+
+    async def main():
+        first = made()
+        track(first, 3)
+        await call(first.commit)
+        await call(closing_method(first), 0.05)
+        monkeypatch.setattr(blocks, "now", lambda: time.time() + 3600)
+        second = made()
+        await call(second.commit)
+        await call(second.flush, 0.2)
+        healths, stats = second.health(), second.stats()
+        if face == "AsyncFanOut":
+            assert set(healths) == {"mp", "cio"}
+            pairs = [(healths[name], stats[name].client) for name in healths]
+        else:
+            pairs = [(healths, stats)]
+        for health, counted in pairs:
+            assert (health.pending, health.spool.messages, health.spool.uncommitted) == (3, 3, 0)
+            assert 3600 <= health.oldest_age < 3700
+            assert health.spool.bytes > 100
+            assert health.spool.file_bytes > 4096
+            assert "503" in health.last_error
+            (queue,) = [each for each in health.queues.values() if each.pending]
+            # A sync Mixpanel sends in its calls, so nothing waits for the next attempt.
+            assert queue.state in ("waiting", "sending", "gathering")[: 2 + (face == "Mixpanel")]
+            assert counted.health.pending == 3
+            json.dumps(health.as_dict())
+        await call(closing_method(second), 0.05)
+
+    asyncio.run(main())
+
+
+def test_health_shows_the_age_of_messages_on_disk_only(tmp_path, monkeypatch):
+    """Before the first page is read, and of messages that wait for the disk."""
+    first = Mixpanel("t", BufferedConsumer(**options(tmp_path, retry=RetryPolicy(1))))
+    track(first, 3)
+    first.commit()
+    first.consumer.close(0.05)
+    monkeypatch.setattr(blocks, "now", lambda: time.time() + 7200)
+    monkeypatch.setattr(writer.SpoolWriter, "_read_pages", lambda *_: False)
+    second = Mixpanel("t", BufferedConsumer(**options(tmp_path)))
+    second.commit()
+    assert 7200 <= second.health().oldest_age < 7300
+    second.consumer.close(0.05)
+    monkeypatch.setattr(writer, "GROUP_WINDOW", 60.0)
+    third = Mixpanel("t", BufferedConsumer(**options(tmp_path / "other")))
+    track(third, 1)
+    assert third.health().oldest_age is not None
+    third.consumer.close(0.05)
 
 
 def test_health_needs_no_spool(server):

@@ -36,6 +36,7 @@ __all__ = [
 MAX_BLOCK_MESSAGES = 2000
 MAX_BLOCK_BYTES = 2_000_000
 PLAUSIBLE = 1577836800.0  # 2020-01-01: before it, a clock is wrong
+PLAUSIBLE_AGE = 366 * 86400.0  # seconds: of an older message, a clock is wrong too
 
 _auth = attrgetter("auth")
 _block = attrgetter("block")
@@ -231,9 +232,10 @@ def restored(
 def age_of(created: float) -> float:
     """Return the seconds since a time of the wall clock; 0 if a clock is implausible."""
     current = now()
-    if current < PLAUSIBLE or created < PLAUSIBLE or created > current:
+    age = current - created
+    if current < PLAUSIBLE or created < PLAUSIBLE or not 0 <= age <= PLAUSIBLE_AGE:
         return 0.0
-    return current - created
+    return age
 
 
 def key_of(block: Block) -> str:

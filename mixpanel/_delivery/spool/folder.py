@@ -34,6 +34,7 @@ __all__ = [
     "destination_folder",
     "free_bytes",
     "lock_of",
+    "newer_files",
     "orphans",
     "quarantine",
     "quarantined",
@@ -178,18 +179,23 @@ def destination_folder(folder: Path, destination: Destination) -> Path:
     return inner
 
 
+def newer_files(folder: Path) -> list[Path]:
+    """Return the files of a destination that a newer version has written."""
+    matches = map(FILE_NAME.fullmatch, _names(folder))
+    return [folder / match[0] for match in matches if match and int(match[2]) > FORMAT]
+
+
 def check_versions(folder: Path) -> None:
     """Check that this version can read all files of a destination.
 
     :raises ConfigurationError: if one was written by a newer version.
     """
-    for name in _names(folder):
-        match = FILE_NAME.fullmatch(name)
-        if match and int(match[2]) > FORMAT:
-            raise ConfigurationError(
-                f"{folder / name} was written by a newer version of this package (format "
-                f"{match[2]}; this one reads {FORMAT}): upgrade, or use another spool folder"
-            )
+    for path in newer_files(folder):
+        version = path.name.split(".")[1].removeprefix("v")
+        raise ConfigurationError(
+            f"{path} was written by a newer version of this package (format {version}; this one "
+            f"reads {FORMAT}): upgrade, or use another spool folder"
+        )
 
 
 def read_destination(folder: Path) -> dict[str, str]:
@@ -210,6 +216,8 @@ def _names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))  # noqa: PTH208 - names are all that is needed
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 # ---- files and their owners ---------------------------------------------------------------------

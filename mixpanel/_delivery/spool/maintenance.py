@@ -17,6 +17,7 @@ from mixpanel._delivery.spool.folder import (
     check_folder,
     checked_path,
     claim_orphan,
+    newer_files,
     quarantine,
     quarantined,
     read_destination,
@@ -42,7 +43,16 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.spool.store import DeadLetter
 
-__all__ = ["SpoolFile", "destinations", "export", "inventory", "purge", "remove_damaged", "retry"]
+__all__ = [
+    "SpoolFile",
+    "destinations",
+    "export",
+    "files_of",
+    "inventory",
+    "purge",
+    "remove_damaged",
+    "retry",
+]
 
 PAGE_MESSAGES = 5000
 PAGE_BYTES = 8 * 1024 * 1024
@@ -52,7 +62,8 @@ PAGE_BYTES = 8 * 1024 * 1024
 class SpoolFile:
     """One file of a spool.
 
-    `state` is "in use" (by a running process), "waiting" (its process has ended) or "damaged".
+    `state` is "in use" (by a running process), "waiting" (its process has ended), "damaged", or
+    "newer" (written by a newer version of this package, which alone can read it).
     """
 
     destination: str
@@ -88,15 +99,19 @@ def destinations(spool: object) -> list[Path]:
 
 def inventory(spool: object) -> list[SpoolFile]:
     """Return all files of a spool, by destination."""
-    found = []
-    for folder in destinations(spool):
-        about = read_destination(folder)
-        common = (folder.name, about.get("service", "unknown"), about.get("origin", ""))
-        found += [_describe(path, *common) for path in spool_files(folder)]
-        found += [
-            SpoolFile(*common, path, "damaged", file_bytes=path.stat().st_size)
-            for path in quarantined(folder)
-        ]
+    return [each for folder in destinations(spool) for each in files_of(folder)]
+
+
+def files_of(folder: Path) -> list[SpoolFile]:
+    """Return the files of one destination."""
+    about = read_destination(folder)
+    common = (folder.name, about.get("service", "unknown"), about.get("origin", ""))
+    found = [_describe(path, *common) for path in spool_files(folder)]
+    damaged, newer = quarantined(folder), newer_files(folder)
+    for state, paths in (("damaged", damaged), ("newer", newer)):
+        for path in paths:
+            with suppress(FileNotFoundError):
+                found.append(SpoolFile(*common, path, state, file_bytes=path.stat().st_size))
     return found
 
 

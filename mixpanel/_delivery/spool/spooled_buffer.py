@@ -52,7 +52,8 @@ _sequence = attrgetter("sequence")
 class SpoolQueue(EndpointQueue):
     """The messages of one endpoint: `unsent` are those that are in memory and may be sent.
 
-    `disk_sequence` is a lower bound of the sequence numbers of those on disk only.
+    `disk_sequence` is a lower bound of the sequence numbers of those on disk only, and
+    `disk_enqueued_at` of the times at which they were accepted.
     """
 
     def __init__(self, endpoint: str, max_in_flight: int, max_bytes: int) -> None:
@@ -61,6 +62,7 @@ class SpoolQueue(EndpointQueue):
         self.writing: list[Record] = []
         self.on_disk = 0
         self.disk_sequence = 0
+        self.disk_enqueued_at = 0.0
 
     def oldest_sequence(self) -> int | None:
         """Return the sequence number of the oldest message that is not settled."""
@@ -368,6 +370,7 @@ class SpooledBuffer(Buffer):
             else:
                 if queue.on_disk == 0:
                     queue.disk_sequence = records[0].sequence
+                    queue.disk_enqueued_at = records[0].enqueued_at
                 queue.on_disk += len(records)
                 self.disk_bytes += size
                 self.bytes -= size
@@ -426,9 +429,13 @@ class SpooledBuffer(Buffer):
         return settled
 
     @locked
-    def adopted(self, endpoint: str, count: int, size: int) -> None:
+    def adopted(self, endpoint: str, count: int, size: int, age: float) -> None:
         """Count the messages of an earlier process as accepted and pending."""
         queue, stats = self.queues[endpoint], self.stats
+        accepted_at = self.clock() - age
+        if queue.on_disk:
+            accepted_at = min(accepted_at, queue.disk_enqueued_at)
+        queue.disk_enqueued_at = accepted_at
         stats.accepted += count
         stats.pending += count
         queue.on_disk += count
@@ -449,6 +456,7 @@ class SpooledBuffer(Buffer):
         self.disk_bytes = max(0, self.disk_bytes - size)
         if records:
             queue.disk_sequence = records[-1].sequence
+            queue.disk_enqueued_at = max(queue.disk_enqueued_at, records[-1].enqueued_at)
 
     @locked
     def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool) -> None:
@@ -479,6 +487,16 @@ class SpooledBuffer(Buffer):
         if isinstance(queue, SpoolQueue):
             count += len(queue.staged) + len(queue.writing) + queue.on_disk
         return count
+
+    def _oldest_waiting(self, queue: EndpointQueue) -> list[float]:
+        times = super()._oldest_waiting(queue)
+        if isinstance(queue, SpoolQueue):
+            times += [
+                waiting[0].enqueued_at for waiting in (queue.writing, queue.staged) if waiting
+            ]
+            if queue.on_disk:
+                times.append(queue.disk_enqueued_at)
+        return times
 
     def _spool_health(self) -> SpoolHealth:
         writer = self._writer

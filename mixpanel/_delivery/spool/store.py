@@ -5,6 +5,7 @@ A store is used by one thread at a time. Nothing here knows about senders, threa
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import sys
 import time
@@ -31,6 +32,7 @@ __all__ = [
     "SpoolStore",
     "StoredBlock",
     "is_damage",
+    "is_full",
 ]
 
 Durability = Literal["process", "power"]
@@ -176,6 +178,13 @@ def is_damage(error: BaseException) -> bool:
     )
 
 
+def is_full(error: BaseException) -> bool:
+    """Return True if an error means that a disk has no space left."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class SpoolStore:
     """An open file of a spool. The caller holds its lock, and has created it with mode 0600.
 
@@ -185,6 +194,7 @@ class SpoolStore:
 
     def __init__(self, path: Path, durability: Durability = "process") -> None:
         self.path = path
+        _check_not_emptied(path)
         # At exit another thread than the writer's may close it.
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
@@ -238,10 +248,10 @@ class SpoolStore:
         ).fetchone()[0]
         return 0 if found is None else place_of(found)
 
-    def oldest(self) -> float | None:
+    def oldest(self, endpoints: Sequence[str] = ENDPOINTS) -> float | None:
         """Return the time at which the oldest message was written; None if there is none."""
         times = []
-        for endpoint in ENDPOINTS:
+        for endpoint in endpoints:
             first, last = block_id(endpoint, 0), block_id(endpoint, (1 << PLACE_BITS) - 1)
             row = self._connection.execute(
                 "SELECT created FROM block WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 1",
@@ -258,6 +268,23 @@ class SpoolStore:
             with suppress(OSError):
                 size += self.path.with_name(self.path.name + suffix).stat().st_size
         return size
+
+    def is_there(self) -> bool:
+        """Return False if the file was removed or replaced since it was opened."""
+        try:
+            return self.path.stat().st_ino == self.inode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # its folder cannot be read any more; the open file still works
+            return True
+
+    def check_there(self) -> None:
+        """Check that the file was not removed, so that what was committed can be found.
+
+        :raises FileNotFoundError: if it was.
+        """
+        if not self.is_there():
+            raise FileNotFoundError(errno.ENOENT, "the file was removed")
 
     def free_pages(self) -> int:
         """Return how many pages of the file are unused."""
@@ -397,6 +424,17 @@ class SpoolStore:
     def close(self) -> None:
         """Close the connection; the WAL is written back and removed."""
         self._connection.close()
+
+
+def _check_not_emptied(path: Path) -> None:
+    """Check that a file was not truncated to nothing: SQLite would then delete its WAL.
+
+    :raises sqlite3.DatabaseError: if it was.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    with suppress(FileNotFoundError):
+        if path.stat().st_size == 0 and wal.stat().st_size > 0:
+            raise sqlite3.DatabaseError("it is empty, and its WAL is not")
 
 
 def _split(body: bytes, lengths: bytes, count: int, crc: int) -> list[bytes] | None:

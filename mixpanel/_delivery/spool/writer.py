@@ -40,6 +40,7 @@ from mixpanel._delivery.spool.store import (
     NewBlock,
     SpoolStore,
     is_damage,
+    is_full,
     now,
     place_of,
 )
@@ -293,9 +294,18 @@ class SpoolWriter:
         moved = False
         try:
             self._open(buffer)
-            self._check_space()
-            moved = self._write(buffer)
-            self._recovered(buffer)
+            try:
+                self._check_space()
+                moved = self._write(buffer)
+                self._recovered(buffer)
+            except (sqlite3.OperationalError, OSError) as error:
+                if not is_full(error):
+                    raise
+                # What is on disk is still sent and deleted: only that makes space.
+                self._degrade(buffer, error)
+                moved = self._keep_in_memory(buffer)
+                with suppress(sqlite3.OperationalError):
+                    self._write_changes(buffer)
             if not self._closing:
                 moved = self._adopt(buffer) or moved
                 moved = self._read_pages(buffer) or moved
@@ -309,6 +319,20 @@ class SpoolWriter:
                 self._degrade(buffer, error)
             moved = self._keep_in_memory(buffer) or moved
         return moved
+
+    def _write_changes(self, buffer: Any) -> None:
+        """Write what was settled, without new messages."""
+        own = self._files.own
+        assert own is not None
+        marked = self._collect()
+        failure: SpoolError | None = self.error
+        try:
+            self._commit(own, [])
+            failure = None
+        finally:
+            for future in marked:
+                _resolve(future, failure)
+        self._commit_others(buffer)
 
     def _keep_in_memory(self, buffer: Any) -> bool:
         """Keep in memory what cannot be written, and fail the marks: their updates wait."""
@@ -341,20 +365,21 @@ class SpoolWriter:
                 lock.release()
                 raise
         self._files.own = source
-        source.store.set_meta(
-            pid=str(os.getpid()), host=socket.gethostname(), opened=str(round(now(), 3)),
-            durability=self.options.durability,
-        )  # fmt: skip
+        try:
+            source.store.set_meta(
+                pid=str(os.getpid()), host=socket.gethostname(), opened=str(round(now(), 3)),
+                durability=self.options.durability,
+            )  # fmt: skip
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
         self.dead_letters = source.store.dead_totals()[0]
         self._count(source, buffer)
 
     def _check_still_there(self, buffer: Any, own: Source) -> None:
         """Start a new file when this one was removed."""
-        if time.monotonic() < self._space_at:
+        if own.store.is_there():
             return
-        with suppress(OSError):
-            if own.store.path.stat().st_ino == own.store.inode:
-                return
         logger.warning("the spool file %s is gone; a new one is started", own.store.path)
         self._set_aside(buffer, own, SpoolError("the file was removed"), gone=True)
 
@@ -367,7 +392,9 @@ class SpoolWriter:
             count, size = totals.get(endpoint, (0, 0))
             source.left[endpoint] = count
             if count:
-                buffer.adopted(endpoint, count, size)
+                created = source.store.oldest([endpoint])
+                age = 0.0 if created is None else age_of(created)
+                buffer.adopted(endpoint, count, size, age)
 
     def _claim(self, folder: Path, buffer: Any) -> Source | None:
         """Return the file of a process that has ended, locked and open; None without one."""
@@ -423,6 +450,7 @@ class SpoolWriter:
         ]
         try:
             self._commit(own, [new for _, new, _ in runs])
+            own.store.check_there()
         except BaseException as error:
             for future in marked:
                 _resolve(future, _as_spool_error(error))

@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     timestamp: Timestamp | None
     integrations: Properties | None
     message_id: str | None
+    durable: bool
 
 
 class CustomerIOComposer(SegmentComposer):

@@ -280,9 +280,25 @@ class _FanOut(FanOutMethods[Outcome], Rebuilt):
                 raise invalid
         return ready
 
+    def _check_durable(self, what: str) -> None:
+        """Check that all sinks keep messages on disk, or deliver them before a call returns.
+
+        :raises ConfigurationError: naming `what` needs a spool, and the sink without one.
+        """
+        for destination in self._destinations:
+            try:
+                destination.client._durable_sender(what)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{destination.name}: {error}") from None
+
     @contextmanager
-    def _counted(self, destination: Destination) -> Iterator[None]:
-        """Count the delivery to a sink in this block, and keep its errors from the other sinks."""
+    def _counted(
+        self, destination: Destination, errors: dict[str, Exception] | None = None
+    ) -> Iterator[None]:
+        """Count the delivery to a sink in this block, and keep its errors from the other sinks.
+
+        The error is added to `errors`, by the name of the sink.
+        """
         counters = destination.counters
         counters.start()
         try:
@@ -290,6 +306,8 @@ class _FanOut(FanOutMethods[Outcome], Rebuilt):
         except Exception as error:
             counters.add_rejected(rejection_reason(error))
             self._report(destination, error)
+            if errors is not None:
+                errors[destination.name] = error
         except BaseException:
             counters.add_rejected("interrupted")
             raise

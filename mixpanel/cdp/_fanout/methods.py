@@ -34,6 +34,8 @@ class CallOptions(TypedDict, total=False):
     - `context`: the `context` of the Segment spec. Mixpanel receives the parts that it has
       properties for: `ip`, app, campaign, device, network, os, page.
     - `anonymous_id`: the id from before login; Mixpanel's `$device_id`.
+    - `durable`: wait until the call is on disk in the spool of each sink that receives it; all
+      sinks need a spool, or a client that sends immediately.
     """
 
     consent: Consent | None
@@ -42,6 +44,7 @@ class CallOptions(TypedDict, total=False):
     message_id: str | None
     context: Properties | None
     anonymous_id: UserId | None
+    durable: bool
 
 
 class FanOutMethods(Generic[Outcome]):
@@ -54,6 +57,8 @@ class FanOutMethods(Generic[Outcome]):
     :raises ValidationError: if no sink would accept the call; it is sent to none then. A call that
         only some sinks reject is sent to the others and reported to `on_error`.
     :raises ClosedError: after the fan-out was closed.
+    :raises SpoolError: with `durable=True`, if a disk failed; and whatever else kept a sink from
+        keeping the call, such as a `QueueFullError`. Of several sinks, in an `ExceptionGroup`.
     """
 
     def _fan_out(

@@ -15,6 +15,7 @@ from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import (
     YIELD_EVERY,
     already_done,
+    deliver_and_commit,
     enqueue_when_space,
     raise_after_yield,
     yield_to_loop,
@@ -209,6 +210,33 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
         """Return what is pending and since when, what the queue is doing, and the spool."""
         return self._sender.buffer.health()
 
+    def _durable_sender(self, what: str) -> Sender[SegmentApi] | None:
+        """Return the sender to commit; None if messages are delivered before a call returns.
+
+        :raises ConfigurationError: if messages are only in memory.
+        """
+        return self._sender if self._sender.check_durable(what) else None
+
+    def _expected(self, records: Sequence[Record]) -> list[Record]:
+        """Return the messages that must be on disk after a durable call.
+
+        :raises PayloadTooLargeError: for one that was dropped because it is too large.
+        """
+        messages = cast("Sequence[Message]", records)
+        expected = [each for each in messages if not isinstance(each, DroppedMessage)]
+        for message in expected:
+            excess_bytes = self._api.excess_bytes(message)
+            if excess_bytes:
+                raise self._too_large_error(message, excess_bytes)
+        return cast("list[Record]", expected)
+
+    def _too_large_error(self, message: Message, excess_bytes: int) -> PayloadTooLargeError:
+        return PayloadTooLargeError(
+            f"{message!r} is {excess_bytes:,} bytes larger than {self._api.dialect.name} takes: it "
+            "was not sent",
+            endpoint="batch",
+        )
+
     def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
         for message in cast("Sequence[Message]", records):
@@ -238,12 +266,7 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
             return messages
         self._count_dropped(oversize, "too_large")
         if self._send_immediately:
-            excess_bytes = self._api.excess_bytes(oversize[0])
-            raise PayloadTooLargeError(
-                f"{oversize[0]!r} is {excess_bytes:,} bytes larger than "
-                f"{self._api.dialect.name} takes: it was not sent",
-                endpoint="batch",
-            )
+            raise self._too_large_error(oversize[0], self._api.excess_bytes(oversize[0]))
         self._stats.report_drop("too_large", list(oversize))
         dropped = {id(message) for message in oversize}
         return [message for message in messages if id(message) not in dropped]
@@ -321,6 +344,22 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         except QueueFullError as error:
             return raise_after_yield(error)
 
+    def _deliver_durably(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
+        self._durable_sender("durable=True")
+        return deliver_and_commit(self, self._deliver(messages), messages)
+
+    async def _commit_records(self, records: Sequence[Record]) -> None:
+        """Wait until records of this client are on disk.
+
+        :raises QueueFullError: if one was dropped, because the buffer or the spool is full.
+        :raises PayloadTooLargeError: if one was dropped because it is too large.
+        :raises SpoolError: if the disk failed.
+        """
+        sender = self._durable_sender("durable=True")
+        if sender is not None and not self._disabled:
+            await sender.commit()
+            sender.check_accepted(self._expected(records))
+
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result.
 
@@ -387,6 +426,19 @@ class SegmentClient(_Client[None]):
             except QueueFullError as error:
                 error.accepted = at
                 raise
+
+    def _deliver_durably(self, messages: list[Message]) -> None:
+        self._durable_sender("durable=True")
+        background_loop.refuse_in_async(f"{type(self).__name__} with durable=True")
+        self._deliver(messages)
+        self._commit_records(messages)
+
+    def _commit_records(self, records: Sequence[Record]) -> None:
+        """Wait until records of this client are on disk; see `AsyncSegmentClient`."""
+        sender = self._durable_sender("durable=True")
+        if sender is not None and not self._disabled:
+            sender.commit_blocking()
+            sender.check_accepted(self._expected(records))
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result."""

@@ -73,6 +73,8 @@ class SegmentComposer:
         others.
     :param message_id: the id by which servers de-duplicate. Default: a new one.
     :param schema_version: the version of the event's contract, at vendors with contracts.
+    :param durable: for the method of a client: wait until the message is on disk. It needs a spool,
+        or a client that sends immediately, and changes nothing in the message.
     :raises ValidationError: for a message that no server would accept. With `validation="raise"`
         also for values that JSON cannot represent, and for likely mistakes in event names.
     """
@@ -129,6 +131,7 @@ class SegmentComposer:
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
+        durable: bool = False,  # noqa: ARG002
     ) -> Message:
         """Set the traits of a person, and link their anonymous id to their user id."""
         given = {} if traits is None else {"traits": checked_mapping(traits, "traits")}
@@ -155,6 +158,7 @@ class SegmentComposer:
         *,
         group_id: UserId | None = None,
         schema_version: str | None = None,
+        durable: bool = False,  # noqa: ARG002
     ) -> Message:
         """Track an event.
 
@@ -201,6 +205,7 @@ class SegmentComposer:
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
+        durable: bool = False,  # noqa: ARG002
     ) -> Message:
         """Track a page view; `category` is sent as a property too."""
         fields = self._identity("page", user_id, anonymous_id) | _view_fields(
@@ -223,6 +228,7 @@ class SegmentComposer:
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
+        durable: bool = False,  # noqa: ARG002
     ) -> Message:
         """Track the view of an app's screen; `category` is sent as a property too."""
         fields = self._identity("screen", user_id, anonymous_id) | _view_fields(
@@ -244,6 +250,7 @@ class SegmentComposer:
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
+        durable: bool = False,  # noqa: ARG002
     ) -> Message:
         """Add a person to a group, and set the traits of the group."""
         needs: Needs = "none" if self.dialect.group_alone else "either"
@@ -263,6 +270,8 @@ class SegmentComposer:
         timestamp: Timestamp | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
+        *,
+        durable: bool = False,  # noqa: ARG002
     ) -> Message:
         """Merge the person with the user or anonymous id `previous_id` into `user_id`."""
         user = _required_id(user_id, "user_id", self._note_id)

@@ -49,7 +49,10 @@ def send_method(
         declared: Callable[[Client], Outcome],
     ) -> Callable[Concatenate[Client, P], Outcome]:
         def passed_on(client: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return client._deliver_one(compose(client._composer, *args, **kwargs))
+            message = compose(client._composer, *args, **kwargs)
+            if kwargs and kwargs.get("durable"):
+                return client._deliver_durably([message])
+            return client._deliver_one(message)
 
         method = functools.wraps(compose)(spelled_out or passed_on)
         # For `returning`, which puts what each class returns in the place of `Outcome`.
@@ -73,10 +76,12 @@ def _track(
     *,
     group_id: Any = None,
     schema_version: Any = None,
+    durable: Any = False,
 ) -> Any:
     # Applications call this far more often than all the others, and passing on `*args` and
     # `**kwargs` takes a tenth of the call.
-    return client._deliver_one(
+    deliver = client._deliver_durably_one if durable else client._deliver_one
+    return deliver(
         client._composer.track(
             user_id,
             event,
@@ -101,7 +106,8 @@ class SegmentMethods(Generic[Outcome]):
     :raises ValidationError: for a message that no server would accept.
     :raises QueueFullError: with `when_full="raise"`, when the buffer is full.
     :raises ClosedError: after the client was closed.
-    :raises DeliveryError: only with `send_immediately`.
+    :raises DeliveryError: only with `send_immediately`, and `SpoolError` with `durable=True` if the
+        disk failed.
     """
 
     _composes: type[SegmentComposer] = SegmentComposer
@@ -115,6 +121,12 @@ class SegmentMethods(Generic[Outcome]):
 
     def _deliver_all(self, messages: list[Message]) -> Outcome:
         return self._deliver(messages)
+
+    def _deliver_durably(self, messages: list[Message]) -> Outcome:
+        raise NotImplementedError
+
+    def _deliver_durably_one(self, message: Message) -> Outcome:
+        return self._deliver_durably([message])
 
     @send_method(SegmentComposer.identify)
     def identify(self) -> Outcome: ...
@@ -134,6 +146,8 @@ class SegmentMethods(Generic[Outcome]):
         messages: Iterable[Mapping[str, Any]],
         context: Properties | None = None,
         integrations: Properties | None = None,
+        *,
+        durable: bool = False,
     ) -> Outcome:
         """Send many messages given as dicts of the spec, `{"type": "track", "userId": …}`.
 
@@ -143,6 +157,7 @@ class SegmentMethods(Generic[Outcome]):
 
         :param context: defaults for the `context` of each message, key by key.
         :param integrations: defaults for the `integrations` of each message.
+        :param durable: wait until all messages are on disk.
         :raises ValidationError: for an invalid message, naming its index, or an empty batch;
             nothing is sent then.
         """
@@ -160,7 +175,7 @@ class SegmentMethods(Generic[Outcome]):
                 raise ValidationError(problems) from error
         if not composed:
             raise ValidationError(["the batch is empty: there is nothing to send"])
-        return self._deliver_all(composed)
+        return self._deliver_durably(composed) if durable else self._deliver_all(composed)
 
 
 def _with_defaults(

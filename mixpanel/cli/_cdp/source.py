@@ -138,6 +138,7 @@ class Source:
         """Return a client of this source; `options` are those of `SegmentOptions`.
 
         With `send_immediately`, a message is retried for a minute at most; else there is no limit.
+        It has no spool unless one is given: what is in that of `MP_SPOOL` belongs to programs.
 
         :raises ConfigurationError: for a key of another region, and for options that cannot work.
         """
@@ -154,7 +155,7 @@ class Source:
         options = {
             "region": self.region, "base_url": self.base_url, "gzip": self.gzip,
             "limits": Limits(flush_after=0.5, request_timeout=self.timeout), "retry": policy,
-            **options,
+            "spool": False, **options,
         }  # fmt: skip
         key = self.key().reveal()
         if self.vendor is Vendor.HIGHTOUCH:
@@ -181,6 +182,51 @@ class Source:
             )
 
 
+WriteKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        parser=text_or_file, metavar="KEY|@FILE", rich_help_panel=PANEL,
+        show_default="MP_<VENDOR>_WRITE_KEY",
+        help="The source's write key.",
+    ),
+]  # fmt: skip
+OAuthClientOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MP_HIGHTOUCH_OAUTH_CLIENT_ID", metavar="ID", rich_help_panel=PANEL,
+        help="Use OAuth at Hightouch, as this client.",
+    ),
+]  # fmt: skip
+OAuthKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MP_HIGHTOUCH_OAUTH_KEY_ID", metavar="ID", rich_help_panel=PANEL,
+        help="The id of the OAuth key.",
+    ),
+]  # fmt: skip
+OAuthKeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="MP_HIGHTOUCH_OAUTH_KEY_FILE", metavar="FILE", exists=True, dir_okay=False,
+        rich_help_panel=PANEL, help="The private OAuth key, as PEM.",
+    ),
+]  # fmt: skip
+OAuthServerOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MP_HIGHTOUCH_OAUTH_SERVER", metavar="URL", rich_help_panel=PANEL,
+        show_default="https://oauth2.hightouch.io", help="The OAuth server.",
+    ),
+]  # fmt: skip
+OAuthScopeOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MP_HIGHTOUCH_OAUTH_SCOPE", metavar="SCOPE", rich_help_panel=PANEL,
+        show_default="tracking_api:write", help="The scope of the access tokens.",
+    ),
+]  # fmt: skip
+
+
 def source_options(
     *,
     invoked: typer.Context,
@@ -192,14 +238,7 @@ def source_options(
             help="customerio, hightouch, segment or rudderstack.",
         ),
     ] = None,
-    write_key: Annotated[
-        str | None,
-        typer.Option(
-            parser=text_or_file, metavar="KEY|@FILE", rich_help_panel=PANEL,
-            show_default="MP_<VENDOR>_WRITE_KEY",
-            help="The source's write key.",
-        ),
-    ] = None,
+    write_key: WriteKeyOption = None,
     region: Annotated[
         str | None,
         typer.Option(
@@ -224,41 +263,11 @@ def source_options(
             help="Let Customer.io answer 200 to everything, even to messages it drops.",
         ),
     ] = False,
-    oauth_client_id: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MP_HIGHTOUCH_OAUTH_CLIENT_ID", metavar="ID", rich_help_panel=PANEL,
-            help="Use OAuth at Hightouch, as this client.",
-        ),
-    ] = None,
-    oauth_key_id: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MP_HIGHTOUCH_OAUTH_KEY_ID", metavar="ID", rich_help_panel=PANEL,
-            help="The id of the OAuth key.",
-        ),
-    ] = None,
-    oauth_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="MP_HIGHTOUCH_OAUTH_KEY_FILE", metavar="FILE", exists=True, dir_okay=False,
-            rich_help_panel=PANEL, help="The private OAuth key, as PEM.",
-        ),
-    ] = None,
-    oauth_server: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MP_HIGHTOUCH_OAUTH_SERVER", metavar="URL", rich_help_panel=PANEL,
-            show_default="https://oauth2.hightouch.io", help="The OAuth server.",
-        ),
-    ] = None,
-    oauth_scope: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MP_HIGHTOUCH_OAUTH_SCOPE", metavar="SCOPE", rich_help_panel=PANEL,
-            show_default="tracking_api:write", help="The scope of the access tokens.",
-        ),
-    ] = None,
+    oauth_client_id: OAuthClientOption = None,
+    oauth_key_id: OAuthKeyOption = None,
+    oauth_key_file: OAuthKeyFileOption = None,
+    oauth_server: OAuthServerOption = None,
+    oauth_scope: OAuthScopeOption = None,
     version_at: Annotated[
         str | None,
         typer.Option(
@@ -319,6 +328,50 @@ def source_options(
         retries,
         version_at,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Credentials for sources of several vendors: `--write-key`, and those of the environment."""
+
+    write_key: "Secret | None" = field(repr=False)
+    oauth_required: dict[str, Any]
+    oauth_optional: dict[str, str | None]
+
+    def oauth(self) -> "HightouchOAuth | None":
+        """Return the OAuth credentials for Hightouch; None without any.
+
+        :raises typer.BadParameter: if a part of them is missing.
+        """
+        return _oauth(self.oauth_required, self.oauth_optional)
+
+    def candidates(self, vendor: Vendor) -> "list[Secret]":
+        """Return the write keys that may be those of a source of this vendor."""
+        from mixpanel.credentials import Secret
+
+        found = [] if self.write_key is None else [self.write_key]
+        text = os.environ.get(KEY_VARIABLES[vendor], "").strip()
+        return [*found, Secret(text)] if text else found
+
+
+def keys_options(
+    *,
+    write_key: WriteKeyOption = None,
+    oauth_client_id: OAuthClientOption = None,
+    oauth_key_id: OAuthKeyOption = None,
+    oauth_key_file: OAuthKeyFileOption = None,
+    oauth_server: OAuthServerOption = None,
+    oauth_scope: OAuthScopeOption = None,
+) -> Keys:
+    """Return the credentials that the options and the environment give."""
+    from mixpanel.credentials import Secret
+
+    key, write_key = Secret(write_key.strip()) if write_key else None, None
+    required = {
+        "--oauth-client-id": oauth_client_id, "--oauth-key-file": oauth_key_file,
+        "--oauth-key-id": oauth_key_id,
+    }  # fmt: skip
+    return Keys(key, required, {"server": oauth_server, "scope": oauth_scope})
 
 
 def _inferred_vendor(write_key: str | None) -> Vendor:
