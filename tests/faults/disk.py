@@ -40,7 +40,13 @@ class Control(ctypes.Structure):
 
     @classmethod
     def create(cls, path):
+        """Return the control that a new file contains."""
         path.write_bytes(bytes(mmap.PAGESIZE))
+        return cls.attach(path)
+
+    @classmethod
+    def attach(cls, path):
+        """Return the control in a file."""
         with path.open("r+b") as file:
             return cls.from_buffer(mmap.mmap(file.fileno(), mmap.PAGESIZE))
 
