@@ -470,7 +470,7 @@ def measured(row, stored):
     found = stored.get(row.id)
     if found is None:
         return "not run yet"
-    text = found["measured"].replace("|", "\\|") or "as promised"
+    text = " ".join(found["measured"].replace("|", "\\|").split())
     if not found["ok"]:
         text = f"**not as promised**: {text}"
     if found["command"] != row.command:
