@@ -1,5 +1,5 @@
-/* Stands between a process and the files of one folder: logs what is written and what is synced,
- * and makes calls slow or fail. Loaded with LD_PRELOAD; see disk.py.
+/* Logs what a process writes and syncs in one folder, and makes these calls slow or fail. Loaded
+ * with LD_PRELOAD; see disk.py.
  *
  * FAULTS_ROOT     the folder; calls for other files pass
  * FAULTS_LOG      a file to which each change, and each sync that succeeded, is appended
