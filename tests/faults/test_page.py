@@ -118,4 +118,6 @@ def test_the_score_of_mutants_is_shown():
              "command": "python -m tests.faults.mutation retry"}  # fmt: skip
     text = page.page({"rows": {}, "loss": []}, {"modules": {"retry": found}})
     assert "| retry | 12 | 9 | 2 | 1 | 82 % |" in text
+    text = page.page({"rows": {}, "loss": []}, {"modules": {"retry": {**found, "of": 90}}})
+    assert "| retry | 12 of 90 | 9 |" in text
     assert "not measured yet" in page.page({"rows": {}, "loss": []})
