@@ -270,7 +270,7 @@ class Sender(Generic[R]):
     def start_here(self) -> None:
         """Start the background task in the event loop of this thread, unless another has it."""
         loop, here = self._loop, event_loop.running_loop()
-        if loop is not None and loop.is_running():
+        if self.buffer.end_reason is not None or (loop is not None and loop.is_running()):
             return
         if here is None:
             return  # the next call from a loop starts it, or the drain at exit sends the messages

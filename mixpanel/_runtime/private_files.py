@@ -32,6 +32,7 @@ __all__ = [
     "others_may_read",
     "remove_abandoned",
     "restrict",
+    "sync_folder",
     "write",
     "write_all",
 ]
@@ -70,7 +71,7 @@ def create(path: Path, content: Iterable[bytes] = ()) -> FileIO:
         if os.name == "nt":  # pragma: no cover - an open file cannot be renamed there
             file.close()
         temporary.replace(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
     return FileIO(path, "ab") if file.closed else file
 
 
@@ -209,8 +210,8 @@ def _stem(path: Path) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
-def _sync(folder: Path) -> None:
-    """Flush a directory to disk, so that a new name in it survives a crash; errors are ignored."""
+def sync_folder(folder: Path) -> None:
+    """Flush a directory to disk, so that the names in it survive a crash; errors are ignored."""
     if os.name != "posix":
         return
     with suppress(OSError):
@@ -263,7 +264,7 @@ def _is_own_file(status: os.stat_result) -> bool:
 def make_folder(folder: Path) -> None:
     """Create a directory and its missing parents with mode 0700, whatever the umask.
 
-    Existing ones stay as they are.
+    Existing ones stay as they are. New ones survive a power failure.
     """
     for path in reversed([folder, *folder.parents]):
         if path.exists():
@@ -272,6 +273,7 @@ def make_folder(folder: Path) -> None:
         # The umask cannot add permissions for others, but may have removed the owner's.
         if os.name == "posix" and os.lstat(path).st_mode & stat.S_IRWXU != stat.S_IRWXU:
             path.chmod(0o700)
+        sync_folder(path.parent)
 
 
 def close_to_others(folder: Path) -> None:

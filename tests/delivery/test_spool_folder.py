@@ -57,6 +57,25 @@ def test_a_umask_without_owner_rights_does_not_matter(tmp_path):
     lock.release()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX only")
+@pytest.mark.parametrize("existing", [False, True])
+def test_the_names_of_new_folders_are_synced(tmp_path, monkeypatch, existing):
+    """After a power failure the folder of a message that was committed is there."""
+    synced, fsync = set(), os.fsync
+
+    def noted(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    spool = tmp_path / "a" / "spool"
+    if existing:  # by a process that may not have synced it
+        spool.mkdir(parents=True)
+    destination_folder(spool, THERE)
+    wanted = [spool, spool.parent] if existing else [spool, spool.parent, tmp_path]
+    assert {path.stat().st_ino for path in wanted} <= synced
+
+
 @pytest.mark.parametrize("inner", [False, True])
 def test_a_symbolic_link_is_refused(tmp_path, inner):
     """Neither the folder nor that of a destination may be a link."""

@@ -1,7 +1,7 @@
 """Check, write or build the documentation.
 
 python -m tests.docs check    links, titles, lists, the reference, the changelog; in seconds
-python -m tests.docs write    the pages of commands, which are made from the code
+python -m tests.docs write    the pages of commands, from the code; the fault matrix, from figures
 python -m tests.docs build    the site, strictly, into build/docs/site (`tox run -e docs`)
 """
 
@@ -10,6 +10,7 @@ import sys
 
 from tests.docs import checks, commands
 from tests.docs.pages import ROOT, documentation, markdown_files
+from tests.faults import page as fault_matrix
 
 
 def check() -> list[str]:
@@ -26,6 +27,7 @@ def check() -> list[str]:
         *checks.lists(),
         *checks.changelog(changelog),
         *checks.readme(readme),
+        *fault_matrix.problems(),
     ]
 
 
@@ -38,7 +40,8 @@ def build() -> list[str]:
 
 
 def write() -> list[str]:
-    for path, text in commands.written().items():
+    written = {**commands.written(), fault_matrix.PAGE: fault_matrix.written()}
+    for path, text in written.items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
     return []

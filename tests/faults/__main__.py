@@ -19,6 +19,8 @@ def _shown(text):
 
 
 def _wire(scenarios, workers):
+    if not scenarios:
+        return [], []
     chunks = [scenarios[at::max(1, len(scenarios) // CHUNK)] for at in
               range(max(1, len(scenarios) // CHUNK))]  # fmt: skip
     tried, outcomes = [], []
@@ -38,6 +40,7 @@ def main():
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--kind", help="only kinds of fault whose name holds this")
     parser.add_argument("--face", help="only clients whose name holds this")
+    parser.add_argument("--scenario", help="only further scenarios whose name contains this")
     given = parser.parse_args()
     matrix.quiet()
     began = time.monotonic()
@@ -49,10 +52,18 @@ def main():
         ]  # fmt: skip
     if given.quick:
         scenarios = matrix.pairs(scenarios)
-    tried, outcomes = _wire(scenarios, given.workers)
+    tried, outcomes = _wire([] if given.scenario else scenarios, given.workers)
     beyond: list[Outcome] = []
     if not (given.kind or given.face):
-        for name, scenario in chaos.SCENARIOS.items():
+        further = {
+            name: scenario for name, scenario in chaos.SCENARIOS.items()
+            if (given.scenario or "") in name
+        }  # fmt: skip
+        if not further:
+            parser.error(
+                f"no scenario is named {given.scenario}; there are {list(chaos.SCENARIOS)}"
+            )
+        for name, scenario in further.items():
             _shown(name)
             beyond.append(chaos.run(name, scenario, small=given.quick))
     _shown("")

@@ -146,18 +146,23 @@ def tell(what, *values):
     os.write(1, (" ".join(map(str, (what, *values))) + "\n").encode())
 
 
-async def work(given):
-    """Track for ever, and report what was committed; with `finish`, only deliver what is left."""
+def clients(url, spool, durability):
+    """Return a consumer, and the clients of Mixpanel and Customer.io, with a spool."""
     from mixpanel import AsyncBufferedConsumer, AsyncMixpanel, Limits, RetryPolicy
     from mixpanel.cdp import AsyncCustomerIO
 
-    chance = random.Random(given.seed)
     retry = RetryPolicy(first_wait=0.02, max_wait=0.1, max_age=10**6)
     limits = Limits(flush_after=0.02, max_batch_size=40, request_timeout=1.0)
-    options = {"spool": given.spool, "durability": given.durability, "retry": retry}
-    consumer = AsyncBufferedConsumer(base_url=given.url, limits=limits, **options)
-    mp = AsyncMixpanel("t", consumer)
-    cio = AsyncCustomerIO("key", base_url=f"{given.url}/cio", limits=limits, **options)
+    options = {"spool": spool, "durability": durability, "retry": retry}
+    consumer = AsyncBufferedConsumer(base_url=url, limits=limits, **options)
+    cio = AsyncCustomerIO("key", base_url=f"{url}/cio", limits=limits, **options)
+    return consumer, AsyncMixpanel("t", consumer), cio
+
+
+async def work(given):
+    """Track for ever, and report what was committed; with `finish`, only deliver what is left."""
+    chance = random.Random(given.seed)
+    consumer, mp, cio = clients(given.url, given.spool, given.durability)
     async with mp, cio:
         tell(STARTED)
         number = given.first
@@ -366,7 +371,7 @@ class Run:
                 tally.pending = int(value)
         if self.forks.wait():
             raise AssertionError("the last process failed")
-        dead = self._dead_letters()
+        dead = dead_letters(self.folder)
         tally.dead = len(dead)
         applied = {marker: times for marker, times in record.applied.items() if marker}
         tally.tracked = len(set(applied) | dead)
@@ -383,15 +388,17 @@ class Run:
         tally.sent_again = sum(times - 1 for times in applied.values())
         return tally
 
-    def _dead_letters(self):
-        markers = set()
-        for path in self.folder.rglob("*.db"):
-            with closing(sqlite3.connect(path)) as connection:
-                for (body,) in connection.execute("SELECT body FROM dead"):
-                    message = json.loads(body)
-                    properties = message.get("properties") or {}
-                    markers.add(properties.get("m") or next(iter(message["$add"])))
-        return markers
+
+def dead_letters(folder):
+    """Return the markers of the dead letters in a spool."""
+    markers = set()
+    for path in Path(folder).rglob("*.db"):
+        with closing(sqlite3.connect(path)) as connection:
+            for (body,) in connection.execute("SELECT body FROM dead"):
+                message = json.loads(body)
+                properties = message.get("properties") or {}
+                markers.add(properties.get("m") or next(iter(message["$add"])))
+    return markers
 
 
 def run(count, *, seed=None, durability="process", shown=lambda _: None):

@@ -161,6 +161,18 @@ async def test_open_and_close_in_different_tasks(emu, anyio_backend):
 
 
 @pytest.mark.anyio
+async def test_a_flush_after_close_starts_no_task(emu, anyio_backend):
+    """As where the consumer is closed before the client: nothing can be left to send."""
+    consumer = AsyncBufferedConsumer(base_url=emu.url)
+    async with AsyncMixpanel("t", consumer) as mp:
+        await mp.track("u", "Visit", {"n": 1})
+        await consumer.aclose()
+    await mp.flush()
+    assert not mp._delivery.has_loop
+    assert names(emu) == [1]
+
+
+@pytest.mark.anyio
 async def test_tracking_after_close_raises(emu, anyio_backend):
     """It is an error, not a silent loss."""
     async with AsyncMixpanel("t", base_url=emu.url) as mp:

@@ -176,6 +176,10 @@ def destination_folder(folder: Path, destination: Destination) -> Path:
     if not description.exists():
         content = {"service": destination.service, **destination.description}
         private_files.write(description, json.dumps(content, sort_keys=True).encode() + b"\n")
+    # Also if they exist: whoever created them may not have synced their names. Without that, a
+    # power failure removes the folder with all that was committed in it.
+    private_files.sync_folder(folder)
+    private_files.sync_folder(folder.parent)
     return inner
 
 
