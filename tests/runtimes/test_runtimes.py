@@ -7,7 +7,7 @@ import pytest
 from tests import peers
 from tests.runtimes.scenarios import SCENARIOS, play
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 IN_SUITE = [scenario for scenario in SCENARIOS if scenario.in_suite]
 
