@@ -26,10 +26,10 @@ def pytest_configure():
 
 def pytest_ignore_collect(collection_path, config):
     """Leave out files of whose tests `-m` selects none: each worker would import them first."""
-    if collection_path.suffix == ".py" and (chosen := config.option.markexpr):
-        if order.has_none(collection_path.read_text(encoding="utf-8"), chosen):
-            return True
-    return None
+    chosen = config.option.markexpr
+    if not chosen or collection_path.suffix != ".py":
+        return None
+    return order.has_none(collection_path.read_text(encoding="utf-8"), chosen) or None
 
 
 @pytest.hookimpl(trylast=True)  # in the order, and without the tests, that plugins decide

@@ -109,7 +109,7 @@ MIXPANEL_JOB = ("--job-class", "mixpanel.integrations.rq.MixpanelJob")
 
 
 def rq(*arguments: str, real: bool = False) -> Callable[..., object]:
-    """Return what runs a worker of RQ until its five jobs are done, with Redis or a server like it."""
+    """Return what runs a worker of RQ until its five jobs are done."""
 
     def work(emulator: Emulator, *, folder: Path) -> None:
         with servers.redis_server(real=real) as url:
@@ -146,8 +146,9 @@ def rq_stopped(worker: str, how: str) -> Callable[..., object]:
                     warm = "warm shut down requested"
                     servers.until(lambda: warm in process.log.read_text().lower(), process, warm)
                 (folder / "go").touch()
-                done = lambda: len(via(emulator, "AsyncBufferedConsumer")) == 1  # noqa: E731
-                servers.wait_for(done, "the end of the first job")
+                servers.wait_for(
+                    lambda: len(via(emulator, "AsyncBufferedConsumer")) == 1, "the end of the job"
+                )
                 assert process.wait(servers.TIMEOUT) == (-signal.SIGKILL if how == "worker" else 0)
             assert len(emulator.events()) == len(THREE), "a job began after the end of its worker"
             servers.run(emulator, arguments=command, **place)

@@ -73,17 +73,21 @@ def redis_server(*, real=False):
 def real_redis():
     """Start Redis at a socket in a folder of its own, without a port and without files."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "redis.sock"
-        command = ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        path = f"{folder}/redis.sock"
+        options = ("--port", "0", "--unixsocket", path, "--save", "", "--dir", folder)
+        with subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL) as process:
             try:
-                end = time.monotonic() + TIMEOUT
-                while not path.exists():
-                    assert process.poll() is None and time.monotonic() < end, "Redis did not start"
-                    time.sleep(0.01)
+                wait_for(lambda: process.poll() is not None or listens(path), "the start of Redis")
+                assert process.poll() is None, "Redis ended at once"
                 yield f"unix://{path}?db=0"
             finally:
                 process.kill()
+
+
+def listens(path):
+    """Return True if a server accepts connections at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""Jobs of RQ; `python rq_app.py 5` enqueues five of them, `python rq_app.py 5 slow` a slow one first."""
+"""Jobs of RQ; `python rq_app.py 5` enqueues five of them.
+
+With `slow` as second argument the first one ends only when a file `go` exists.
+"""
 
 import os
 import sys
@@ -12,7 +15,7 @@ from clients import track
 
 
 class WithoutClientInfo:
-    """What a worker lacks where the server does not know `CLIENT INFO`, as the imitation of Redis."""
+    """What a worker lacks where the server does not know `CLIENT INFO`, as fakeredis."""
 
     def _set_ip_address(self, connection):
         self.ip_address = "127.0.0.1"
