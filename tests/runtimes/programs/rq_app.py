@@ -25,8 +25,10 @@ class ForkingWorker(WithoutClientInfo, rq.Worker):
     """The default: each job runs in a process that the worker forks."""
 
 
-class SpawningWorker(WithoutClientInfo, rq.worker.SpawnWorker):
-    """Each job runs in a new process."""
+if hasattr(rq.worker, "SpawnWorker"):  # not in the first RQ 2
+
+    class SpawningWorker(WithoutClientInfo, rq.worker.SpawnWorker):
+        """Each job runs in a new process."""
 
 
 class SimpleWorker(WithoutClientInfo, rq.SimpleWorker):
