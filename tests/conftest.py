@@ -24,6 +24,14 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave out files of whose tests `-m` selects none: each worker would import them first."""
+    chosen = config.option.markexpr
+    if not chosen or collection_path.suffix != ".py":
+        return None
+    return order.has_none(collection_path.read_text(encoding="utf-8"), chosen) or None
+
+
 @pytest.hookimpl(trylast=True)  # in the order, and without the tests, that plugins decide
 def pytest_collection_modifyitems(config, items):
     """Begin with the tests that take long: at the end, the other workers would wait for them."""

@@ -1,10 +1,11 @@
-"""Order the tests for workers that run at the same time, those that take long first.
+"""Which test files a run needs, and the order of the tests for workers that run at the same time.
 
 `--dist worksteal` gives each worker a part of the list, without a gap, and a worker that has run
 its part gets half of what is left at the end of another's. So what stands at the beginning of a
 part is run first and by one worker: a fixture that all tests of a file share is made once.
 """
 
+import re
 from itertools import groupby
 
 # Files that share a fixture, and single tests; with their seconds, roughly, where these are many.
@@ -16,6 +17,25 @@ LONG = {
     "tests/cli/test_walk.py": 9,
     "tests/data/readers/test_bad_input.py::test_ten_thousand_columns_are_read": 5,
 }
+
+
+# The marks that all tests of a file have.
+OF_ALL = re.compile(r"^pytestmark = (?:pytest\.mark\.\w+$|\[.*?\]$)", re.MULTILINE | re.DOTALL)
+
+
+def has_none(text, chosen):
+    """Return True if `-m chosen` selects no test of a file with this text, as far as that is clear.
+
+    It is for a single mark: `heavy` needs a test with it, `not heavy` one that is without.
+    """
+    name = chosen.removeprefix("not ")
+    if not name.isidentifier():
+        return False
+    mark = re.compile(rf"\bpytest\.mark\.{name}\b")
+    if name == chosen:
+        return not mark.search(text)
+    of_all = OF_ALL.search(text)
+    return bool(of_all and mark.search(of_all[0]))
 
 
 def seconds(name):

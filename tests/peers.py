@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,5 +38,6 @@ def ensure(peer: str) -> Path:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(f"{name}: {ensure(name)}")
+    with ThreadPoolExecutor() as threads:
+        for name, made in zip(sys.argv[1:], threads.map(ensure, sys.argv[1:]), strict=True):
+            print(f"{name}: {made}")

@@ -1,4 +1,4 @@
-"""The order of the tests: each of them once, and each worker begins with some that take long."""
+"""Which files are read, and the order: each test once, and each worker begins with long ones."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,38 @@ def test_the_long_tests_exist():
         path, _, test = name.partition("::")
         assert not test or f"def {test}(" in (ROOT / path).read_text()
         assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "slow", "other"),
+    [
+        ("pytestmark = pytest.mark.slow\n", True, False),
+        ("pytestmark = [pytest.mark.slow, pytest.mark.heavy]\n", True, False),
+        ("pytestmark = [\n    pytest.mark.slow,\n    pytest.mark.skipif(x[0]),\n]\n", True, False),
+        ("@pytest.mark.slow\ndef test_a(): ...\n", True, True),
+        ("pytestmark = [pytest.mark.heavy]\n@pytest.mark.slow\ndef test_a(): ...\n", True, True),
+        ("pytestmark = pytest.mark.slower\n", False, True),
+        ("def test_a(): ...\n", False, True),
+    ],
+)
+def test_a_file_is_read_if_it_may_have_a_selected_test(text, slow, other):
+    """A file is left out only if the mark that is chosen leaves out each of its tests."""
+    assert order.has_none("import a\n" + text, "slow") is not slow
+    assert order.has_none("import a\n" + text, "not slow") is not other
+    assert not order.has_none(text, "slow or heavy")
+
+
+def test_fast_leaves_out_what_py_leaves_out():
+    """Each test that is marked `heavy` is marked `slow`, too."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        whole = order.OF_ALL.search("\n".join(lines))
+        for at, line in enumerate(lines):
+            if line.strip() == "@pytest.mark.heavy":
+                near = [*lines[at - 1 : at + 2], whole[0] if whole else ""]
+                assert any("pytest.mark.slow" in each for each in near), (path, at)
+        if whole and "pytest.mark.heavy" in whole[0]:
+            assert "pytest.mark.slow" in whole[0], path
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -13,7 +13,7 @@ from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, 
 from tests.cdp.test_oauth import key_pair
 from tests.effort import cases
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 LARGE = range(12_000, 12_300)
 SLOTS = 40  # places in the stream where something happens

@@ -37,6 +37,9 @@ def commands(command=None, path=("mp",)):
         yield from commands(inner, (*path, name))
 
 
+COMMANDS = list(commands())
+
+
 def python(code, *arguments):
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -71,7 +74,7 @@ def mp():
 
 @pytest.mark.parametrize(
     ("typed", "command"),
-    list(commands()),
+    COMMANDS,
     ids=lambda value: getattr(value, "name", None) or str(value),
 )
 def test_every_command_is_documented(typed, command):
@@ -83,7 +86,7 @@ def test_every_command_is_documented(typed, command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("typed", "command"), list(commands()), ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("typed", "command"), COMMANDS, ids=lambda value: str(value)[:30])
 def test_each_option_names_its_value(typed, command):
     """The help shows NAME, N or FILE, not a Python type."""
     context = command.make_context(typed, [], resilient_parsing=True)
@@ -96,7 +99,7 @@ def test_each_option_names_its_value(typed, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("typed", [typed for typed, _ in commands()])
+@pytest.mark.parametrize("typed", [typed for typed, _ in COMMANDS])
 def test_help_fits_the_terminal(typed, width):
     """No line is longer than the terminal, except examples, which are lines to copy."""
     runner = CliRunner(env={"COLUMNS": str(width), "NO_COLOR": "1"})
@@ -117,7 +120,7 @@ def test_the_summary_of_a_group_is_the_first_line_of_its_help():
 
 def test_every_command_with_a_result_has_format_and_jq():
     """Both options come together, and only commands without a result lack them."""
-    for typed, command in commands():
+    for typed, command in COMMANDS:
         options = {each.name: each for each in command.params}
         assert ("format" in options) is ("jq" in options), typed
         if typed.split()[1:2] != ["emulator"] and not hasattr(command, "commands"):
@@ -133,7 +136,7 @@ def test_confirmation_has_one_option():
     """It is spelled alike everywhere: `--yes`, `-y`, or `--force`."""
     spellings = {
         tuple(each.opts)
-        for _, command in commands()
+        for _, command in COMMANDS
         for each in command.params
         if each.name in ("force", "yes") or "--yes" in each.opts
     }

@@ -22,6 +22,7 @@ VARIES = (
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.skipif(os.name != "posix", reason="the walk is in a POSIX shell"),
 ]
 

@@ -295,6 +295,7 @@ async def test_in_a_running_loop_a_full_batch_goes_through_the_hook(emu, anyio_b
     assert len(emu.events()) == 2
 
 
+@pytest.mark.slow
 def test_at_the_end_of_the_process_the_hooks_are_called(emu):
     """And what they leave is sent all the same."""
     program = """

@@ -69,6 +69,7 @@ def cohorts(result):
     return {cohort.date: (cohort.size, list(cohort.counts)) for cohort in result.cohorts}
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_every_flight_is_loaded(loaded):
     """Each either departed or was cancelled; the aircraft have profiles."""
@@ -82,6 +83,7 @@ def test_every_flight_is_loaded(loaded):
     } == loaded.profiles["N14228"]  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_flights_are_the_events_of_the_small_file(loaded):
     """The day in `examples/data/flights.ndjson` has the same times, of other users."""
@@ -96,6 +98,7 @@ def test_flights_are_the_events_of_the_small_file(loaded):
     ) == sorted(day)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("type_", "count"),
@@ -114,6 +117,7 @@ def test_segmentation_agrees(loaded, type_, count):
     assert local.total == live.total
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_filtered_segmentation_agrees(loaded):
     """Long delays by day."""
@@ -126,6 +130,7 @@ def test_filtered_segmentation_agrees(loaded):
     assert nested(by_hand) == series(local) == series(loaded.live.delayed)
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_funnels_agree(loaded):
     """Aircraft that departed and then arrived on time within three hours, saved and inline."""
@@ -148,6 +153,7 @@ def test_funnels_agree(loaded):
         assert list(by_hand[0]) == [step.count for step in result.steps]
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_retention_agrees(loaded):
     """Aircraft by the week of their first departure, and the weeks in which they departed again."""

@@ -66,6 +66,7 @@ def executed(tmp_path_factory):
     return folder, done.stderr
 
 
+@pytest.mark.heavy
 @each_notebook
 def test_a_notebook_runs_and_shows_its_stored_output(path, executed):
     """Word by word; `python -m tests.notebooks` stores the current output."""

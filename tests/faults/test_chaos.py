@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import chaos
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
 # Loops end under their sockets, and a sweep cancels anyio's own tasks before they begin.

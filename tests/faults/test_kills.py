@@ -7,7 +7,7 @@ import pytest
 from tests.effort import cases
 from tests.faults import kills
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])

@@ -8,7 +8,7 @@ from tests.faults import matrix
 from tests.faults.kinds import KINDS
 from tests.faults.server import FaultProxy, FaultServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 EVERYTHING = matrix.everything()
 SELECTED = matrix.pairs(EVERYTHING)

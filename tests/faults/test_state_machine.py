@@ -39,7 +39,7 @@ from mixpanel.settings import Endpoints
 from tests.effort import cases
 from tests.faults.oracle import REFUSALS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 PLACES = ("events", "imports", "people", "add")
 FAULTS = (

@@ -436,6 +436,7 @@ RULES = st.recursive(
 )
 
 
+@pytest.mark.heavy
 @settings(
     max_examples=cases(25, 500),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -657,6 +658,7 @@ print(len(found.flags), found.problem)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
 @pytest.mark.parametrize("kind", ["rollouts", "lists"])
 def test_definitions_of_the_maximum_size_fit_into_memory(kind):

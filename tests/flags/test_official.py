@@ -95,6 +95,7 @@ def user(n):
     }
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="python -m tests.peers official makes it")
 @pytest.mark.parametrize("rule_engine", ["json-logic", "default"])
 def test_ten_thousand_users_get_the_same_variants(emu, rule_engine):

@@ -82,6 +82,7 @@ def test_flask(emu, example):
     assert users(emu, "Logged In") == users(emu, "$experiment_started") == ["u-1"]
 
 
+@pytest.mark.slow
 def test_django(example):
     """The settings can be set up; `test_django.py` makes requests to such a project."""
     names = {name: value for name, value in vars(example("django")).items() if name.isupper()}

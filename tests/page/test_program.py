@@ -404,6 +404,7 @@ def test_a_second_program_gets_another_port(page):
     other.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_sends_without_the_page(emu):
     """The page has no thread there."""

@@ -16,6 +16,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.skipif(os.name != "posix", reason="POSIX signals and fork"),
 ]
 

@@ -51,12 +51,14 @@ def run(emu, consumer, before="", after=""):
     return done.returncode, sorted(event["properties"]["n"] for event in emu.events())
 
 
+@pytest.mark.slow
 @both
 def test_a_signal_still_ends_the_process_when_everything_is_sent(emu, consumer):
     """With the status of the signal: what watches the process sees no difference."""
     assert run(emu, consumer) == (-signal.SIGTERM, [0, 1, 2])
 
 
+@pytest.mark.slow
 @both
 def test_a_handler_that_was_there_before_runs_afterwards(emu, consumer):
     """What it tracks is sent, too: a server may serve its last requests for a while."""
@@ -74,6 +76,7 @@ signal.signal(signal.SIGTERM, end)
     assert run(emu, consumer, before) == (7, [0, 1, 2, 3])
 
 
+@pytest.mark.slow
 def test_a_signal_that_was_ignored_does_not_end_the_process(emu):
     """Its messages are sent all the same."""
     ignored = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"

@@ -1,6 +1,7 @@
 """Run the scenarios and print a table: `python -m tests.runtimes`, or with parts of their names."""
 
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ def main(*chosen: str) -> int:
             continue
         if not is_installed(scenario.peer):
             print(f"{scenario.name:46}{scenario.peer} cannot be installed here")
+            continue
+        if scenario.program and not shutil.which(scenario.program):
+            print(f"{scenario.name:46}{scenario.program} is not installed")
             continue
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:

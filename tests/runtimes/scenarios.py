@@ -3,6 +3,7 @@
 `via` is the consumer that an event was tracked through; every program tracks the numbers from 0.
 """
 
+import os
 import signal
 import sys
 from collections import Counter
@@ -34,6 +35,7 @@ class Scenario:
     lost: tuple[str, ...] = ()
     in_suite: bool = False
     peer: str | None = "runtimes"
+    program: str | None = None  # what the machine must have beside Python
     faults: tuple[Fault, ...] = ()
 
 
@@ -102,14 +104,53 @@ def celery(*arguments: str, **variables: str) -> Callable[..., object]:
     return work
 
 
-def rq(*arguments: str) -> Callable[..., object]:
-    """Return what runs a worker of RQ until its five jobs are done, with a server like Redis."""
+RQ_WORKER = ("-m", "rq.cli", "worker", "--burst")
+MIXPANEL_JOB = ("--job-class", "mixpanel.integrations.rq.MixpanelJob")
+
+
+def rq(*arguments: str, real: bool = False) -> Callable[..., object]:
+    """Return what runs a worker of RQ until its five jobs are done."""
 
     def work(emulator: Emulator, *, folder: Path) -> None:
-        with servers.redis_server() as url:
+        with servers.redis_server(real=real) as url:
             place = {"folder": folder, "python": sys.executable, "RQ_REDIS_URL": url}
             servers.run(emulator, arguments=[str(PROGRAMS / "rq_app.py"), "5"], **place)
-            command = ["-m", "rq.cli", "worker", "--burst", *arguments]
+            servers.run(emulator, arguments=[*RQ_WORKER, *arguments], **place)
+
+    return work
+
+
+def rq_stopped(worker: str, how: str) -> Callable[..., object]:
+    """Return what stops a worker in the first of five jobs, and lets another one run the others.
+
+    `how` is "warm" (SIGTERM: the worker ends after the job), "worker" (SIGKILL, which leaves the
+    forked process of the job alone) or "job" (SIGKILL to that process; its worker continues).
+    """
+
+    def work(emulator: Emulator, *, folder: Path) -> None:
+        command = [*RQ_WORKER, *MIXPANEL_JOB, "--worker-class", worker]
+        started = folder / "started"
+        with servers.redis_server(real=True) as url:
+            place = {"folder": folder, "python": sys.executable, "RQ_REDIS_URL": url}
+            servers.run(emulator, arguments=[str(PROGRAMS / "rq_app.py"), "5", "slow"], **place)
+            with servers.running(emulator, *command, **place) as process:
+                servers.until(started.exists, process, "the first job")
+                if how == "job":
+                    os.kill(int(started.read_text()), signal.SIGKILL)
+                    assert process.wait(servers.TIMEOUT) == 0
+                    return  # this worker has run the other jobs, too
+                process.send_signal(signal.SIGKILL if how == "worker" else signal.SIGTERM)
+                if how == "worker":
+                    process.wait(servers.TIMEOUT)
+                else:
+                    warm = "warm shut down requested"
+                    servers.until(lambda: warm in process.log.read_text().lower(), process, warm)
+                (folder / "go").touch()
+                servers.wait_for(
+                    lambda: len(via(emulator, "AsyncBufferedConsumer")) == 1, "the end of the job"
+                )
+                assert process.wait(servers.TIMEOUT) == (-signal.SIGKILL if how == "worker" else 0)
+            assert len(emulator.events()) == len(THREE), "a job began after the end of its worker"
             servers.run(emulator, arguments=command, **place)
 
     return work
@@ -263,6 +304,34 @@ SCENARIOS = [
             peer=None,
         )
         for worker in ("ForkingWorker", "SpawningWorker", "SimpleWorker")
-        for job in (("--job-class", "mixpanel.integrations.rq.MixpanelJob"), ())
+        for job in (MIXPANEL_JOB, ())
+    ),
+    *(
+        Scenario(
+            f"rq {worker.rpartition('.')[2]}, {'MixpanelJob' if job else 'plain job'}, Redis",
+            rq("--worker-class", worker, *job, real=True),
+            dict.fromkeys(THREE, 5),
+            lost=() if job or worker == "rq.SimpleWorker" else THREE[1:],
+            peer=None,
+            program="redis-server",
+        )
+        for worker in ("rq.Worker", "rq.worker.SpawnWorker", "rq.SimpleWorker")
+        for job in (MIXPANEL_JOB, ())
+    ),
+    *(
+        Scenario(
+            f"rq {worker.rpartition('.')[2]}, {name}, Redis",
+            rq_stopped(worker, how),
+            {**dict.fromkeys(THREE, 4 if how == "job" else 5), "Consumer": 5},
+            in_suite=(worker, how) in (("rq.Worker", "worker"), ("rq.Worker", "warm")),
+            peer=None,
+            program="redis-server",
+        )
+        for worker, how, name in (
+            ("rq.Worker", "warm", "warm shutdown"),
+            ("rq.SimpleWorker", "warm", "warm shutdown"),
+            ("rq.Worker", "worker", "worker killed"),
+            ("rq.Worker", "job", "job killed"),
+        )
     ),
 ]

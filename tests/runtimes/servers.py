@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -62,8 +63,36 @@ def run(emulator, *, arguments, folder, python=None, **variables):
 
 
 @contextlib.contextmanager
-def redis_server():
-    """Start a server that speaks the protocol of Redis; yield its URL."""
+def redis_server(*, real=False):
+    """Start Redis itself, or a server of ours that speaks its protocol; yield its URL."""
+    with real_redis() if real else fake_redis() as url:
+        yield url
+
+
+@contextlib.contextmanager
+def real_redis():
+    """Start Redis at a socket in a folder of its own, without a port and without files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/redis.sock"
+        options = ("--port", "0", "--unixsocket", path, "--save", "", "--dir", folder)
+        with subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL) as process:
+            try:
+                wait_for(lambda: process.poll() is not None or listens(path), "the start of Redis")
+                assert process.poll() is None, "Redis ended at once"
+                yield f"unix://{path}?db=0"
+            finally:
+                process.kill()
+
+
+def listens(path):
+    """Return True if a server accepts connections at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
+
+
+@contextlib.contextmanager
+def fake_redis():
+    """Start a server that speaks the protocol of Redis."""
     from fakeredis import TcpFakeServer
 
     server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
@@ -95,6 +124,14 @@ def until(condition, process, what):
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
             raise AssertionError(f"{what} never happened:\n{process.log.read_text()}")
+        time.sleep(0.05)
+
+
+def wait_for(condition, what):
+    """Wait until a condition holds, whatever the processes do."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, f"{what} never happened"
         time.sleep(0.05)
 
 

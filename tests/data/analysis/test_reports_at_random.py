@@ -22,7 +22,7 @@ from tests.data.analysis.conftest import FETCHED, KEPT
 from tests.data.analysis.reference import EPOCH, Event, Report
 from tests.effort import cases
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 # Days on which clocks change, by an hour, half an hour, at midnight, or by a whole day.
 PLACES = [

@@ -213,6 +213,7 @@ def test_equal_names_are_refused(write):
         rows(write("a.csv", "x,y,x\n1,2,3\n"))
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_ten_thousand_columns_are_read(write):
     """As many properties as an event may have, and more."""

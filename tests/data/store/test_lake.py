@@ -369,6 +369,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="files without a name are of Linux")
 @pytest.mark.parametrize("kind", COMMANDS)

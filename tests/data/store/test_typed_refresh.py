@@ -65,6 +65,8 @@ def content(db, table):
     return Counter(json.dumps(row, sort_keys=True, default=repr) for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(properties_of_events(), STEPS)
 def test_an_incremental_refresh_equals_a_full_build(db, first, steps):
