@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel._records.rows import UnreadableRow
+from mixpanel.data.readers.failed_rows import TYPE_NAMES, cells_record
 from mixpanel.data.readers.options import DecimalIds, MixedColumn, ReadOptions, converted
 from mixpanel.data.readers.text_files import MAX_LINE_BYTES, open_bytes
 from mixpanel.data.store.quoting import quoted
@@ -79,6 +80,7 @@ class _Ragged:
     line: int
     problem: str
     cells: tuple[str, ...]
+    truncated: bool = False
 
 
 class CSVReader:
@@ -124,8 +126,11 @@ class CSVReader:
         # Each set-aside line gets its place again: rows before it are as many as in the file.
         gaps = [each.position for each in self._ragged]
         numbered = _with_gaps(rows, gaps)
-        header = len(plan.names)
-        ragged = ((each.position, _unreadable(each, header)) for each in self._ragged)
+        types = {
+            name: plan.stated.get(name) or TYPE_NAMES.get(plan.types[key], "text")
+            for key, name in zip(plan.keys, plan.names, strict=True)
+        }
+        ragged = ((each.position, _unreadable(each, types)) for each in self._ragged)
         yield from (row for _, row in heapq.merge(numbered, ragged, key=lambda pair: pair[0]))
 
     def write_table(
@@ -241,13 +246,15 @@ class CSVReader:
             for row in rows:
                 cells = dict(zip(names, row, strict=True))
                 try:
-                    for name, type_ in stated.items():
-                        if cells[name] is not None:
-                            cells[name] = converted(name, cells[name], type_, date_format)
+                    values = {
+                        name: converted(name, cells[name], type_, date_format)
+                        for name, type_ in stated.items()
+                        if cells[name] is not None
+                    }
                 except ValueError as error:
-                    yield UnreadableRow(str(error), cells)
+                    yield UnreadableRow(str(error), cells)  # as they are written, to be corrected
                 else:
-                    yield cells
+                    yield cells | values
 
     def _mixed_columns(
         self, path: str, keys: Sequence[str], names: Mapping[str, str]
@@ -312,8 +319,9 @@ class CSVReader:
                 for row in rows:
                     problem = _problem(row, len(header))
                     if problem:
-                        cells = tuple(row) if len(row) != len(header) else _shortened(row)
-                        self._ragged.append(_Ragged(position, line + 1, problem, cells))
+                        too_long = problem == TOO_LONG
+                        cells = _shortened(row) if too_long else tuple(row)
+                        self._ragged.append(_Ragged(position, line + 1, problem, cells, too_long))
                         if len(self._ragged) > MAX_RAGGED:
                             return None
                     elif row:
@@ -359,9 +367,11 @@ def _with_gaps(
         yield n + skipped, row
 
 
-def _unreadable(ragged: _Ragged, count: int) -> UnreadableRow:
-    ending = "" if ragged.problem == TOO_LONG else f", the first line has {count}"
-    record = {"line": ragged.line, "cells": list(ragged.cells)}
+def _unreadable(ragged: _Ragged, types: Mapping[str, str]) -> UnreadableRow:
+    ending = "" if ragged.truncated else f", the first line has {len(types)}"
+    record = cells_record(ragged.line, types, list(ragged.cells))
+    if ragged.truncated:
+        record["truncated"] = True
     return UnreadableRow(f"the line {ragged.problem}{ending}", record)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -185,6 +186,11 @@ def parse_date(text: str, date_format: str | None) -> datetime:
     if date_format is not None:
         parsed = datetime.strptime(text.strip(), date_format)  # noqa: DTZ007 - it may have a zone
         return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    exact = text.strip()
+    if exact[4:5] == "-":  # text keeps its microseconds
+        with suppress(ValueError):
+            parsed = datetime.fromisoformat(exact)
+            return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     milliseconds = to_milliseconds(text)
     if not isinstance(milliseconds, int):
         raise ValueError(text)  # noqa: TRY004 - of the text, not of its type

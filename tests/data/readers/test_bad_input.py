@@ -251,7 +251,8 @@ def test_ragged_lines_can_be_set_aside(write, name):
     assert [GOOD, {}, GOOD, {}, GOOD, {}] == found
     bad = [each for each in found if not each]
     assert "the line has 2 cells, the first line has 3" == bad[0].problem
-    assert {"line": 5, "cells": ["A", "1", "u", "x", "y"]} == bad[1].record
+    columns = dict.fromkeys(HEADER.split(","), "text")
+    assert {"line": 5, "columns": columns, "cells": ["A", "1", "u", "x", "y"]} == bad[1].record
     assert 8 == bad[2].record["line"]
 
 
@@ -289,7 +290,8 @@ def test_a_line_of_json_that_cannot_be_read_is_named(write, monkeypatch, line, p
     assert [{"n": 1}, {}, {"n": 2}] == found
     assert problem in found[1].problem
     assert 3 == found[1].record["line"]
-    assert len(found[1].record["text"]) <= 200
+    assert len(found[1].record["text"]) <= 50_000
+    assert found[1].record.get("truncated", False) == (len(line) > 1000)
 
 
 def test_a_csv_line_may_be_longer_than_two_megabytes(write):
@@ -308,7 +310,8 @@ def test_a_csv_line_that_is_too_long_is_set_aside(write):
     found = rows(path, keep_ragged=True)
     assert [{"x": 1, "y": "a"}, {}, {"x": 3, "y": "b"}] == found
     assert "the line has more than 16,000,000 bytes" == found[1].problem
-    assert {"line": 3, "cells": ["2", "z" * 200]} == found[1].record
+    assert ["2", "z" * 200] == found[1].record["cells"]
+    assert found[1].record["truncated"]
 
 
 def test_a_truncated_gzip_file_says_so(write):
