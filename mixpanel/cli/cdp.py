@@ -306,8 +306,8 @@ def replay(file: MessagesFile, *, files: FileOptions, run: RunOptions, source: S
     """Send rejected messages again, from a file that --failed wrote.
 
     Messages keep their ids, so that one that arrived the first time is not counted twice. Rows may
-    also be messages themselves, as `batch` takes them. Failed rows of a table, as of a CSV file, are
-    read by `backfill` with the options of the run that wrote them.
+    also be messages themselves, as `batch` takes them. Failed rows of a table are read by
+    `backfill`, with the options of the run that wrote them.
     """
     send_file(source, run, files, file)
 

@@ -174,12 +174,11 @@ def unwrapped(value: Any) -> Any:
 
     message = checked_mapping(record, "a message")
     if "type" not in message:
-        raise ValidationError(
-            [
-                "the record is a row of a table: read this file with mp cdp backfill, and the options "
-                "of the run that wrote it"
-            ]
+        problem = (
+            "the record is a row of a table: read this file with mp cdp backfill, and the options "
+            "of the run that wrote it"
         )
+        raise ValidationError([problem])
     return with_message_id(require_timestamp(message))
 
 
