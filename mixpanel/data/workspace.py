@@ -76,9 +76,9 @@ class AsyncWorkspace(RemoteMethods, ReconcileMethods, LocalMethods):
     theirs. `credentials` may be a `TokenCredentials`, for an access token.
 
     The database file is `path`, else `MP_DB`, else `~/.mp/data/{project_id}.db`, and is opened on
-    first use. It is closed again while nothing uses it, unless `connection` was used or SQL has external
-    access. `read_only` lets several processes use it at once; nothing can be fetched into it then.
-    `external_access` lets SQL read and write files and load extensions.
+    first use. It is closed again while nothing uses it, unless `connection` was used or SQL has
+    external access. `read_only` lets several processes use it at once; nothing can be fetched into
+    it then. `external_access` lets SQL read and write files and load extensions.
 
     `base_url` sends every call to another server, such as the emulator. `on_wait(seconds, why)` is
     called when a call waits for a rate limit; one that would wait longer than `max_wait` seconds

@@ -36,9 +36,9 @@ CSV_OPTIONS = "header = true, skip = 0, quote = '\"', comment = ''"
 LONG_LINES = f", max_line_size = {MAX_LINE_BYTES}, buffer_size = 33000000"
 LONG_LINE_ERROR, MEMORY_ERROR = "aximum line size", "Out of Memory"
 MORE_MEMORY = "2GB"
-INTEGER = r"-?(0|[1-9]\d*)"
+INTEGER = r"0|-?[1-9]\d*"
 EXACT_INTEGER = r"-?(0|[1-9]\d{0,14})"  # a longer one would lose digits in a floating-point number
-DECIMAL = rf"{EXACT_INTEGER}(\.\d+)?(e[+-]\d+)?|-?\.\d+"
+DECIMAL = rf"{EXACT_INTEGER}(\.\d+)?(e[+-]\d{{1,2}})?|-?\.\d+"
 DATE = r"\d{4}-\d\d-\d\d"
 # How a cell must be written for its column to keep the type that DuckDB detected.
 WRITTEN_FORMS = {
