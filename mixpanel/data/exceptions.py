@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mixpanel import exceptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date, datetime
     from pathlib import Path
 
