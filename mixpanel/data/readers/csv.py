@@ -130,7 +130,7 @@ class CSVReader:
             name: plan.stated.get(name) or TYPE_NAMES.get(plan.types[key], "text")
             for key, name in zip(plan.keys, plan.names, strict=True)
         }
-        ragged = ((each.position, _unreadable(each, types)) for each in self._ragged)
+        ragged = ((each.position, _unreadable(each, types, plan.width)) for each in self._ragged)
         yield from (row for _, row in heapq.merge(numbered, ragged, key=lambda pair: pair[0]))
 
     def write_table(
@@ -174,8 +174,10 @@ class CSVReader:
         keys = [row[0] for row in described]  # DuckDB renames columns that differ only in case
         check_layout(self._path, self._name, keys)
         names = self._names(keys, parameters[0])
+        keys, names = self._named(keys, names, parameters[0])
         stated = self._stated_types(names, ids)
-        types = {key: row[1] for key, row in zip(keys, described, strict=True)}
+        known = set(keys)
+        types = {row[0]: row[1] for row in described if row[0] in known}
         by_key = dict(zip(keys, names, strict=True))
         detected = {key: types[key] for key in keys if by_key[key] not in stated}
         texts = {key for key in keys if by_key[key] in stated}
@@ -189,9 +191,8 @@ class CSVReader:
         unstated = set(stated) - set(self._options.types)
         for decimal in self._decimal_ids(parameters[0], [k for k in keys if by_key[k] in unstated]):
             self._options.on_mixed(replace(decimal, column=by_key[decimal.column]))
-        return _Plan(
-            keys, names, types, {k: v for k, v in stated.items() if v != "text"}, parameters
-        )
+        checked = {k: v for k, v in stated.items() if v != "text"}
+        return _Plan(keys, names, types, checked, parameters, len(described))
 
     def _stated_types(
         self, names: list[str], ids: Callable[[tuple[str, ...]], Mapping[str, str]]
@@ -211,9 +212,9 @@ class CSVReader:
         first = self._connection.execute(query, [path]).fetchone() or ()
         if len(first) != len(keys):
             return keys
-        names = [key if name is None else name for name, key in zip(first, keys, strict=True)]
+        names = ["" if name is None else name for name in first]
         twice = (
-            sorted({name for name in names if names.count(name) > 1})
+            sorted({name for name in names if name and names.count(name) > 1})
             if len(set(names)) < len(names)
             else []
         )
@@ -223,6 +224,28 @@ class CSVReader:
                 "all but one"
             )
         return names
+
+    def _named(self, keys: list[str], names: list[str], path: str) -> tuple[list[str], list[str]]:
+        """Return the columns without those that have neither a name nor any cell.
+
+        :raises ConfigurationError: for a column with cells, for which DuckDB would invent a name.
+        """
+        if all(names):
+            return keys, names
+        unnamed = [
+            (n, key) for n, (key, name) in enumerate(zip(keys, names, strict=True), 1) if not name
+        ]
+        counts = ", ".join(f"count({quoted(key)})" for _, key in unnamed)
+        source = f"read_csv(?, {self._csv_options}, all_varchar = true)"
+        cells = self._connection.execute(f"SELECT {counts} FROM {source}", [path]).fetchone() or ()
+        for (n, _), count in zip(unnamed, cells, strict=True):
+            if count:
+                raise ConfigurationError(
+                    f"{self._name}: column {n} has cells, but no name in the first line: name it, "
+                    "or remove it (pandas writes its index without a name: to_csv(index=False))"
+                )
+        kept = [(key, name) for key, name in zip(keys, names, strict=True) if name]
+        return [key for key, _ in kept], [name for _, name in kept]
 
     def _source(self, plan: _Plan) -> tuple[str, dict[str, Any]]:
         """Return SQL for FROM and its parameters."""
@@ -345,6 +368,7 @@ class _Plan:
     types: dict[str, str]
     stated: dict[str, str]
     path: list[str]
+    width: int  # columns, also those without a name
 
 
 def column(name: str, type_: str) -> str:
@@ -367,8 +391,8 @@ def _with_gaps(
         yield n + skipped, row
 
 
-def _unreadable(ragged: _Ragged, types: Mapping[str, str]) -> UnreadableRow:
-    ending = "" if ragged.truncated else f", the first line has {len(types)}"
+def _unreadable(ragged: _Ragged, types: Mapping[str, str], width: int) -> UnreadableRow:
+    ending = "" if ragged.truncated else f", the first line has {width}"
     record = cells_record(ragged.line, types, list(ragged.cells))
     if ragged.truncated:
         record["truncated"] = True

@@ -246,6 +246,16 @@ def test_long_integers_keep_their_digits(write):
 HOSTILE = ["Plan", "plan", "PLAN", "a.b", 'a"b', "select", "📦", "$x", "x y", "'q'"]
 
 
+def test_a_column_without_a_name_is_refused_if_it_has_cells(write):
+    """DuckDB would invent one, and the index of pandas become a property `column0`."""
+    with pytest.raises(ConfigurationError, match=r"column 1 has cells, but no name .*index=False"):
+        rows(write("a.csv", ",x\n0,a\n1,b\n"))
+    empty = write("b.csv", "x,,y,\na,,1,\nb,,2,\n")
+    assert [{"x": "a", "y": 1}, {"x": "b", "y": 2}] == rows(empty)
+    ragged = rows(write("c.csv", "x,\na,\nb\n"), keep_ragged=True)
+    assert [{"x": "a"}, {}] == ragged
+
+
 def test_names_of_csv_columns_are_kept(write):
     """Also names that differ only in case, quotes, SQL words and emoji."""
     quoted = ",".join('"' + name.replace('"', '""') + '"' for name in HOSTILE)
