@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel._agents.results import decoded_cursor, page_of
 from mixpanel.data._workspace.local_analysis import LocalAnalysis
-from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exceptions import ConfigError, IncompleteTableWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,8 +97,13 @@ def local_report(
 ) -> dict[str, Any]:
     """Compute a report over a local table, and return a page of its rows."""
     offset = decoded_cursor(cursor, scope)
-    result = _compute_locally(LocalAnalysis(database), kind, table, arguments)
-    return {"source": f"local table {table}", **_result_page(result, scope, offset, limit)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", IncompleteTableWarning)
+        result = _compute_locally(LocalAnalysis(database), kind, table, arguments)
+    texts = [str(each.message) for each in caught]
+    warned = {"warning": "; ".join(texts)} if texts else {}
+    source = {"source": f"local table {table}"} | warned
+    return source | _result_page(result, scope, offset, limit)
 
 
 def _compute_locally(

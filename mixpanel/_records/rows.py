@@ -114,7 +114,7 @@ def to_milliseconds(time_value: Any) -> Any:
 def _parsed_time(text: str) -> float | datetime | None:
     if text[4:5] != "-":  # nearly all texts are dates, and an exception takes time
         try:
-            return float(text)
+            return _plain_number(text)
         except ValueError:
             pass
     try:
@@ -126,9 +126,16 @@ def _parsed_time(text: str) -> float | datetime | None:
     except ValueError:
         pass
     try:
-        return float(text)
+        return _plain_number(text)
     except ValueError:
         return None
+
+
+def _plain_number(text: str) -> float:
+    """Return the number that a text is; Python also takes `1_000` and digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
 
 
 def _regular(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel.cli._cdp import backfill, check, customerio
-from mixpanel.cli._cdp.input import MessagesFile, RowsFileOption, unwrapped
+from mixpanel.cli._cdp.input import MessagesFile, RowsFileOption
 from mixpanel.cli._cdp.options import (
     AnonymousIdOption,
     Json,
@@ -306,9 +306,10 @@ def replay(file: MessagesFile, *, files: FileOptions, run: RunOptions, source: S
     """Send rejected messages again, from a file that --failed wrote.
 
     Messages keep their ids, so that one that arrived the first time is not counted twice. Rows may
-    also be messages themselves, as `batch` takes them.
+    also be messages themselves, as `batch` takes them. Failed rows of a table are read by
+    `backfill`, with the options of the run that wrote them.
     """
-    send_file(source, run, files, file, unwrapped)
+    send_file(source, run, files, file)
 
 
 COMMANDS: "tuple[Command, ...]" = (

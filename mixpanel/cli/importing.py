@@ -91,7 +91,8 @@ def events(
         typer.Option(
             metavar="FILE", dir_okay=False, writable=True,
             help="Write rejected events, and CSV lines with too many or too few cells, to this "
-            "file, as NDJSON with position and reason. With --start-at, earlier lines stay.",
+            "file, as NDJSON with position and reason. Correct them, and import it with the same "
+            "options. With --start-at, earlier lines stay.",
         ),
     ] = None,
     concurrency: Annotated[
@@ -193,6 +194,7 @@ class _Import:
                 self.rows,
                 concurrency=self.concurrency,
                 start_at=self.start_at,
+                keep_rejected=0,  # each is written when it is reported
                 on_progress=on_progress,
                 on_rejected=self.rejected.write_record,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ from mixpanel.data.exceptions import ConfigError, MixpanelDataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["expand_home", "write_errors"]
+__all__ = ["default_database", "expand_home", "write_errors"]
+
+DATABASES = Path("~/.mp/data")
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -28,6 +31,11 @@ def expand_home(path: Path | str) -> Path:
         raise ConfigError(
             f"cannot expand {path}: no home directory; set HOME or use an absolute path"
         ) from None
+
+
+def default_database(project_id: str) -> Path:
+    """Return the database file of a project: that of `MP_DB`, else `~/.mp/data/PROJECT.db`."""
+    return Path(os.environ.get("MP_DB") or DATABASES / f"{project_id}.db")
 
 
 @contextmanager

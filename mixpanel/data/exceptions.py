@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mixpanel import exceptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date, datetime
     from pathlib import Path
 
@@ -562,4 +562,17 @@ class InterruptedFetchError(MixpanelDataError):
 
 
 class IncompleteTableWarning(UserWarning):
-    """A report covers days that its table lacks, so its numbers are too low."""
+    """A report covers days that its table lacks, so its numbers are too low.
+
+    `table_name` is the table, and `missing` the first and last day of each run of such days.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        table_name: str | None = None,
+        missing: Sequence[tuple[date, date]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.table_name = table_name
+        self.missing = tuple(missing)

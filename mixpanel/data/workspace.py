@@ -14,7 +14,7 @@ from mixpanel._runtime import background_loop
 from mixpanel._runtime.signatures import named_like, without_await
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
-from mixpanel.data._paths import expand_home
+from mixpanel.data._paths import default_database, expand_home
 from mixpanel.data._queries.live import LiveQueries
 from mixpanel.data._workspace.core import (
     TemporaryWorkspaceOptions,
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from mixpanel.settings import Region
 
 __all__ = ["AsyncWorkspace", "Workspace"]
-
-DATA = Path("~/.mp/data")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,10 +75,10 @@ class AsyncWorkspace(RemoteMethods, ReconcileMethods, LocalMethods):
     `MP_OAUTH_TOKEN`), else the default account of `mp auth`; `project_id` and `region` override
     theirs. `credentials` may be a `TokenCredentials`, for an access token.
 
-    The database file is `path`, by default `~/.mp/data/{project_id}.db`, and is opened on first
-    use. It is closed again while nothing uses it, unless `connection` was used or SQL has external
-    access. `read_only` lets several processes use it at once; nothing can be fetched into it then.
-    `external_access` lets SQL read and write files and load extensions.
+    The database file is `path`, else `MP_DB`, else `~/.mp/data/{project_id}.db`, and is opened on
+    first use. It is closed again while nothing uses it, unless `connection` was used or SQL has
+    external access. `read_only` lets several processes use it at once; nothing can be fetched into
+    it then. `external_access` lets SQL read and write files and load extensions.
 
     `base_url` sends every call to another server, such as the emulator. `on_wait(seconds, why)` is
     called when a call waits for a rate limit; one that would wait longer than `max_wait` seconds
@@ -120,7 +118,7 @@ class AsyncWorkspace(RemoteMethods, ReconcileMethods, LocalMethods):
         found = resolve_credentials(credentials, account, project_id, region)
         self._core = WorkspaceCore(
             found,
-            Path(path or DATA / f"{found.project_id}.db"),
+            Path(path) if path else default_database(found.project_id),
             read_only=read_only,
             base_url=base_url,
             external_access=external_access,

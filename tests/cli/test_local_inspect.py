@@ -23,8 +23,22 @@ EXAMPLES = [examples for _, _, examples in local_inspect.COMMANDS]
 def test_every_example_of_help_runs(shop, line, form):
     """In each format, without credentials."""
     done = shop(*shlex.split(line)[1:], "--format", form)
-    assert (0, "") == (done.exit_code, done.stderr)
+    assert 0 == done.exit_code
+    # The examples are about a month, of which three days were fetched.
+    assert "events lacks 2026-01-04 to 2026-01-31, so" in " ".join(done.stderr.split())
     assert len(done.stdout.splitlines()) > 1
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "table"])
+def test_days_beyond_the_table_are_named_on_stderr(shop, form):
+    """Standard output has the report alone."""
+    days = ("--from", "2025-12-30", "--to", "2026-01-05", "--format", form)
+    done = shop("inspect", "daily", *days)
+    assert 0 == done.exit_code
+    text = " ".join(done.stderr.split())
+    assert "events lacks 2025-12-30 to 2025-12-31, 2026-01-04 to 2026-01-05, so" in text
+    assert "lacks" not in done.stdout
+    assert "" == shop("inspect", "daily", *DAYS, "--format", form).stderr
 
 
 def test_figures_are_those_of_the_table(shop):

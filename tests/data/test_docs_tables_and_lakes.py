@@ -82,9 +82,16 @@ def test_delta(folder):
     assert "1 48\n" == in_peer("lake", code + check, folder)
 
 
+def test_iceberg(folder):
+    """A day that is replaced is there once."""
+    [code] = blocks("Iceberg", "python")
+    check = "\nprint(table.scan().to_arrow().num_rows, len(table.snapshots()) > 1)\n"
+    assert "48 True\n" == in_peer("lake", code + check, folder)
+
+
 def test_ducklake(folder):
     """Run twice, the rows are there once."""
-    [code] = blocks("DuckLake and Iceberg", "python")
+    [code] = blocks("DuckLake", "python")
     check = "    print(con.execute('SELECT count(*) FROM lake.events').fetchall())\n"
     for _ in range(2):
         assert "[(24,)]\n" == in_peer("lake", code + check, folder)

@@ -1,5 +1,7 @@
 """`ws.local`: reports over tables that were fetched, on both faces of a workspace."""
 
+from datetime import date
+
 import httpx
 import pytest
 
@@ -8,6 +10,7 @@ from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.exceptions import (
     ConfigError,
     EventNotFoundError,
+    IncompleteTableWarning,
     PropertyNotFoundError,
     SQLError,
     TableNotFoundError,
@@ -131,7 +134,22 @@ def test_an_event_that_the_table_lacks_raises_with_similar_names(ws):
     with pytest.raises(EventNotFoundError):
         ws.local.flows("Never", **DAYS)
     before = {"from_date": "2025-01-01", "to_date": "2025-01-01"}
-    assert 0 == ws.local.segmentation("Opened App", **before).total
+    with pytest.warns(IncompleteTableWarning, match="events lacks 2025-01-01, so"):
+        assert 0 == ws.local.segmentation("Opened App", **before).total
+
+
+def test_days_beyond_the_table_up_to_today_raise_a_warning(ws):
+    """Its `missing` has their ranges; days to come cannot be fetched."""
+    days = {"from_date": "2025-12-30", "to_date": "2026-01-01"}
+    with pytest.warns(IncompleteTableWarning) as caught:
+        ws.local.segmentation("Opened App", **days)
+    (warning,) = [each.message for each in caught]
+    assert ("events", ((date(2025, 12, 30), date(2025, 12, 31)),)) == (
+        warning.table_name,
+        warning.missing,
+    )
+    assert caught[0].filename == __file__
+    ws.local.segmentation("Opened App", from_date="9000-01-01", to_date="9000-01-02")
 
 
 def test_a_property_that_the_event_lacks_raises_with_similar_names(ws):
@@ -147,7 +165,8 @@ def test_a_property_that_the_event_lacks_raises_with_similar_names(ws):
     with pytest.raises(PropertyNotFoundError):
         ws.local.segmentation("Opened App", **DAYS, on="amount")
     before = {"from_date": "2025-01-01", "to_date": "2025-01-01"}
-    assert {} == ws.local.segmentation("Opened App", **before, on="plam").series
+    with pytest.warns(IncompleteTableWarning):
+        assert {} == ws.local.segmentation("Opened App", **before, on="plam").series
     expression = 'number(properties["plan"])'
     assert ["undefined"] == list(ws.local.segmentation("Opened App", **DAYS, on=expression).series)
 

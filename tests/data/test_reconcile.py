@@ -79,6 +79,34 @@ def test_mixpanel_counts_with_the_filters_of_the_table(emu, ws, filters):
     assert 1 == len(queries(emu))
 
 
+@pytest.mark.parametrize(("count", "expected"), [(26, 1), (27, 2), (60, 3)])
+def test_many_events_with_a_condition_are_counted_in_several_queries(emu, ws, count, expected):
+    """Mixpanel's reports have 26 metrics at most."""
+    names = ["Order Shipped", *(f"Other {n}" for n in range(count - 2)), "Order Paid"]
+    condition = 'properties["plan"] == "team"'
+    ws.fetch_events("some", from_date=FIRST, to_date=LAST, events=names, where=condition)
+    found = ws.reconcile("some")
+    assert found.ok, found
+    assert 0 < found.days[0].mixpanel < PER_DAY
+    assert expected == len(queries(emu))
+
+
+def test_an_event_that_never_happened_counts_as_none(emu, ws):
+    """Of a table that was fetched with its name, beside another one."""
+    ws.fetch_events("some", from_date=FIRST, to_date=LAST, events=["Order Paid", "Never"])
+    assert ws.reconcile("some").ok
+
+
+def test_more_queries_than_an_hour_has_are_refused_before_the_first(emu, ws, monkeypatch):
+    """With their number."""
+    monkeypatch.setenv("MP_QUERY_LIMIT", "2")
+    names = [f"Other {n}" for n in range(53)]
+    ws.fetch_events("some", from_date=FIRST, to_date=LAST, events=names, where="true")
+    with pytest.raises(ConfigError, match="needs 3 of the 2 queries that a project has in an hour"):
+        ws.reconcile("some")
+    assert [] == queries(emu)
+
+
 def test_a_gap_is_not_ok(emu, ws):
     """A day that was not fetched is missing."""
     ws.fetch_events("some", from_date=FIRST, to_date=FIRST)

@@ -40,6 +40,32 @@ def without_async_words(doc):
     return ASYNC_WORDS.sub("", doc)
 
 
+# The database file
+
+
+def test_the_database_is_that_of_the_argument_then_of_the_environment(monkeypatch, tmp_path):
+    """In the same order as for the command line; an empty variable is not set."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    usual = tmp_path / ".mp" / "data" / "42.db"
+    for variable, argument, expected in (
+        ("~/mine.db", None, tmp_path / "mine.db"),
+        ("~/mine.db", tmp_path / "other.db", tmp_path / "other.db"),
+        ("", None, usual),
+    ):
+        monkeypatch.setenv("MP_DB", variable)
+        options = {} if argument is None else {"path": argument}
+        with Workspace(credentials=ROBOT, **options) as ws:
+            ws.sql_scalar("SELECT 1")
+            assert ws.db_path == expected
+            assert expected.is_file()
+        assert AsyncWorkspace(credentials=ROBOT, **options).db_path == expected
+    with Workspace.memory(credentials=ROBOT) as ws:
+        assert ws.db_path is None
+    monkeypatch.setenv("MP_DB", str(tmp_path / "mine.db"))
+    with Workspace.ephemeral(credentials=ROBOT) as ws:
+        assert ws.db_path != tmp_path / "mine.db"
+
+
 # Public names
 
 

@@ -9,7 +9,12 @@ from mixpanel._records.record import checked_mapping
 from mixpanel._records.rows import UnreadableRow
 from mixpanel.bulk import ImportJob, import_rows
 from mixpanel.cdp._segment.message import DroppedMessage
-from mixpanel.cdp._segment.rows import FlatRows, require_timestamp, with_message_id
+from mixpanel.cdp._segment.rows import (
+    FlatRows,
+    is_failed_message,
+    require_timestamp,
+    with_message_id,
+)
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 
 if TYPE_CHECKING:
@@ -47,7 +52,10 @@ def past_message_composer(
             unreadable = ValidationError([row.problem])
             unreadable.record = row.record
             raise unreadable
-        message_fields = checked_mapping(row, "a message") if flat is None else flat.message(row)
+        is_message = flat is not None and is_failed_message(row, flat.kind)
+        message_fields = (
+            checked_mapping(row, "a message") if flat is None or is_message else flat.message(row)
+        )
         if not row:
             raise ValidationError(["the row is empty or not valid JSON"])
         try:

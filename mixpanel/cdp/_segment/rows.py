@@ -11,6 +11,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from mixpanel._records.failed_rows import FailedRecord
 from mixpanel._records.record import checked_mapping
 from mixpanel._records.values import is_missing
 from mixpanel.cdp._segment.message import KINDS
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from mixpanel.cdp._segment.message import Kind
 
-__all__ = ["COLUMNS", "FlatRows", "require_timestamp", "with_message_id"]
+__all__ = ["COLUMNS", "FlatRows", "is_failed_message", "require_timestamp", "with_message_id"]
 
 # By argument: the field of the message, and the usual names of such a column, in lower case without
 # separators.
@@ -57,6 +58,10 @@ _REQUIRED: Final[Mapping[Kind, tuple[str, ...]]] = {
     "alias": ("previous_id", "user_id"),
 }
 _REST_FIELD: Final[Mapping[Kind, str]] = {"identify": "traits", "group": "traits"}
+_MESSAGE_FIELDS: Final = {field for field, _ in COLUMNS.values()} | {
+    "type", "properties", "traits", "originalTimestamp", "sentAt", "receivedAt", "version",
+    "_metadata", "channel",
+}  # fmt: skip
 _SECONDS: Final = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, such as 20260131
 _SEPARATORS: Final = re.compile(r"[^a-z0-9]")
 
@@ -168,6 +173,14 @@ class FlatRows:
                 hint = "name it with columns={" + f"{role!r}: …" + "}"
                 hint += ", or give event=" if role == "event" else ""
                 raise ConfigurationError(f"{self.kind} needs a column for {role}; {has}: {hint}")
+
+
+def is_failed_message(row: Any, kind: Kind) -> bool:
+    """Return True if a failed record is a message already, and not a row of a table."""
+    if not isinstance(row, FailedRecord) or row.get("type") != kind:
+        return False
+    rest = (row.get(name, {}) for name in ("properties", "traits"))
+    return row.keys() <= _MESSAGE_FIELDS and all(isinstance(each, dict) for each in rest)
 
 
 def _numeric_timestamp(value: Any) -> Any:

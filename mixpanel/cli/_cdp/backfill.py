@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixpanel._records.failed_rows import FailedRecord
+from mixpanel._records.rows import UnreadableRow
 from mixpanel.cli._cdp.checkpoint import SUFFIX, Checkpoint, Progress
 from mixpanel.cli._cdp.source import FILE_RETRIES, Source, source_options
 from mixpanel.cli._options.columns import parse_columns
@@ -97,11 +99,6 @@ class _Rows:
         from mixpanel.data.readers import format_of, read_rows
 
         flat = self.flat()
-        if self.reading.date_format is not None and format_of(self.file) != "csv":
-            raise ConfigurationError(
-                f"--date-format is for CSV files: write the times of {self.file.name} in ISO 8601, "
-                "or as seconds or milliseconds since 1970"
-            )
         time_type = "text" if self.reading.date_format is None else "date"
 
         def types(names: tuple[str, ...]) -> dict[str, str]:
@@ -117,7 +114,30 @@ class _Rows:
             options = replace(options, on_mixed=lambda _: None)
         rows = read_rows(self.file, types, options)
         with ragged_lines_explained():
-            return chain(list(islice(rows, 1)), rows)
+            first = list(islice(rows, 1))
+        if self.reading.date_format is None or format_of(self.file) == "csv":
+            return chain(first, rows)
+        if not first or not isinstance(first[0], FailedRecord | UnreadableRow):
+            raise ConfigurationError(
+                f"--date-format is for CSV files: write the times of {self.file.name} in ISO 8601, "
+                "or as seconds or milliseconds since 1970"
+            )
+        return (self._with_timestamp(row, flat) for row in chain(first, rows))
+
+    def _with_timestamp(self, row: Any, flat: "FlatRows | None") -> Any:
+        """Return a failed row of a table with its timestamp as a time."""
+        from mixpanel.cdp._segment.rows import is_failed_message
+        from mixpanel.data.readers.options import converted
+
+        if flat is None or isinstance(row, UnreadableRow) or is_failed_message(row, flat.kind):
+            return row
+        for column, role in flat.match_columns(tuple(row)).items():
+            if role == "timestamp" and isinstance(row[column], str):
+                try:
+                    row[column] = converted(column, row[column], "date", self.reading.date_format)
+                except ValueError as error:
+                    return UnreadableRow(str(error), row)
+        return row
 
 
 @with_options(reading=reading_options, source=source_options, output=output_options)
@@ -168,7 +188,7 @@ def backfill(
         typer.Option(
             dir_okay=False, writable=True, metavar="FILE",
             help="Write rejected messages, and CSV lines with too many or too few cells, to this "
-            "file, with position and reason, for `replay`.",
+            "file, with position and reason. Correct them, and read it with the same options.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mixpanel.cli._cdp.input import RowsFileOption, unwrapped
+from mixpanel.cli._cdp.input import RowsFileOption
 from mixpanel.cli._cdp.options import Json, RunOptions, common_fields, json_option, run_options
 from mixpanel.cli._cdp.send_file import FileOptions, file_options, refuse_file_options, send_file
 from mixpanel.cli._cdp.send_one import send
@@ -317,10 +317,15 @@ def _send(
         raise typer.BadParameter(
             "--message-id and --file cannot be used together: give each row its messageId"
         )
+    from mixpanel._records.failed_rows import FailedRecord
+    from mixpanel.cdp._segment.message import KINDS
+
     composer = cast("CustomerIOComposer", source.composer("off"))
     known = {*defaults, *OWN_FIELDS}
 
-    def shape(value: Any) -> dict[str, Any]:
+    def shape(value: Any) -> Mapping[str, Any]:
+        if isinstance(value, FailedRecord) and value.get("type") in KINDS and "messageId" in value:
+            return value  # composed before it was rejected
         row = _row(value, known, only)
         own = {name: row.pop(name) for name in OWN_FIELDS if name in row}
         return compose(composer, {**given, **row}, _options({**fields, **own})).decoded()
@@ -332,7 +337,6 @@ def _row(value: Any, known: set[str], only: str | None) -> dict[str, Any]:
     from mixpanel._records.record import checked_mapping
     from mixpanel.exceptions import ValidationError
 
-    value = unwrapped(value)
     if only is not None and not isinstance(value, (Mapping, list)):
         return {only: value}
     row = dict(checked_mapping(value, "a row"))

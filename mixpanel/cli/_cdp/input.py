@@ -150,19 +150,36 @@ def standard_input() -> IO[bytes]:
 def unwrapped(value: Any) -> Any:
     """Return the message in a line of a `--failed` file; any other value as it is.
 
-    A message that a backfill rejected still needs its timestamp, and gets an id derived from its
-    content.
+    The text of a line that could not be read is read again. A message that a backfill rejected
+    still needs its timestamp, and gets an id derived from its content.
 
-    :raises ValidationError: if such a message has no timestamp.
+    :raises ValidationError: if such a message has no timestamp, or the record is a row of a table.
     """
+    from mixpanel._records.failed_rows import FailedRecord
+
     if not isinstance(value, dict) or "record" not in value or "type" in value:
         return value
+    record = value["record"]
+    texts = ({"line", "text"}, {"row", "text"})  # of a line that a backfill could not read
+    if isinstance(record, dict) and record.keys() in texts:
+        record = record["text"]
+    if isinstance(record, str):
+        parsed, problem = _parse_line(record.encode("utf-8", "surrogatepass"))
+        record = record if problem is not None else parsed
     if not value.get("past"):
-        return value["record"]
+        return FailedRecord(record) if isinstance(record, dict) else record
     from mixpanel._records.record import checked_mapping
     from mixpanel.cdp._segment.rows import require_timestamp, with_message_id
+    from mixpanel.exceptions import ValidationError
 
-    return with_message_id(require_timestamp(checked_mapping(value["record"], "a message")))
+    message = checked_mapping(record, "a message")
+    if "type" not in message:
+        problem = (
+            "the record is a row of a table: read this file with mp cdp backfill, and the options "
+            "of the run that wrote it"
+        )
+        raise ValidationError([problem])
+    return with_message_id(require_timestamp(message))
 
 
 Parsed = tuple[Any, str | None]  # a value, and why it could not be read

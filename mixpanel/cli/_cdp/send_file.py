@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._cdp.input import Row, RowReader
+from mixpanel.cli._cdp.input import Row, RowReader, unwrapped
 from mixpanel.cli._cdp.options import RunOptions
 from mixpanel.cli._cdp.source import Source
 from mixpanel.cli._options.shared import require_with
@@ -137,7 +137,7 @@ class _Run:
         value, reason = row.value, row.problem
         if reason is None:
             try:
-                value = self._shape(value)
+                value = self._shape(unwrapped(value))
                 value = checked_mapping(value, "a message")
                 if value.get("timestamp") or value.get("originalTimestamp"):
                     # An id derived from the content: sending it again makes no duplicate.

@@ -100,13 +100,12 @@ def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyC
 
     :raises ConfigError: if there is neither a path nor an account to derive it from.
     """
-    from mixpanel.data._paths import expand_home
+    from mixpanel.data._paths import default_database, expand_home
 
     if db is not None:
         return expand_home(db), None
     from mixpanel.data.config import Config
     from mixpanel.data.exceptions import AccountNotFoundError, ConfigError
-    from mixpanel.data.workspace import DATA
 
     try:
         credentials = Config().resolve_credentials(global_options.account)
@@ -116,7 +115,7 @@ def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyC
         if offline:
             error.add_note("or choose the database with --db FILE or MP_DB")
         raise
-    return expand_home(DATA / f"{credentials.project_id}.db"), credentials
+    return expand_home(default_database(credentials.project_id)), credentials
 
 
 @contextmanager

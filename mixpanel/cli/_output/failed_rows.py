@@ -67,10 +67,15 @@ class FailedRows:
         """
         if self._file is None:
             return
-        from mixpanel._records.json_encoding import dumps
+        row = {"position": position, "message": message, **details, "record": record} | self._marks
+        if self._marks.get("past"):  # messages keep the zone and the microseconds of times
+            from mixpanel.cdp._segment import values
 
-        row = {"position": position, "message": message, **details, "record": record}
-        line, _ = dumps(row | self._marks)
+            line, _ = values.dumps(row)
+        else:
+            from mixpanel._records import json_encoding
+
+            line, _ = json_encoding.dumps(row)
         try:
             write_all(self._file, line + b"\n")
         except OSError as error:

@@ -25,7 +25,13 @@ from mixpanel.data._fetch.progress import log_exceptions
 from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.results import UnreadableLines
-from mixpanel.data.store.parts import is_whole_line, line_end, private_file, repair_line
+from mixpanel.data.store.parts import (
+    has_key_twice,
+    is_whole_line,
+    line_end,
+    private_file,
+    repair_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -207,7 +213,7 @@ def _parsed(line: bytes) -> Row | None:
     if not isinstance(event, dict):
         return None
     known = event.get("event") is not None or event.get("properties") is not None
-    return event if known else None
+    return event if known and not has_key_twice(line) else None
 
 
 def _event(raw: Row) -> Row:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from mixpanel.data._fetch import plan
+from mixpanel.data._fetch.plan import Chunk
 from mixpanel.data._queries.arguments import ACCESSOR
 from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.analysis.period import Period
@@ -31,7 +33,7 @@ from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from datetime import date, datetime
+    from datetime import date
 
     from duckdb import DuckDBPyConnection
 
@@ -44,6 +46,8 @@ __all__ = ["LocalReports"]
 
 R = TypeVar("R", bound="QueryResult")
 
+RANGES_NAMED = 10  # in a warning; all are in its `missing`
+ONE_DAY = timedelta(days=1)
 COLUMNS = ("event_name", "event_time", "distinct_id", "insert_id", "properties")
 
 
@@ -69,7 +73,7 @@ class LocalReports:
             people = None if profiles is None else _with_columns(cursor, profiles, COLUMNS[2::2])
         zone = timezone or (known.project_timezone if known else None)
         period = Period.checked(from_date, to_date, zone)
-        _warn_about_gaps(name, gaps, period)
+        _warn_about_missing(name, missing_days(known, gaps, period))
         query = report(_source(name, people), period)
         result = query.read(self._database.sql_rows(query.statement, query.parameters).rows)
         if _is_empty(result):
@@ -109,14 +113,31 @@ class LocalReports:
             raise PropertyNotFoundError(name, event, similar(name, known))
 
 
-def _warn_about_gaps(table: str, gaps: Collection[date], period: Period) -> None:
-    """Warn, at the caller of the report's method, if days of the period were not fetched."""
-    lacking = plan.ranges(day for day in gaps if period.from_date <= day <= period.to_date)
-    if lacking:
+def missing_days(
+    table: fetch_log.Table | None, gaps: Collection[date], period: Period
+) -> list[Chunk]:
+    """Return the days of a period, up to today, that a table lacks; none of one not fetched."""
+    if table is None or not (table.from_date and table.to_date):
+        return []
+    first, last = period.from_date, min(period.to_date, datetime.now(period.zone).date())
+    lacking = plan.ranges(day for day in gaps if first <= day <= last)
+    before = Chunk(first, min(last, table.from_date - ONE_DAY))
+    after = Chunk(max(first, table.to_date + ONE_DAY), last)
+    return [each for each in (before, *lacking, after) if each.from_date <= each.to_date]
+
+
+def _warn_about_missing(table: str, missing: Sequence[Chunk]) -> None:
+    """Warn, at the caller of the report's method, about days that were not fetched."""
+    if missing:
+        days = ", ".join(map(str, missing[:RANGES_NAMED]))
+        days += f" and {len(missing) - RANGES_NAMED} more ranges" if missing[RANGES_NAMED:] else ""
         warnings.warn(
-            f"{table} lacks {', '.join(map(str, lacking))}, so the report is too low: fetch these "
-            "days, or report on others",
-            IncompleteTableWarning,
+            IncompleteTableWarning(
+                f"{table} lacks {days}, so the report is too low: fetch these days, or report on "
+                "others",
+                table,
+                [(each.from_date, each.to_date) for each in missing],
+            ),
             stacklevel=4,
         )
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
+from mixpanel.data._api.rate_limits import query_limit
 from mixpanel.data._fetch.plan import as_day, today
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.live import LiveQueries
 from mixpanel.data.exceptions import ConfigError, QueryError
 from mixpanel.data.results import ReconciledDay, ReconcileResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Sequence
 
     from mixpanel.data._fetch.plan import Day
     from mixpanel.data.analysis.period import Period
@@ -39,12 +43,14 @@ class ReconcileMethods(LiveQueries):
         (False, -2)
 
         Days are those of the project's timezone, by default all days of the table that are over.
-        Mixpanel counts with the filters of the table, in one query for the whole range. Events that
+        Mixpanel counts with the filters of the table, in one query for the whole range; with event
+        names and a `where`, in one for each 26 names. Events that
         arrived after a day was fetched are a difference: `sync_events` with a longer
         `lookback_days` fetches them.
 
         :raises TableNotFoundError: when there is no such table.
-        :raises ConfigError: for a table that was not fetched, or that mixes filters or has a limit.
+        :raises ConfigError: for a table that was not fetched, or that mixes filters or has a limit,
+            or that needs more queries than an hour has; nothing is counted then.
         :raises APIError: when Mixpanel rejects the query.
         """
         # Loaded here, as the modules of local reports take longer to load than a workspace.
@@ -83,21 +89,47 @@ class ReconcileMethods(LiveQueries):
 
     async def _remote_counts(self, fetched: FetchedEvents, period: Period) -> dict[str, int]:
         """Return Mixpanel's own number of events by day."""
-        days: dict[str, Any] = {"from_date": period.from_date, "to_date": period.to_date}
         if fetched.events and fetched.where is None:
-            counts = await self.event_counts(fetched.events, **days)
-            return _summed(counts.series)
-        try:
-            found = await self.query(
-                fetched.events or [ALL_EVENTS], where=fetched.where, limit=MAX_ROWS, **days
+            return await self._counts_by_name(fetched.events, period)
+        names = list(dict.fromkeys(fetched.events or [ALL_EVENTS]))
+        days = on_demand.bookmarks.time_range(period.from_date, period.to_date, None, "day")
+        most = on_demand.bookmarks.MAX_METRICS
+        size = min(most, max(1, MAX_ROWS // ((period.to_date - period.from_date).days + 1)))
+        needed, hourly = -(-len(names) // size), query_limit()
+        if needed > hourly:
+            raise ConfigError(
+                f"{fetched.name} has {len(names)} events and a where: Mixpanel counts {size} of "
+                f"them in a query, so this needs {needed} of the {hourly} queries that a project "
+                "has in an hour; none was sent. Reconcile a table of fewer events, or of fewer days"
             )
-            return _summed(found.overall())
+        sums: Counter[str] = Counter()
+        try:
+            for chosen in batched(names, size):
+                # Not `self.query`, which raises if none of these events has happened.
+                report = on_demand.bookmarks.insights(chosen, days, where=fetched.where)
+                response, timezone = await self._inline(report, MAX_ROWS)
+                found = on_demand.responses.insights(response, unit="day", timezone=timezone)
+                sums.update(_summed(found.overall()))
+            return dict(sums)
         except QueryError:
             if fetched.events or fetched.where is not None:
                 raise
         # A server without the name of all events: count them by their own names.
         names = await self.list_events()
-        return _summed((await self.event_counts(names, **days)).series) if names else {}
+        return await self._counts_by_name(names, period) if names else {}
+
+    async def _counts_by_name(self, names: Sequence[str], period: Period) -> dict[str, int]:
+        """Return Mixpanel's number of these events by day, also if there was none of some."""
+        request = on_demand.requests.event_counts(names, period.from_date, period.to_date)
+        response, timezone = await self._query_with_timezone(request, request.query["event"])
+        return _summed(on_demand.responses.event_counts(response, request.query, timezone).series)
+
+
+def batched(names: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Yield the names in lists of this size, the last one shorter."""
+    remaining = iter(names)
+    while chosen := list(islice(remaining, size)):
+        yield chosen
 
 
 def _summed(series: dict[str, dict[str, Any]]) -> dict[str, int]:

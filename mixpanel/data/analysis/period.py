@@ -61,6 +61,11 @@ class Period:
         return cls(first, last, timezone or "UTC", found or UTC)
 
     @property
+    def zone(self) -> tzinfo:
+        """The time zone of its days."""
+        return self._zone
+
+    @property
     def start(self) -> datetime:
         """The first instant of the first day, in UTC without a zone."""
         return self.instant(self.from_date)

@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel._records.rows import UnreadableRow
+from mixpanel.data.readers.failed_rows import TYPE_NAMES, cells_record
 from mixpanel.data.readers.options import DecimalIds, MixedColumn, ReadOptions, converted
 from mixpanel.data.readers.text_files import MAX_LINE_BYTES, open_bytes
 from mixpanel.data.store.quoting import quoted
@@ -35,9 +36,9 @@ CSV_OPTIONS = "header = true, skip = 0, quote = '\"', comment = ''"
 LONG_LINES = f", max_line_size = {MAX_LINE_BYTES}, buffer_size = 33000000"
 LONG_LINE_ERROR, MEMORY_ERROR = "aximum line size", "Out of Memory"
 MORE_MEMORY = "2GB"
-INTEGER = r"-?(0|[1-9]\d*)"
+INTEGER = r"0|-?[1-9]\d*"
 EXACT_INTEGER = r"-?(0|[1-9]\d{0,14})"  # a longer one would lose digits in a floating-point number
-DECIMAL = rf"{EXACT_INTEGER}(\.\d+)?(e[+-]\d+)?|-?\.\d+"
+DECIMAL = rf"{EXACT_INTEGER}(\.\d+)?(e[+-]\d{{1,2}})?|-?\.\d+"
 DATE = r"\d{4}-\d\d-\d\d"
 # How a cell must be written for its column to keep the type that DuckDB detected.
 WRITTEN_FORMS = {
@@ -79,6 +80,7 @@ class _Ragged:
     line: int
     problem: str
     cells: tuple[str, ...]
+    truncated: bool = False
 
 
 class CSVReader:
@@ -124,8 +126,11 @@ class CSVReader:
         # Each set-aside line gets its place again: rows before it are as many as in the file.
         gaps = [each.position for each in self._ragged]
         numbered = _with_gaps(rows, gaps)
-        header = len(plan.names)
-        ragged = ((each.position, _unreadable(each, header)) for each in self._ragged)
+        types = {
+            name: plan.stated.get(name) or TYPE_NAMES.get(plan.types[key], "text")
+            for key, name in zip(plan.keys, plan.names, strict=True)
+        }
+        ragged = ((each.position, _unreadable(each, types, plan.width)) for each in self._ragged)
         yield from (row for _, row in heapq.merge(numbered, ragged, key=lambda pair: pair[0]))
 
     def write_table(
@@ -169,8 +174,10 @@ class CSVReader:
         keys = [row[0] for row in described]  # DuckDB renames columns that differ only in case
         check_layout(self._path, self._name, keys)
         names = self._names(keys, parameters[0])
+        keys, names = self._named(keys, names, parameters[0])
         stated = self._stated_types(names, ids)
-        types = {key: row[1] for key, row in zip(keys, described, strict=True)}
+        known = set(keys)
+        types = {row[0]: row[1] for row in described if row[0] in known}
         by_key = dict(zip(keys, names, strict=True))
         detected = {key: types[key] for key in keys if by_key[key] not in stated}
         texts = {key for key in keys if by_key[key] in stated}
@@ -184,9 +191,8 @@ class CSVReader:
         unstated = set(stated) - set(self._options.types)
         for decimal in self._decimal_ids(parameters[0], [k for k in keys if by_key[k] in unstated]):
             self._options.on_mixed(replace(decimal, column=by_key[decimal.column]))
-        return _Plan(
-            keys, names, types, {k: v for k, v in stated.items() if v != "text"}, parameters
-        )
+        checked = {k: v for k, v in stated.items() if v != "text"}
+        return _Plan(keys, names, types, checked, parameters, len(described))
 
     def _stated_types(
         self, names: list[str], ids: Callable[[tuple[str, ...]], Mapping[str, str]]
@@ -206,9 +212,9 @@ class CSVReader:
         first = self._connection.execute(query, [path]).fetchone() or ()
         if len(first) != len(keys):
             return keys
-        names = [key if name is None else name for name, key in zip(first, keys, strict=True)]
+        names = ["" if name is None else name for name in first]
         twice = (
-            sorted({name for name in names if names.count(name) > 1})
+            sorted({name for name in names if name and names.count(name) > 1})
             if len(set(names)) < len(names)
             else []
         )
@@ -218,6 +224,28 @@ class CSVReader:
                 "all but one"
             )
         return names
+
+    def _named(self, keys: list[str], names: list[str], path: str) -> tuple[list[str], list[str]]:
+        """Return the columns without those that have neither a name nor any cell.
+
+        :raises ConfigurationError: for a column with cells, for which DuckDB would invent a name.
+        """
+        if all(names):
+            return keys, names
+        unnamed = [
+            (n, key) for n, (key, name) in enumerate(zip(keys, names, strict=True), 1) if not name
+        ]
+        counts = ", ".join(f"count({quoted(key)})" for _, key in unnamed)
+        source = f"read_csv(?, {self._csv_options}, all_varchar = true)"
+        cells = self._connection.execute(f"SELECT {counts} FROM {source}", [path]).fetchone() or ()
+        for (n, _), count in zip(unnamed, cells, strict=True):
+            if count:
+                raise ConfigurationError(
+                    f"{self._name}: column {n} has cells, but no name in the first line: name it, "
+                    "or remove it (pandas writes its index without a name: to_csv(index=False))"
+                )
+        kept = [(key, name) for key, name in zip(keys, names, strict=True) if name]
+        return [key for key, _ in kept], [name for _, name in kept]
 
     def _source(self, plan: _Plan) -> tuple[str, dict[str, Any]]:
         """Return SQL for FROM and its parameters."""
@@ -241,13 +269,15 @@ class CSVReader:
             for row in rows:
                 cells = dict(zip(names, row, strict=True))
                 try:
-                    for name, type_ in stated.items():
-                        if cells[name] is not None:
-                            cells[name] = converted(name, cells[name], type_, date_format)
+                    values = {
+                        name: converted(name, cells[name], type_, date_format)
+                        for name, type_ in stated.items()
+                        if cells[name] is not None
+                    }
                 except ValueError as error:
-                    yield UnreadableRow(str(error), cells)
+                    yield UnreadableRow(str(error), cells)  # as they are written, to be corrected
                 else:
-                    yield cells
+                    yield cells | values
 
     def _mixed_columns(
         self, path: str, keys: Sequence[str], names: Mapping[str, str]
@@ -312,8 +342,9 @@ class CSVReader:
                 for row in rows:
                     problem = _problem(row, len(header))
                     if problem:
-                        cells = tuple(row) if len(row) != len(header) else _shortened(row)
-                        self._ragged.append(_Ragged(position, line + 1, problem, cells))
+                        too_long = problem == TOO_LONG
+                        cells = _shortened(row) if too_long else tuple(row)
+                        self._ragged.append(_Ragged(position, line + 1, problem, cells, too_long))
                         if len(self._ragged) > MAX_RAGGED:
                             return None
                     elif row:
@@ -337,6 +368,7 @@ class _Plan:
     types: dict[str, str]
     stated: dict[str, str]
     path: list[str]
+    width: int  # columns, also those without a name
 
 
 def column(name: str, type_: str) -> str:
@@ -359,9 +391,11 @@ def _with_gaps(
         yield n + skipped, row
 
 
-def _unreadable(ragged: _Ragged, count: int) -> UnreadableRow:
-    ending = "" if ragged.problem == TOO_LONG else f", the first line has {count}"
-    record = {"line": ragged.line, "cells": list(ragged.cells)}
+def _unreadable(ragged: _Ragged, types: Mapping[str, str], width: int) -> UnreadableRow:
+    ending = "" if ragged.truncated else f", the first line has {width}"
+    record = cells_record(ragged.line, types, list(ragged.cells))
+    if ragged.truncated:
+        record["truncated"] = True
     return UnreadableRow(f"the line {ragged.problem}{ending}", record)
 
 

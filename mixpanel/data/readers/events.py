@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._records.failed_rows import FailedRecord
 from mixpanel._records.record import deterministic_id
 from mixpanel._records.rows import UnreadableRow, loads, to_milliseconds
 from mixpanel._records.spreadsheets import guarded
@@ -104,10 +105,12 @@ class EventConverter:
             return row
         if may_be_event and isinstance(row.get("properties"), dict):
             has_time = "time" in row["properties"] or not row.keys() & {*DEFAULT_NAMES["time"]}
-            if isinstance(row.get("event"), str) and has_time:
+            is_named = isinstance(row.get("event", 0), str | None)  # without a name, it is rejected
+            if has_time and is_named and not row.keys() & OWN:
                 return row
         roles = self.roles(tuple(row))
-        if roles.is_table and self.is_csv:
+        is_csv = row.is_csv if isinstance(row, FailedRecord) else self.is_csv
+        if roles.is_table and is_csv:
             row = {k: _unguarded(v) for k, v in row.items()}
         try:
             return self._event(row, roles)

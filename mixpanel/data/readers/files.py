@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mixpanel._runtime.temporary_folders import temporary_folder
 from mixpanel.data.readers.csv import CSV_OPTIONS, CSVReader, column, explain_error
 from mixpanel.data.readers.events import TABLE, Columns, EventConverter
+from mixpanel.data.readers.failed_rows import corrected_rows
 from mixpanel.data.readers.options import ReadOptions
 from mixpanel.data.readers.text_files import (
     MAX_LINE_BYTES,
@@ -66,7 +67,8 @@ def read_events(
     `$insert_id` is hashed. Empty cells are left out. A row that cannot be read yields an empty
     `UnreadableRow`, so that the n-th event is the n-th row.
 
-    A folder that `export_parquet` wrote yields the events of all its files.
+    A folder that `export_parquet` wrote yields the events of all its files. A file of failed rows,
+    as `--failed` writes it, yields the events of its records, corrected or not.
 
     :raises ConfigurationError: if the file cannot be read, or a column is missing.
     """
@@ -88,9 +90,10 @@ def read_rows(
 ) -> Iterator[Any]:
     """Yield the rows of an NDJSON, CSV or Parquet file, compressed or not.
 
-    NDJSON objects are unchanged. The first line of a CSV file names its columns, and all others
-    have as many cells. A row that cannot be read yields an `UnreadableRow`, which is empty, so that
-    the n-th row is the n-th of the file.
+    NDJSON objects are unchanged, and lines of a file of failed rows are the `FailedRecord` of each.
+    The first line of a CSV file names its columns, and all others have as many cells. A row that
+    cannot be read yields an `UnreadableRow`, which is empty, so that the n-th row is the n-th of
+    the file.
 
     :param ids: called with the column names of a CSV or Parquet file; returns those that hold ids,
         which stay text in CSV, or a mapping with their types. Other CSV columns become numbers or
@@ -100,7 +103,7 @@ def read_rows(
     """
     duckdb = _duckdb()
     file_format = format_of(path)
-    if options.types and file_format != "csv":
+    if options.types and file_format == "parquet":
         raise ConfigurationError(
             f"{path.name}: types= are for CSV files; JSON and Parquet have types of their own"
         )
@@ -114,7 +117,7 @@ def read_rows(
         try:
             connection = stack.enter_context(_connect(duckdb, options))
             if file_format == "ndjson":
-                yield from _objects(connection, source)
+                yield from corrected_rows(_objects(connection, source), path.name, options)
             elif file_format == "parquet":
                 yield from _parquet(connection, source, ids)
             else:

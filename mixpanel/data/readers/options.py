@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TYPES", "DecimalIds", "MixedColumn", "ReadOptions", "converted", "parse_date"]
 
-INTEGER: Final = re.compile(r"[+-]?\d+")
+# As JSON writes a number, and `.5`: whatever else a number would lose, such as the zeros of 017.
+NUMBER: Final = re.compile(r"(-?(?:0|[1-9]\d*))(\.\d+)?([eE][+-]?\d+)?|-?\.\d+", re.ASCII)
+LEADING_ZEROS: Final = re.compile(r"[+-]?0\d+(\.\d*)?", re.ASCII)
+EXACT_DIGITS: Final = 15  # of a floating-point number
+MAX_DIGITS: Final = 308  # of a whole one, which JSON parsers may hold as a floating-point number
 TRUE_AND_FALSE: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -88,8 +94,8 @@ class ReadOptions:
     """What a caller knows about a file.
 
     :param types: the types of CSV columns, `{"amount": "number"}`: "text", "number", "boolean",
-        "date" or "json". A row with a cell of another kind is rejected. Other columns get their
-        types from their cells.
+        "date" or "json". A row with a cell of another kind is rejected, and so is a number that
+        would not be the same: `017`, `1e400`. Other columns get their types from their cells.
     :param date_format: how times are written, as for `strptime`: `%d/%m/%Y %H:%M`; in UTC unless
         there is a `%z`. None reads ISO 8601 and numbers.
     :param encoding: of text files; None is UTF-8, or UTF-16 and UTF-32 with a byte order mark.
@@ -135,9 +141,31 @@ class ReadOptions:
 # ---- the cells of a column with a stated type ---------------------------------------------------
 
 
+class _LossError(ValueError):
+    """A number would not be the text that it is written as; the error says why."""
+
+
 def _number(text: str, _date_format: str | None) -> int | float:
     stripped = text.strip()
-    return int(stripped) if INTEGER.fullmatch(stripped) else float(stripped)
+    found = NUMBER.fullmatch(stripped)
+    if found is None:
+        if LEADING_ZEROS.fullmatch(stripped):
+            raise _LossError("has leading zeros, which a number would lose")
+        if stripped.startswith("+") and NUMBER.fullmatch(stripped[1:]):
+            raise _LossError("has a plus sign, which a number would lose")
+        raise ValueError(text)
+    whole, *rest = found.groups()
+    if whole is not None and not any(rest):
+        if len(whole) > MAX_DIGITS:
+            raise _LossError("is too large for a number")
+        return float(whole) if whole == "-0" else int(whole)
+    number = float(stripped)
+    digits = stripped.lower().partition("e")[0]
+    if not math.isfinite(number) or (number == 0 and any(each in "123456789" for each in digits)):
+        raise _LossError("is too large or too small for a number")
+    if whole is not None and len(whole.lstrip("-")) > EXACT_DIGITS:
+        raise _LossError("has more digits than a number with decimals holds")
+    return number
 
 
 def _boolean(text: str, _date_format: str | None) -> bool:
@@ -170,6 +198,8 @@ def converted(column: str, text: str, type_: str, date_format: str | None) -> An
     convert, name = _CONVERTERS[type_]
     try:
         return convert(text, date_format)
+    except _LossError as error:
+        raise ValueError(f"{column} {error}") from error
     except (ValueError, KeyError, RecursionError) as error:
         # Without the cell, which would make a reason of each; it is in the rejected row.
         if type_ == "date" and date_format is not None:
@@ -185,6 +215,13 @@ def parse_date(text: str, date_format: str | None) -> datetime:
     if date_format is not None:
         parsed = datetime.strptime(text.strip(), date_format)  # noqa: DTZ007 - it may have a zone
         return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    exact = text.strip()
+    if exact[4:5] == "-":  # text keeps its microseconds
+        with suppress(ValueError):
+            parsed = datetime.fromisoformat(exact)
+            return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    elif NUMBER.fullmatch(exact) is None and exact[:1].isdigit() and exact.isalnum():
+        raise ValueError(text)  # 017, or digits of another script
     milliseconds = to_milliseconds(text)
     if not isinstance(milliseconds, int):
         raise ValueError(text)  # noqa: TRY004 - of the text, not of its type

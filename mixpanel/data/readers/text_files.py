@@ -28,6 +28,7 @@ __all__ = [
 
 MAX_LINE_BYTES = 16_000_000  # Mixpanel accepts events of up to 1 MB
 SHOWN_CHARS = 200
+KEPT_CHARS = 50_000  # of a line that cannot be read, to be corrected by hand
 PIECE_CHARS = 1 << 20
 BOM = codecs.BOM_UTF8
 # Longest first: the mark of UTF-32-LE begins with that of UTF-16-LE.
@@ -115,13 +116,14 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 start = line[:SHOWN_CHARS]
                 while line and not line.endswith(b"\n"):  # skip the rest in pieces
                     line = file.readline(MAX_LINE_BYTES + 1)
-                record = {"line": number, "text": start.decode("utf-8", "replace")}
+                text = start.decode("utf-8", "replace")
+                record = {"line": number, "text": text, "truncated": True}
                 yield UnreadableRow(f"the line has more than {MAX_LINE_BYTES:,} bytes", record)
             elif not line.isspace():
                 yield json_row(line, {"line": number})
 
 
-def json_row(text: str | bytes | None, where: Mapping[str, int]) -> dict[str, Any]:
+def json_row(text: str | bytes | None, where: Mapping[str, Any]) -> dict[str, Any]:
     """Return the object of a line, or an unreadable row with the reason, its place and its text.
 
     The reason has neither the place nor the text, so that equal reasons can be counted.
@@ -142,5 +144,8 @@ def json_row(text: str | bytes | None, where: Mapping[str, int]) -> dict[str, An
         pass
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    record = {**where, "text": (text or "").strip()[:SHOWN_CHARS]}
+    text = (text or "").strip()
+    record: dict[str, Any] = {**where, "text": text[:KEPT_CHARS]}
+    if len(text) > KEPT_CHARS:
+        record["truncated"] = True
     return UnreadableRow(f"the line {problem}", record)

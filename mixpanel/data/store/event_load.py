@@ -65,6 +65,10 @@ class _NotAnEventError(Exception):
     """A line is JSON, but not an event."""
 
 
+class _PropertyTwiceError(_NotAnEventError):
+    """An event has a property twice."""
+
+
 class Load(Staging):
     """A running load of events: `stage` its parts, then `finish`.
 
@@ -223,11 +227,13 @@ class Load(Staging):
         columns = "event: 'VARCHAR', properties: 'JSON'"
         query = (
             "SELECT count(*) FILTER (event IS NULL AND properties IS NULL), "
-            f"count({schema.checked_nesting('properties')}) "
+            f"count({schema.checked_nesting('properties')}), "
+            "count(*) FILTER (len(json_keys(properties)) <> list_unique(json_keys(properties))) "
             f"FROM {schema.ndjson_source([source.path], columns, gzip=source.gzip)}"
         )
         try:
-            if (self._connection.execute(query).fetchone() or (1,))[0] == 0:
+            not_events, _, twice = self._connection.execute(query).fetchone() or (1, 0, 0)
+            if not_events == twice == 0:
                 return source
         except load_duckdb().Error:
             pass  # expected: DuckDB has refused these parts already
@@ -261,6 +267,7 @@ class Load(Staging):
                     ):
                         self._insert_files({piece: source.number}, gzip=False)
             first = sources[0].number
+            self._require_unique_properties(first)
             repaired = self._repair_nan(first)
             merged = self._merge_duplicates(first)
             return self._record_days(sources, merged, repaired)
@@ -270,6 +277,19 @@ class Load(Staging):
             paths, gzip=gzip, time_in_ms=self._time_in_ms, timezone=self._timezone
         )
         self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
+
+    def _require_unique_properties(self, first: int) -> None:
+        """Raise if a property occurs twice, of which DuckDB would read the first.
+
+        The events of a part have few different lists of properties, so each list is checked once.
+        """
+        query = (
+            "SELECT 1 FROM (SELECT any_value(keys) AS keys FROM (SELECT json_keys(properties) AS "
+            f"keys FROM {self._staging_table} WHERE _part >= ?) GROUP BY hash(keys), len(keys)) "
+            f"WHERE {schema.HAS_PROPERTY_TWICE} LIMIT 1"
+        )
+        if self._connection.execute(query, [first]).fetchone():
+            raise _PropertyTwiceError
 
     def _repair_nan(self, first: int) -> dict[int, int]:
         """Replace NaN and infinities, which DuckDB accepts, by null; return counts by part."""

@@ -98,9 +98,11 @@ def _lake(
 
 
 def _parquet_columns(source: _Source) -> list[tuple[str, str, str]]:
-    # As text, because not every engine knows the annotation for JSON in Parquet.
+    # JSON as text, as not every engine knows its annotation in Parquet; and Parquet has no integers
+    # of 128 bits: DuckDB would write them as floating-point numbers of 15 digits.
+    exact = {"JSON": "VARCHAR", "HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)"}
     return [
-        (title, f"CAST({sql} AS VARCHAR)" if type_ == "JSON" else sql, type_)
+        (title, f"CAST({sql} AS {exact[type_]})" if type_ in exact else sql, type_)
         for title, sql, type_ in source.columns
     ]
 

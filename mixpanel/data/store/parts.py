@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
+from mixpanel._records.json_stream import SPACE
 from mixpanel._runtime.private_files import create_replacing, make_folder
 from mixpanel.data.exceptions import TruncatedError, UnreadablePartError
 from mixpanel.data.store.engine import error_message
@@ -28,6 +29,7 @@ __all__ = [
     "SAFE_LINE_BYTES",
     "Repair",
     "Staged",
+    "has_key_twice",
     "is_whole_line",
     "line_end",
     "pieces",
@@ -286,13 +288,13 @@ def _check_line(line: bytes, max_bytes: int) -> tuple[bytes, str | None]:
         return line, TOO_LONG
     defect = _defect(line)
     if defect is None:
-        return line, None
+        return _with_unique_properties(line), None
     repaired_line = repair_line(line)
     if repaired_line == line.strip():
         return line, defect
     remaining = _defect(repaired_line)
     if remaining is None:
-        return repaired_line, None
+        return _with_unique_properties(repaired_line), None
     return (line if repaired_line else b""), remaining  # the caller skips an empty line
 
 
@@ -327,11 +329,58 @@ def _defect(line: bytes) -> str | None:
     return None
 
 
+def has_key_twice(line: bytes) -> bool:
+    """Return True for an event that names its `event` or its `properties` twice."""
+    may_have = b"\\u" in line or any(line.count(b'"%s"' % key.encode()) > 1 for key in KEYS)
+    return may_have and _defect(line) == DUPLICATE_KEY
+
+
+def _with_unique_properties(line: bytes) -> bytes:
+    """Return an event without earlier values of a property that it has twice, else unchanged.
+
+    As of any JSON object, the last one counts. DuckDB would read the first. Values keep their text.
+    """
+    text = line.decode()
+    for key, (start, end) in _members(text, text.index("{")):
+        if key != "properties" or text[start] != "{":
+            continue
+        found = list(_members(text, start))
+        unique = dict(found)
+        if len(unique) == len(found):
+            return line
+        kept = ",".join(f"{_json(name)}:{text[slice(*unique[name])]}" for name in unique)
+        return (text[:start] + "{" + kept + "}" + text[end:]).encode()
+    return line
+
+
+def _members(text: str, at: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the names of an object, which begins at `at`, and where their values are."""
+    at = _skip(text, at + 1)
+    while text[at] != "}":
+        name, at = _VALUES.raw_decode(text, at)
+        start = _skip(text, _skip(text, at) + 1)
+        _, end = _VALUES.raw_decode(text, start)
+        yield name, (start, end)
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    found = SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def _json(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
 def _reject_constant(constant: str) -> None:
     raise ValueError(constant)
 
 
 KEYS = ("event", "properties")
+_VALUES = json.JSONDecoder(parse_int=len, parse_float=len)  # numbers are read for their place only
 
 
 class _PairTrackingObject(dict[str, Any]):

@@ -74,16 +74,44 @@ def events(paths: Mapping[Path, int], *, gzip: bool, time_in_ms: bool, timezone:
         utc, local = f"timezone('UTC', timezone({literal(timezone)}, clock))", "clock, "
     return f"""
         SELECT event, {utc}, found[2], found[3],
-            CASE WHEN properties IS NULL OR NOT starts_with(properties, '{{') THEN properties
-                 WHEN clock IS NULL THEN {_without("distinct_id", "$insert_id")}
-                 ELSE {_without("time", "distinct_id", "$insert_id")} END,
+            CASE WHEN rest IS NULL THEN properties
+                 WHEN {_has_promoted_twice()} THEN error('{TWICE}')
+                 ELSE rest END,
             {local}part
+        FROM (SELECT *,
+            CASE WHEN properties IS NULL OR NOT starts_with(properties, '{{') THEN NULL
+                 WHEN clock IS NULL THEN {_without("distinct_id", "$insert_id")}
+                 ELSE {_without("time", "distinct_id", "$insert_id")} END AS rest
         FROM (SELECT *, {clock} AS clock FROM (SELECT *, {milliseconds} AS ms FROM (
             SELECT event, properties, part, json_extract_string(
                 properties, ['/time', '/distinct_id', '/$insert_id']) AS found
             FROM {source} JOIN (VALUES {numbers}) AS parts(filename, part) USING (filename)
-        )))
+        ))))
     """
+
+
+PROMOTED = ("time", "distinct_id", "$insert_id")
+TWICE = "a property occurs twice"
+# A row with these keys twice; `_has_promoted_twice` sees those that become columns.
+HAS_PROPERTY_TWICE = "len(keys) <> list_unique(keys)"
+
+
+def _has_promoted_twice() -> str:
+    """Return SQL that is true if one of the keys that become columns occurs twice in `properties`.
+
+    Few texts are shorter without these keys, `rest`, by more than their values in `found` take;
+    only those are parsed.
+    """
+    taken = " + ".join(
+        f"CASE WHEN found[{n}] IS NULL THEN 0 ELSE strlen(found[{n}]) + {len(key) + 6} END"
+        for n, key in enumerate(PROMOTED, 1)
+    )
+    counted = " OR ".join(
+        f"len(list_filter(json_keys(properties), lambda key: key = '{key}')) > 1"
+        for key in PROMOTED
+    )
+    is_shorter = f"strlen(properties) - strlen(rest) > {taken}"
+    return f"CASE WHEN {is_shorter} THEN {counted} ELSE false END"
 
 
 def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:

@@ -2,10 +2,15 @@
 
 import gzip
 import json
+import math
+import re
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mixpanel import ConfigurationError
 from mixpanel.data.readers import (
@@ -16,6 +21,7 @@ from mixpanel.data.readers import (
     read_rows,
     text_files,
 )
+from mixpanel.data.readers.options import converted
 
 HEADER = "event,time,user_id"
 GOOD = {"event": "A", "properties": {"time": 1000, "distinct_id": "u"}}
@@ -97,7 +103,7 @@ def test_a_bad_cell_among_booleans_is_reported(write):
 
 def test_a_stated_type_rejects_rows_with_other_cells(write):
     """The reason names the column, and the record has the cell; empty cells stay empty."""
-    path = write("a.csv", "amount,n\n12.5,1\nn/a,2\n,3\n0123,4\n")
+    path = write("a.csv", "amount,n\n12.5,1\nn/a,2\n,3\n123,4\n")
     found = rows(path, types={"amount": "number"}, on_mixed=pytest.fail)
     assert [12.5, None, None, 123] == [each.get("amount") for each in found]
     bad = found[1]
@@ -117,6 +123,68 @@ def test_a_stated_type_rejects_rows_with_other_cells(write):
 def test_types_can_be_stated(write, type_, cell, value):
     """A cell becomes a value of that type."""
     assert [value] == column(write("a.csv", f"x,y\n{cell},1\n"), "x", types={"x": type_})
+
+
+@given(
+    st.text("0123456789+-.eE_ x½٣", max_size=12)
+    | st.from_regex(r"-?[0-9]{1,25}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+)
+def test_a_stated_number_is_exact_or_rejected(text):
+    """No zero, sign or digit of an identifier is lost in silence."""
+    try:
+        value = converted("x", text, "number", None)
+    except ValueError as error:
+        assert str(error).startswith("x ")  # noqa: PT017 - whether it raises depends on the text
+        return
+    plain = text.strip()
+    assert plain.isascii()
+    assert not re.match(r"[+]|-?0\d|.*_", plain)
+    if re.fullmatch(r"-?\d+", plain):
+        assert plain.lstrip("-") == str(abs(int(value)))
+    else:  # decimals beyond the fifteenth digit are rounded
+        assert math.isfinite(value)
+        assert float(Decimal(plain)) == value
+        assert (value == 0) == (Decimal(plain) == 0)
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        ("017", "has leading zeros, which a number would lose"),
+        ("-00.5", "has leading zeros"), ("+5", "has a plus sign, which a number would lose"),
+        ("1e400", "is too large or too small"), ("1e-400", "is too large or too small"),
+        ("12345678901234567.5", "has more digits than a number with decimals holds"),
+        ("9" * 400, "is too large"), ("0x10", "is not a number"), ("1_000", "is not a number"),
+        ("½", "is not a number"), ("٣", "is not a number"), ("nan", "is not a number"),
+        ("5.", "is not a number"), ("1 000", "is not a number"),
+    ],
+)  # fmt: skip
+def test_a_number_that_would_change_is_rejected_with_the_reason(write, cell, why):
+    """The row is set aside as it is written."""
+    (row,) = rows(write("a.csv", f'x,y\n"{cell}",1\n'), types={"x": "number"})
+    assert isinstance(row, UnreadableRow)
+    assert row.problem.startswith(f"x {why}")
+    assert row.record["x"] == cell
+
+
+@pytest.mark.parametrize("cell", ["1e+400", "1e-400", "-0", "017", "+5", "1_000"])
+def test_a_number_that_would_change_stays_text(write, cell):
+    """Without a stated type."""
+    assert [cell, cell] == column(write("a.csv", f"x,y\n{cell},1\n{cell},1\n"), "x")
+
+
+@pytest.mark.parametrize("cell", ["017", "1_000", "٣", "Y"])
+def test_a_stated_date_is_no_such_number(write, cell):
+    """Seconds since 1970 are written plainly."""
+    (row,) = rows(write("a.csv", f"x,y\n{cell},1\n"), types={"x": "date"})
+    assert "x is not a date" == row.problem
+
+
+def test_a_stated_date_keeps_its_microseconds(write):
+    """Also those of another zone."""
+    at = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+    cell = "2026-01-31T14:00:00.123456+02:00"
+    assert [at] == column(write("a.csv", f"x,y\n{cell},1\n"), "x", types={"x": "date"})
 
 
 @pytest.mark.parametrize(
@@ -176,6 +244,16 @@ def test_long_integers_keep_their_digits(write):
 
 
 HOSTILE = ["Plan", "plan", "PLAN", "a.b", 'a"b', "select", "📦", "$x", "x y", "'q'"]
+
+
+def test_a_column_without_a_name_is_refused_if_it_has_cells(write):
+    """DuckDB would invent one, and the index of pandas become a property `column0`."""
+    with pytest.raises(ConfigurationError, match=r"column 1 has cells, but no name .*index=False"):
+        rows(write("a.csv", ",x\n0,a\n1,b\n"))
+    empty = write("b.csv", "x,,y,\na,,1,\nb,,2,\n")
+    assert [{"x": "a", "y": 1}, {"x": "b", "y": 2}] == rows(empty)
+    ragged = rows(write("c.csv", "x,\na,\nb\n"), keep_ragged=True)
+    assert [{"x": "a"}, {}] == ragged
 
 
 def test_names_of_csv_columns_are_kept(write):
@@ -252,7 +330,8 @@ def test_ragged_lines_can_be_set_aside(write, name):
     assert [GOOD, {}, GOOD, {}, GOOD, {}] == found
     bad = [each for each in found if not each]
     assert "the line has 2 cells, the first line has 3" == bad[0].problem
-    assert {"line": 5, "cells": ["A", "1", "u", "x", "y"]} == bad[1].record
+    columns = dict.fromkeys(HEADER.split(","), "text")
+    assert {"line": 5, "columns": columns, "cells": ["A", "1", "u", "x", "y"]} == bad[1].record
     assert 8 == bad[2].record["line"]
 
 
@@ -290,7 +369,8 @@ def test_a_line_of_json_that_cannot_be_read_is_named(write, monkeypatch, line, p
     assert [{"n": 1}, {}, {"n": 2}] == found
     assert problem in found[1].problem
     assert 3 == found[1].record["line"]
-    assert len(found[1].record["text"]) <= 200
+    assert len(found[1].record["text"]) <= 50_000
+    assert found[1].record.get("truncated", False) == (len(line) > 1000)
 
 
 def test_a_csv_line_may_be_longer_than_two_megabytes(write):
@@ -309,7 +389,8 @@ def test_a_csv_line_that_is_too_long_is_set_aside(write):
     found = rows(path, keep_ragged=True)
     assert [{"x": 1, "y": "a"}, {}, {"x": 3, "y": "b"}] == found
     assert "the line has more than 16,000,000 bytes" == found[1].problem
-    assert {"line": 3, "cells": ["2", "z" * 200]} == found[1].record
+    assert ["2", "z" * 200] == found[1].record["cells"]
+    assert found[1].record["truncated"]
 
 
 def test_a_truncated_gzip_file_says_so(write):

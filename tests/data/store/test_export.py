@@ -105,6 +105,19 @@ def test_a_table_without_event_time_is_exported_as_one_file(db, tmp_path):
     db.export_parquet("users", written, partition_by=None, overwrite=True)
 
 
+@pytest.mark.parametrize("partition_by", [None, "day"])
+def test_parquet_keeps_the_digits_of_long_integers(db, tmp_path, partition_by):
+    """They are decimals there, as DuckDB has them in Arrow; its own export would round them."""
+    number = 12345678901234567890123
+    query = (
+        f"SELECT event_time, {number}::HUGEINT AS big, NULL::UHUGEINT AS none FROM events LIMIT 1"
+    )
+    path = tmp_path / ("lake" if partition_by else "a.parquet")
+    db.export_parquet(None, path, query=query, partition_by=partition_by)
+    pattern = f"{path}/**/*.parquet" if partition_by else str(path)
+    assert [(number, None)] == [(int(big), none) for big, none in read(pattern, "big, none")]
+
+
 def test_an_empty_table_is_exported_as_an_empty_folder(db, tmp_path):
     """It is not an error."""
     db.begin_events("none", filters=Filters(), mode="new", days=[DAY]).finish()
