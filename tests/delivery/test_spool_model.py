@@ -1,5 +1,6 @@
 """A buffer, its writer and its file, in any order of events and failures."""
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -32,6 +33,12 @@ LIMITS = Limits(
 PLACES = ("events", "people", "add")
 
 
+def new_folder():
+    """Return a new folder, in memory where the machine has one: thousands of files are made."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+
+
 class ManualWriter(writer.SpoolWriter):
     """Work when the test says so, and not in a thread."""
 
@@ -45,9 +52,14 @@ class ManualWriter(writer.SpoolWriter):
 
 
 class BrokenStore(SpoolStore):
-    """A disk that can be switched off."""
+    """A disk that can be switched off. It is never synced: no power fails here."""
 
     broken = False
+
+    def _prepare(self, durability):
+        self._connection.execute("PRAGMA synchronous = OFF")
+        super()._prepare(durability)
+        self._connection.execute("PRAGMA synchronous = OFF")
 
     def add(self, block):
         self._check()
@@ -76,7 +88,7 @@ class Spool(RuleBasedStateMachine):
         spooled_buffer.LOADED = 6
         writer.RETRY_EVERY, self._retry = -1.0, writer.RETRY_EVERY
         BrokenStore.broken = False
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = new_folder()
         self.now, self.number = 1000.0, 0
         self.places = {}  # of each accepted message
         self.committed, self.settled, self.sent = set(), Counter(), Counter()
@@ -178,7 +190,7 @@ class Spool(RuleBasedStateMachine):
     @rule()
     def kill(self):
         """Continue with copies of the files, as another process would find them."""
-        copies = Path(tempfile.mkdtemp())
+        copies = new_folder()
         for path in self.folder.rglob("*"):
             if path.is_file() and not path.name.endswith(("-shm", ".lock")):
                 target = copies / path.relative_to(self.folder)
