@@ -48,23 +48,26 @@ MODULES = {
 }
 DELIVERY = tuple(f"tests/delivery/test_{name}.py" for name in ("sender", "failures", "buffer"))
 MODELS = ("tests/delivery/test_spool_model.py", "tests/faults/test_state_machine.py")
-SPOOL_TESTS = tuple(f"tests/delivery/test_{name}.py" for name in ("spool", "spool_folder", "spool_store"))
+SPOOL_TESTS = tuple(
+    f"tests/delivery/test_{name}.py" for name in ("spool", "spool_folder", "spool_store")
+)
 TESTS = {
-    "retry": ("tests/delivery/test_retry.py",),
-    "buffer": (*DELIVERY, MODELS[1]),
+    "retry": ("tests/delivery/test_retry.py", "tests/delivery/test_retry_edges.py"),
+    "buffer": ("tests/delivery/test_buffer.py", "tests/delivery/test_buffer_edges.py"),
     "sender": (*DELIVERY, "tests/delivery/test_replaced_methods.py"),
-    "spool": (*SPOOL_TESTS, MODELS[0]),
+    "spool": SPOOL_TESTS,
     "spool/maintenance": ("tests/cli/test_spool.py",),
 }
 # For those that survive these. Their tests go through a client, and are slower.
 WIDER = {
     "retry": ("tests/delivery/test_attention.py", *DELIVERY),
-    "buffer": ("tests/delivery/test_attention.py", "tests/delivery/test_replaced_methods.py"),
+    "buffer": ("tests/delivery/test_attention.py", *DELIVERY[:2], MODELS[1]),
     "sender": ("tests/delivery/test_attention.py", "tests/runtime/test_lifecycle.py", MODELS[1]),
-    "spool": ("tests/cli/test_spool.py",),
+    "spool": ("tests/cli/test_spool.py", *MODELS),
 }
 SLOWEST = 6.0  # seconds of the processor for one test; what takes longer is left out
-BUDGET = 10.0  # the same for all tests of one mutant, the fastest first
+BUDGET = 3.0  # the same for all tests of one mutant, the fastest first
+WIDER_BUDGET = 20.0
 PROCESSES = 2
 
 
@@ -155,7 +158,13 @@ class Runner:
         print(f"measured the tests after {time.monotonic() - self.started:.0f} s", flush=True)
         jobs = self._jobs()
         print(f"{len(jobs)} mutants, {len(self.items)} tests", flush=True)
-        self._run(jobs)
+        running: dict[int, Child] = {}
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+        try:
+            self._run(jobs, running)
+        finally:
+            for child in running.values():
+                os.killpg(child.pid, signal.SIGKILL)
         return True
 
     def _jobs(self) -> list[Job]:
@@ -222,15 +231,14 @@ class Runner:
         chosen, spent = [], 0.0
         for each in found:
             spent += self.costs[each]
-            if chosen and spent > BUDGET:
+            if chosen and spent > (WIDER_BUDGET if self.options.survivors else BUDGET):
                 break
             chosen.append(each)
         return chosen
 
     # ---- forks --------------------------------------------------------------------------------------
 
-    def _run(self, jobs: list[Job]) -> None:
-        running: dict[int, Child] = {}
+    def _run(self, jobs: list[Job], running: dict[int, Child]) -> None:
         waiting = list(reversed(jobs))
         last = time.monotonic()
         while waiting or running:
@@ -250,9 +258,7 @@ class Runner:
                 count = Counter(self.fates.values())
                 print(f"{last - self.started:.0f} s: {dict(count)}", flush=True)
 
-    def _start(
-        self, running: dict[int, Child], job: Job, tests: list[int], *, again: bool
-    ) -> None:
+    def _start(self, running: dict[int, Child], job: Job, tests: list[int], *, again: bool) -> None:
         read, write = os.pipe()
         pid = os.fork()
         if not pid:

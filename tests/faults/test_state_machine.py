@@ -470,7 +470,6 @@ TestDelivery.settings = settings(
 )
 
 
-
 # ---- with a spool -------------------------------------------------------------------------------
 
 
@@ -574,7 +573,9 @@ class DurableSystem(System):
             stats = self.sender.stats.snapshot()
             queues = buffer.queues.values()
             loaded = [one for queue in queues for one in queue.unsent]
-            loaded += [one for each in queues for batch in each.in_flight for one in batch.unsettled]
+            loaded += [
+                one for each in queues for batch in each.in_flight for one in batch.unsettled
+            ]
             waiting = [one for queue in queues for one in (*queue.staged, *queue.writing)]
             on_disk = sum(queue.on_disk for queue in queues)
             in_memory = [one for one in loaded if one.block is None and one.index >= 0]
