@@ -192,7 +192,7 @@ def test_an_exception_amid_a_change_leaves_counts_that_add_up():
     assert not buffer.stats.changing
 
 
-# ---- what is due ----------------------------------------------------------------------------------
+# ---- what is due --------------------------------------------------------------------------------
 
 
 def test_a_batch_is_as_large_as_its_limit_exactly():
@@ -306,7 +306,7 @@ def test_a_pause_that_only_a_human_can_end_is_not_cleared():
         buffer.clear_pauses()
         assert take(buffer, everything=True) is None
         assert not buffer.has_unsettled(FAR)
-        assert not buffer.health().healthy
+        assert not buffer.health().ok
         flush(buffer)
         assert buffer.has_unsettled(FAR)
         assert (queue.paused_until, queue.paused_by) == (0.0, None)
@@ -329,7 +329,7 @@ def test_the_batch_of_an_owner_that_is_gone_is_taken_again():
         assert buffer.has_in_flight() is bool(buffer.queues["events"].in_flight)
 
 
-# ---- settling -------------------------------------------------------------------------------------
+# ---- settling -----------------------------------------------------------------------------------
 
 
 def test_settling_counts_each_fate_under_its_name():
@@ -357,8 +357,8 @@ def test_outcomes_are_reported_with_their_reason():
     """That of the error, where there is no other; quietly, if the caller raises it."""
     errors, drops = [], []
     buffer, outcomes = reported()
-    buffer.stats._on_error = lambda error, some: errors.append((str(error), len(some)))
-    buffer.stats._on_drop = lambda why, some: drops.append((why, len(some)))
+    buffer.stats.on_error = lambda error, some: errors.append((str(error), len(some)))
+    buffer.stats.on_drop = lambda why, some: drops.append((why, len(some)))
     error, some = TransportError("broken"), [event(0)]
     buffer.announce(some, "rejected", error=error)
     buffer.announce(some, "dropped", "why", error)
@@ -410,7 +410,7 @@ def test_records_that_skip_the_queue_are_in_claims_by_batch():
     assert (buffer.stats.pending, buffer.bytes) == (1, 7)
 
 
-# ---- results and health ---------------------------------------------------------------------------
+# ---- results and health -------------------------------------------------------------------------
 
 
 def test_a_result_has_what_was_settled_since_the_snapshot():
@@ -461,13 +461,13 @@ def test_health_shows_what_each_queue_is_doing():
         "people": ("sending", 2, 1, 3.0, None),
         "groups": ("waiting", 1, 0, 3.0, 5.0),
     }
-    assert (health.healthy, health.pending, health.oldest_age) == (True, 4, 3.0)
+    assert (health.ok, health.pending, health.oldest_age) == (True, 4, 3.0)
     later = make()
     later.put(event(0))
     assert later.health().queues["events"].state == "gathering"
     later.queues["events"].paused_by = TransportError("broken")
     assert later.health().queues["events"].state == "halted"
-    assert not later.health().healthy
+    assert not later.health().ok
 
 
 def test_the_oldest_message_of_a_queue_may_be_in_flight():

@@ -1,4 +1,4 @@
-"""The edges of a delivery's decisions, each one off by one operator: see tests/faults/mutation.py."""
+"""The edges of a delivery's decisions, each off by one: see tests/faults/mutation.py."""
 
 import pytest
 

@@ -37,6 +37,7 @@ ARITHMETIC = {
     ast.RShift: ast.LShift,
 }
 CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
+UNCHANGED = (ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 WORD = re.compile(r"[\w.-]+")
 LENGTH = 110  # of the text that describes a change
 
@@ -109,7 +110,8 @@ class _Scopes(ast.NodeTransformer):
         self.key = key
         return node
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self.visit_FunctionDef(node)  # type: ignore[arg-type]
 
     def body(self, node: ast.FunctionDef, *, outer: bool) -> None:
         raise NotImplementedError
@@ -146,25 +148,25 @@ class _Mutator(_Scopes):
         node.body = [self.visit(each) for each in node.body]
 
     def visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, UNCHANGED):
+            return node
         if self.key is not None:
             for text, build in self._changes(node):
                 number = len(self.found)
                 self.texts[self.key[0], text] += 1
-                if (times := self.texts[self.key[0], text]) > 1:
-                    text += f" ({times})"
+                times = self.texts[self.key[0], text]
+                change = text if times == 1 else f"{text} ({times})"
                 line = getattr(node, "lineno", 0)
-                self.found.append(Mutant(number, self.key[0], line, text))
+                self.found.append(Mutant(number, self.key[0], line, change))
                 if number == self.target:
                     self.changed = self.key
                     return ast.copy_location(build(), node)
         return super().visit(node)
 
-    # ---- what is left as it is --------------------------------------------------------------------
+    # ---- what is left as it is ------------------------------------------------------------------
 
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return node
-
-    visit_JoinedStr = visit_Raise = visit_Import = visit_ImportFrom = visit_Assert  # type: ignore[assignment]
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         return node if _is_text(node) else self.generic_visit(node)
@@ -180,7 +182,7 @@ class _Mutator(_Scopes):
             return node
         return self.generic_visit(node)
 
-    # ---- what is changed --------------------------------------------------------------------------
+    # ---- what is changed ------------------------------------------------------------------------
 
     def _changes(self, node: ast.AST) -> Iterator[tuple[str, Callable[[], ast.AST]]]:
         if isinstance(node, ast.stmt):

@@ -185,7 +185,7 @@ class Runner:
             jobs = [job for part in parts.values() for job in part[: self.options.sample]]
         return jobs
 
-    # ---- which tests ------------------------------------------------------------------------------
+    # ---- which tests ----------------------------------------------------------------------------
 
     def _measure(self) -> None:
         """Run all tests once, in a fork, to see what they reach and cost."""
@@ -236,7 +236,7 @@ class Runner:
             chosen.append(each)
         return chosen
 
-    # ---- forks --------------------------------------------------------------------------------------
+    # ---- forks ----------------------------------------------------------------------------------
 
     def _run(self, jobs: list[Job], running: dict[int, Child]) -> None:
         waiting = list(reversed(jobs))
@@ -339,7 +339,7 @@ def _on_asyncio(item: pytest.Item) -> bool:
     return backend is None or backend == ("asyncio", {"use_uvloop": False})
 
 
-# ---- the result -----------------------------------------------------------------------------------
+# ---- the result ---------------------------------------------------------------------------------
 
 
 def _name(job: Job) -> tuple[str, str]:
@@ -361,7 +361,7 @@ def survivors() -> dict[tuple[str, str, str], dict[str, str]]:
 def result_of(
     fates: dict[Job, str], total: Counter[str], options: argparse.Namespace
 ) -> dict[str, object]:
-    """Return what `mutation.json` holds: for each module its counts, and each survivor's verdict."""
+    """Return what `mutation.json` holds: the counts of each module, and its survivors."""
     old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"modules": {}}
     known = survivors()
     modules = dict(old["modules"])
@@ -423,8 +423,9 @@ def table(modules: dict[str, dict]) -> str:
     """Return the score of each module as text."""
     lines = ["module                mutants     of  killed  timeout  survived  equivalent   score"]
     for name, each in modules.items():
+        mutants, killed, late = each["mutants"], each["killed"], each["timeout"]
         lines.append(
-            f"{name:<20} {each['mutants']:>8} {each['of']:>6} {each['killed']:>7} {each['timeout']:>8} "
+            f"{name:<20} {mutants:>8} {each['of']:>6} {killed:>7} {late:>8} "
             f"{each['survived']:>9} {each['equivalent']:>11} {score(each):>7.1%}"
         )
     return "\n".join(lines)

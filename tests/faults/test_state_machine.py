@@ -624,7 +624,7 @@ class DurableSystem(System):
 
 
 class DurableDelivery(Delivery):
-    """The same with a spool: processes are killed, others continue, and what was committed holds."""
+    """The same with a spool: processes are killed, and what was committed is not lost."""
 
     def __init__(self):
         self.patch = pytest.MonkeyPatch()
@@ -658,7 +658,7 @@ class DurableDelivery(Delivery):
 
     @rule()
     def close(self):
-        """Close with a healthy server, account for everything, and continue with the same folder."""
+        """Close with a healthy server, and continue with the same folder."""
         self.system.connections.faults.clear()
         self._run(self._live([]))
         self._run(self.system.sender.aclose(30))
