@@ -6,6 +6,7 @@ import pytest
 
 from mixpanel._delivery.buffer import Buffer, Claim
 from mixpanel._delivery.stats import DeliveryStats
+from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ClosedError, QueueFullError, TransportError
 from mixpanel.settings import Limits
 from tests.delivery.test_buffer import Clock, event, make, numbers, take
@@ -139,10 +140,74 @@ def test_a_group_of_messages_is_refused_as_a_whole():
     make(max_queue_size=1).ensure_space([event(1), event(2)])
 
 
+def test_a_message_as_large_as_a_buffer_that_is_in_use_may_fit_later():
+    """It is not too large; with "raise" its caller may try again."""
+    buffer = make("raise", max_queue_bytes=7)
+    buffer.put(event(0))
+    with pytest.raises(QueueFullError):
+        buffer.put(event(1))
+
+
+def test_a_put_that_fails_leaves_counts_that_add_up():
+    """They are derived from the records."""
+    buffer = make()
+    buffer.put(event(0))
+    buffer.bytes = 99
+    with pytest.raises(KeyError):
+        buffer.put(event(1, "nowhere"))
+    assert (buffer.bytes, buffer.stats.pending, buffer.stats.changing) == (7, 1, False)
+
+
+def defer(buffer, *some):
+    """Put messages as a signal handler does that interrupts a change."""
+    with buffer.lock:
+        buffer.stats.changing = True
+        put(buffer, *some)
+        buffer.stats.changing = False
+
+
+def test_any_number_of_messages_may_be_deferred_any_number_of_times():
+    """None of them puts the others while it is put itself."""
+    buffer = make()
+    for pending in (3000, 3001):
+        defer(buffer, *map(event, range(pending - buffer.stats.pending)))
+        buffer.mark_for_flush()
+        assert buffer.stats.pending == pending
+    defer(buffer, event(0))
+    buffer.put(event(1))  # puts it as well
+    assert buffer.stats.pending == 3003
+
+
+def test_no_message_is_put_while_its_thread_holds_the_lock():
+    """What interrupted code has read would change under it."""
+    buffer = make()
+    defer(buffer, event(0))
+    with buffer.lock:
+        buffer.mark_for_flush()
+        assert buffer.stats.pending == 0
+    buffer.mark_for_flush()
+    assert buffer.stats.pending == 1
+
+
+def test_a_deferred_message_that_another_signal_interrupts_stays_deferred(monkeypatch):
+    """It is put at the next call."""
+    buffer = make()
+    defer(buffer, event(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer, "clock", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            buffer._put_deferred()
+    assert len(buffer.stats.deferred) == 1
+    buffer.mark_for_flush()
+    assert buffer.stats.pending == 1
+
+
 def test_a_message_of_a_signal_handler_waits_until_the_buffer_is_free():
     """It is put in the same call; a full buffer drops it, since its caller has returned."""
     for when_full in ("drop_newest", "raise", "wait"):
         buffer, outcomes = reported(when_full, max_queue_size=2)
+        drops = []
+        buffer.stats.on_drop = lambda why, some, drops=drops: drops.append((why, some))
         buffer.put(event(0))
         with buffer.lock:
             buffer.stats.changing = True  # a handler runs inside of a change
@@ -156,6 +221,7 @@ def test_a_message_of_a_signal_handler_waits_until_the_buffer_is_free():
         assert buffer.stats.pending == 2
         assert not buffer.stats.deferred
         assert outcomes == [([2], "dropped", "queue_full")]
+        assert drops == [("queue_full", [{"n": 2}])]
         assert buffer.stats.snapshot().dropped == {"queue_full": 1}
         assert buffer.stats.snapshot().balanced
 
@@ -203,6 +269,38 @@ def test_a_batch_is_as_large_as_its_limit_exactly():
         batch = take(buffer, everything=True)
         assert len(batch.records) == count
         assert buffer.queues["events"].bytes == 7 * (9 - count)
+
+
+def test_records_with_equal_credentials_share_a_batch():
+    """Up to the last byte, even if each has an object of its own."""
+    limit = full_size(event(), 3)
+    for last, count in ((0, 3), (10, 2)):
+        buffer = make(max_batch_bytes=limit)
+        for n in (0, 1, last):
+            buffer.put(event(n, "imports", auth=ApiSecret("".join(["s"] * 9))))
+        assert len(take(buffer, everything=True).records) == count
+
+
+def test_each_endpoint_has_its_own_limit_of_requests():
+    """Profiles and groups keep their order; other services name theirs."""
+    buffer = make(max_batch_size=1, concurrency=2)
+    assert {name: queue.max_in_flight for name, queue in buffer.queues.items()} == {
+        "events": 2, "imports": 2, "people": 1, "groups": 1,
+    }  # fmt: skip
+    other = Buffer(Limits(), DeliveryStats(), max_in_flight={"batch": 3})
+    assert [queue.max_in_flight for queue in other.queues.values()] == [3]
+
+
+def test_no_queue_is_paused_at_first():
+    """Even if the clock has just begun; nor after its pause was cleared."""
+    buffer = make(max_batch_size=1)
+    buffer.clock.now = 0.25
+    buffer.put(event(0))
+    assert buffer.due() == 1
+    buffer.queues["events"].paused_until = 9.0
+    assert buffer.due() == 0
+    buffer.clear_pauses()
+    assert buffer.due() == 1
 
 
 def test_as_many_batches_are_due_as_are_full():
@@ -410,6 +508,25 @@ def test_records_that_skip_the_queue_are_in_claims_by_batch():
     assert (buffer.stats.pending, buffer.bytes) == (1, 7)
 
 
+def test_a_lone_record_goes_back_to_the_head_of_its_queue():
+    """Before those that follow it."""
+    buffer = make(max_batch_size=1)
+    put(buffer, event(0), event(1))
+    buffer.finish(take(buffer))
+    assert numbers(buffer.queues["events"].unsent) == [0, 1]
+
+
+def test_dropping_all_includes_what_is_in_flight():
+    """Its owner settles nothing any more."""
+    buffer, outcomes = reported(max_batch_size=1)
+    put(buffer, event(0), event(1))
+    batch = take(buffer)
+    buffer.drop_all("why")
+    assert outcomes == [([0, 1], "dropped", "why")]
+    assert not batch.live
+    assert not buffer.has_in_flight()
+
+
 # ---- results and health -------------------------------------------------------------------------
 
 
@@ -420,6 +537,7 @@ def test_a_result_has_what_was_settled_since_the_snapshot():
     batch = take(buffer, everything=True)
     buffer.settle(batch, batch.records[:1], "delivered")
     buffer.settle(batch, batch.unsettled[:1], "dropped", "before")
+    buffer.announce([], "rejected", error=TransportError("earlier"))
     before = buffer.snapshot()
     buffer.settle(batch, batch.unsettled[:2], "delivered")
     buffer.settle(batch, batch.unsettled[:1], "rejected")
@@ -462,6 +580,11 @@ def test_health_shows_what_each_queue_is_doing():
         "groups": ("waiting", 1, 0, 3.0, 5.0),
     }
     assert (health.ok, health.pending, health.oldest_age) == (True, 4, 3.0)
+    buffer.clock.now += 5
+    assert buffer.health().queues["groups"].state == "gathering"  # its pause is just over
+    put(buffer, event(9))
+    buffer.clock.now += 1
+    assert buffer.health().queues["events"].oldest_age == 9.0
     later = make()
     later.put(event(0))
     assert later.health().queues["events"].state == "gathering"

@@ -27,18 +27,21 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import NamedTuple
 
-os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+if __name__ == "__main__":
+    os.environ["HYPOTHESIS_PROFILE"] = "mutation"
 
 import pytest
 
-from tests.faults.mutants import Mutant, functions_of, marked_codes, mutants_of, mutated_code
+from tests.faults.mutants import Mutant, marked_codes, mutants_of, mutated_code
 
+ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).with_name("mutation.json")
 PACKAGE = "mixpanel._delivery"
 SPOOL = ("blocks", "folder", "maintenance", "options", "spooled_buffer", "store", "writer")
@@ -102,11 +105,10 @@ class Code:
             assert file is not None
             source = Path(file).read_text(encoding="utf-8")
             self.sources[name] = source, file
-            known = functions_of(compile(source, file, "exec"))
             for each in everything:
                 code = each.__code__
                 key = (code.co_qualname, code.co_firstlineno)
-                if code.co_filename == file and key in known:
+                if code.co_filename == file and "<lambda>" not in code.co_qualname:
                     self.functions[name, key].append(each)
         del everything
         gc.collect()
@@ -131,10 +133,10 @@ class Code:
         """Replace the code of the mutant's function."""
         source, file = self.sources[job.module]
         code = mutated_code(source, file, job.mutant)
-        functions = self.functions[job.module, (code.co_qualname, code.co_firstlineno)]
-        assert functions, f"{job.mutant} is not loaded"
-        for function in functions:
-            function.__code__ = code
+        for each in _with_inner(code):  # an inner one may be in use, as the wrapper of a decorator
+            for function in self.functions[job.module, (each.co_qualname, each.co_firstlineno)]:
+                if function.__code__.co_freevars == each.co_freevars:
+                    function.__code__ = each
 
 
 class Runner:
@@ -318,6 +320,13 @@ class Runner:
 
     def _run_item(self, item: pytest.Item, after: pytest.Item | None) -> None:
         item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _with_inner(each)
 
 
 def _clocks() -> tuple[float, float]:
