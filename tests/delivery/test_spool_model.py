@@ -153,6 +153,23 @@ class Spool(RuleBasedStateMachine):
         batch.sending = batch.records
         self.claims.append(batch)
 
+    @rule(place=st.sampled_from(["events", "people"]), ends=st.booleans())
+    def deliver(self, place, ends):
+        """Send a message that skips the spool; the loop of its caller may end first."""
+        self.number += 1
+        self.places[self.number] = place
+        claims = []
+        one = Record(place, b'{"m": %d}' % self.number)
+        self.buffer.claim_directly([one], claims, lambda: not ends)
+        if ends:
+            self.buffer.reclaim(dead_only=True)
+            return
+        batch = claims[0].batch
+        self._apply(one)
+        self.settled[self.number] += 1
+        self.buffer.settle(batch, batch.unsettled, "delivered")
+        self.buffer.finish(batch)
+
     @precondition(lambda self: self.claims)
     @rule(at=st.integers(0, 100), fate=st.sampled_from(["delivered", "rejected", "partly", "not"]))
     def respond(self, at, fate):

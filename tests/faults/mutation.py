@@ -69,8 +69,8 @@ WIDER = {
     "spool": ("tests/cli/test_spool.py", *MODELS),
 }
 SLOWEST = 6.0  # seconds of the processor for one test; what takes longer is left out
-BUDGET = 3.0  # the same for all tests of one mutant, the fastest first
-WIDER_BUDGET = 20.0
+BUDGET = 8.0  # seconds that pass in all tests of one mutant, the fastest first
+WIDER_BUDGET = 30.0
 PROCESSES = 2
 
 
@@ -229,10 +229,10 @@ class Runner:
         found = self.reached.get((job.module, job.mutant.function), [])
         # Those that killed another mutant of this function are likely to kill this one.
         key = job.module, job.mutant.function
-        found = sorted(found, key=lambda at: self.costs[at] / (1 + 20 * self.killers[(*key, at)]))
+        found = sorted(found, key=lambda at: self.waits[at] / (1 + 20 * self.killers[(*key, at)]))
         chosen, spent = [], 0.0
         for each in found:
-            spent += self.costs[each]
+            spent += self.waits[each]
             if chosen and spent > (WIDER_BUDGET if self.options.survivors else BUDGET):
                 break
             chosen.append(each)

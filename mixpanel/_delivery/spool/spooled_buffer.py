@@ -227,7 +227,7 @@ class SpooledBuffer(Buffer):
                     queue.bytes = sum([len(record.body) for record in queue.unsent])
                     waiting = [*queue.staged, *queue.writing]
                     loaded = [*queue.unsent, *in_flight]
-                    in_memory = [record for record in loaded if record.block is None]
+                    in_memory = [record for record in loaded if _is_refused(record)]
                     count += len(waiting) + len(loaded) + queue.on_disk
                     size += sum([len(record.body) for record in waiting + loaded])
                     self.memory_only += len(in_memory)
@@ -287,7 +287,7 @@ class SpooledBuffer(Buffer):
 
     @locked
     def _forget_memory_only(self, records: Sequence[Record]) -> None:
-        in_memory = [record for record in records if getattr(record, "block", None) is None]
+        in_memory = [record for record in records if _is_refused(record)]
         count = min(len(in_memory), self.memory_only)
         size = min(sum([len(record.body) for record in in_memory]), self.unspooled_bytes)
         self.memory_only -= count
@@ -338,10 +338,10 @@ class SpooledBuffer(Buffer):
         return taken
 
     def _stage_again(self, queue: SpoolQueue) -> None:
-        refused = [record for record in queue.unsent if record.block is None]
+        refused = [record for record in queue.unsent if _is_refused(record)]
         if refused:
             size = sum([len(record.body) for record in refused])
-            kept = deque([record for record in queue.unsent if record.block is not None])
+            kept = deque([record for record in queue.unsent if not _is_refused(record)])
             staged = deque([*refused, *queue.staged])
             queue.unsent, queue.staged = kept, staged
             queue.bytes -= size
@@ -400,7 +400,7 @@ class SpooledBuffer(Buffer):
                 record
                 for batch in queue.in_flight
                 for record in batch.unsettled
-                if record.block is None and record.index != NEVER_SPOOLED
+                if _is_refused(record)
             ]
             if refused:
                 found[name] = sorted(refused, key=_sequence)
@@ -590,6 +590,11 @@ class SpooledBuffer(Buffer):
         self.bytes = self.disk_bytes = self.unspooled = self.unspooled_bytes = 0
         self.memory_only = 0
         return lost
+
+
+def _is_refused(record: Record) -> bool:
+    """Return True for a message that is in memory only because the disk failed."""
+    return record.block is None and record.index != NEVER_SPOOLED
 
 
 def _error_texts(records: Sequence[Record], error: DeliveryError | None) -> list[str]:
