@@ -1,5 +1,7 @@
 """The edges of the spool's decisions, each one off by one: see tests/faults/mutation.py."""
 
+import sqlite3
+
 import pytest
 
 from mixpanel import Limits
@@ -114,3 +116,54 @@ def test_what_skipped_the_spool_and_lost_its_loop_is_sent_from_memory(make):
     cycle(buffer)
     assert buffer.stats.snapshot().balanced
     assert (stored(buffer), buffer.bytes) == (0, 0)
+
+
+@pytest.fixture
+def backlog(make, monkeypatch):
+    """A buffer with two messages in memory, and three blocks on disk only."""
+    monkeypatch.setattr(spooled_buffer, "LOADED", 2)
+    buffer = make()
+    for n in range(5):
+        buffer.put(event(n))
+        cycle(buffer)
+    assert (buffer.queues["events"].on_disk, buffer.disk_bytes) == (3, 21)
+    return buffer
+
+
+def run(buffer, statement):
+    buffer.writer._files.own.store._connection.execute(statement)
+
+
+def settle_all(buffer):
+    while (batch := take(buffer)) is not None:
+        buffer.settle(batch, batch.unsettled, "delivered")
+        buffer.finish(batch)
+        cycle(buffer)
+
+
+def test_damaged_blocks_take_no_space(backlog):
+    """What is lost does not count against `max_spool_bytes`."""
+    run(backlog, "UPDATE block SET crc = crc + 1 WHERE id = (SELECT max(id) FROM block)")
+    settle_all(backlog)
+    assert backlog.stats.snapshot().dropped == {"corrupt": 1}
+    assert (backlog.disk_bytes, backlog.stats.pending) == (0, 0)
+
+
+def test_blocks_that_are_missing_take_no_space(backlog):
+    """The counts of a file may be higher than what it has."""
+    run(backlog, "DROP TRIGGER block_removed")
+    run(backlog, "DELETE FROM block WHERE id = (SELECT max(id) FROM block)")
+    settle_all(backlog)
+    assert backlog.stats.snapshot().dropped == {"corrupt": 1}
+    assert (backlog.disk_bytes, backlog.stats.pending) == (0, 0)
+
+
+def test_a_file_that_was_set_aside_takes_no_space(backlog):
+    """What memory holds is written to a new one."""
+    own = backlog.writer._files.own
+    backlog.writer._set_aside(backlog, own, sqlite3.DatabaseError("malformed"))
+    assert backlog.stats.snapshot().dropped == {"corrupt": 3}
+    assert (backlog.disk_bytes, backlog.memory_only, backlog.unspooled_bytes) == (0, 2, 14)
+    cycle(backlog)
+    assert (stored(backlog), backlog.memory_only, backlog.unspooled_bytes) == (2, 0, 0)
+    assert backlog.writer.quarantined == 1

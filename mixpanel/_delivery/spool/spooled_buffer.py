@@ -450,13 +450,17 @@ class SpooledBuffer(Buffer):
             queue.disk_sequence = records[-1].sequence
 
     @locked
-    def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool) -> None:
-        """Count messages that are dropped without having been in memory."""
+    def lost(
+        self, endpoint: str, count: int, reason: str, *, on_disk: bool, size: int = 0
+    ) -> None:
+        """Count messages that are dropped without having been in memory; `size` may be unknown."""
         stats = self.stats
         stats.dropped.setdefault(reason, 0)
         if on_disk:
             queue = self.queues[endpoint]
             queue.on_disk -= count
+            left = any(each.on_disk for each in self.queues.values())
+            self.disk_bytes = max(0, self.disk_bytes - size) if left else 0
         stats.pending -= count
         stats.dropped[reason] += count
 
