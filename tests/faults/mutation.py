@@ -57,8 +57,12 @@ SPOOL_TESTS = tuple(
 TESTS = {
     "retry": ("tests/delivery/test_retry.py", "tests/delivery/test_retry_edges.py"),
     "buffer": ("tests/delivery/test_buffer.py", "tests/delivery/test_buffer_edges.py"),
-    "sender": (*DELIVERY, "tests/delivery/test_replaced_methods.py"),
-    "spool": SPOOL_TESTS,
+    "sender": (
+        "tests/delivery/test_sender_edges.py",
+        *DELIVERY,
+        "tests/delivery/test_replaced_methods.py",
+    ),
+    "spool": (*SPOOL_TESTS, "tests/delivery/test_spool_edges.py"),
     "spool/maintenance": ("tests/cli/test_spool.py",),
 }
 # For those that survive these. Their tests go through a client, and are slower.
