@@ -50,27 +50,27 @@ MODULES = {
     **{f"spool/{name}": f"{PACKAGE}.spool.{name}" for name in SPOOL},
 }
 DELIVERY = tuple(f"tests/delivery/test_{name}.py" for name in ("sender", "failures", "buffer"))
-MODELS = ("tests/delivery/test_spool_model.py", "tests/faults/test_state_machine.py")
-SPOOL_TESTS = tuple(
-    f"tests/delivery/test_{name}.py" for name in ("spool", "spool_folder", "spool_store")
-)
+SPOOL_MODEL = "tests/delivery/test_spool_model.py"
+STATE_MACHINE = "tests/faults/test_state_machine.py"
+SPOOL_TESTS = tuple(f"tests/delivery/test_spool_{name}.py" for name in ("store", "folder", "edges"))
 TESTS = {
     "retry": ("tests/delivery/test_retry.py", "tests/delivery/test_retry_edges.py"),
     "buffer": ("tests/delivery/test_buffer.py", "tests/delivery/test_buffer_edges.py"),
-    "sender": (
-        "tests/delivery/test_sender_edges.py",
-        *DELIVERY,
-        "tests/delivery/test_replaced_methods.py",
-    ),
-    "spool": (*SPOOL_TESTS, "tests/delivery/test_spool_edges.py"),
+    "sender": ("tests/delivery/test_sender_edges.py",),
+    "spool": SPOOL_TESTS,
     "spool/maintenance": ("tests/cli/test_spool.py",),
 }
 # For those that survive these. Their tests go through a client, and are slower.
 WIDER = {
     "retry": ("tests/delivery/test_attention.py", *DELIVERY),
-    "buffer": ("tests/delivery/test_attention.py", *DELIVERY[:2], MODELS[1]),
-    "sender": ("tests/delivery/test_attention.py", "tests/runtime/test_lifecycle.py", MODELS[1]),
-    "spool": ("tests/cli/test_spool.py", *MODELS),
+    "buffer": ("tests/delivery/test_attention.py", *DELIVERY[:2], STATE_MACHINE),
+    "sender": (*DELIVERY, "tests/delivery/test_replaced_methods.py", STATE_MACHINE),
+    "spool": (
+        SPOOL_MODEL,
+        "tests/delivery/test_spool.py",
+        "tests/cli/test_spool.py",
+        STATE_MACHINE,
+    ),
 }
 SLOWEST = 6.0  # seconds of the processor for one test; what takes longer is left out
 BUDGET = 8.0  # seconds that pass in all tests of one mutant, the fastest first
