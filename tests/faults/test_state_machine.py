@@ -647,6 +647,12 @@ class DurableDelivery(Delivery):
     async def _commit(self, _value):
         await self.system.commit()
 
+    @rule(place=st.sampled_from(PLACES), fault=st.sampled_from(["late", "lost response", "hang"]))
+    def kill_amid_a_request(self, place, fault):
+        """End while the server has the request, and its response is not there yet."""
+        self.system.connections.faults.clear()
+        self.kill([("fault", fault), ("track", place), ("flush", 0.3)])
+
     @rule(acts=st.lists(act, min_size=1, max_size=5))
     def kill(self, acts):
         """End amid requests, without any code of ours; another process finds the files."""
