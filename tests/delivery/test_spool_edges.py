@@ -9,7 +9,14 @@ import pytest
 from mixpanel import Limits
 from mixpanel._delivery.buffer import Claim
 from mixpanel._delivery.spool import blocks, spooled_buffer, writer
-from mixpanel._delivery.spool.blocks import Block, Credentials, RecordCodec, Source, new_blocks
+from mixpanel._delivery.spool.blocks import (
+    Block,
+    Credentials,
+    RecordCodec,
+    Source,
+    dead_letter,
+    new_blocks,
+)
 from mixpanel._delivery.spool.folder import Destination
 from mixpanel._delivery.spool.options import SpoolOptions
 from mixpanel._delivery.spool.spooled_buffer import SpooledBuffer
@@ -587,3 +594,114 @@ def test_facts_about_the_owner_are_replaced(store):
     assert store.integrity() == "ok"
     assert store.file_bytes() > 4096
     assert store.free_pages() == 0
+
+
+# ---- counts after an interruption ---------------------------------------------------------------
+
+
+def test_counts_are_derived_from_the_records_after_an_exception(make, monkeypatch):
+    """Wherever they are: settled, in flight, in memory, on disk only, or not written yet."""
+    monkeypatch.setattr(spooled_buffer, "LOADED", 3)
+    buffer = make(max_batch_size=1, concurrency=2)
+    for n in range(5):
+        buffer.put(event(n))
+        cycle(buffer)
+    for fate in ("delivered", "rejected"):
+        batch = take(buffer)
+        buffer.settle(batch, batch.unsettled, fate)
+        buffer.finish(batch)
+    take(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(5, "people"))
+    cycle(buffer)
+    buffer.put(event(6))
+    state = vars(buffer)
+    names = ("bytes", "unspooled", "unspooled_bytes", "memory_only")
+    before = {name: state[name] for name in names}
+    stats = (buffer.stats.accepted, buffer.stats.pending)
+    assert before["memory_only"] == 1
+    buffer.bytes = buffer.unspooled = buffer.unspooled_bytes = buffer.memory_only = 99
+    buffer.stats.pending = buffer.stats.accepted = 99
+    with pytest.raises(KeyError):
+        buffer.put(event(7, "nowhere"))
+    assert {name: state[name] for name in names} == before
+    assert (buffer.stats.accepted, buffer.stats.pending) == stats
+    assert buffer.stats.changing is False
+
+
+def test_adopted_messages_need_no_space_of_their_own(make):
+    """The limit of a spool is for what this process adds."""
+    first = make(max_spool_bytes=14)
+    first.put(event(0))
+    first.put(event(1))
+    cycle(first)
+    first.drop_all("closed", end_reason="closed")
+    second = make(max_spool_bytes=14)
+    cycle(second)
+    assert (second.stats.pending, second.adopted_bytes) == (2, 14)
+    second.put(event(2))
+    second.put(event(3))
+    second.put(event(4))
+    assert second.stats.snapshot().dropped == {"queue_full": 1}
+    settle_all(second)
+    assert (second.disk_bytes, second.bytes) == (0, 0)
+    assert second.stats.snapshot().balanced
+
+
+def test_a_taken_update_that_was_not_sent_is_unmarked(make):
+    """It may be sent again after a restart; one that was cut off may not."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n, "people", repeatable=False))
+    cycle(buffer)
+    batch = take(buffer)
+    buffer.mark_attempted_blocking(batch.records, 0.0)
+    cycle(buffer)
+    batch.sending = batch.records[:1]
+    buffer.finish(batch)
+    cycle(buffer)
+    assert buffer.stats.snapshot().dropped == {"ambiguous": 1}
+    [found] = buffer.writer._files.own.store.read("people", 0, 10, 10**6)
+    assert found.state == bytes([DONE, WAITING])
+
+
+def test_records_of_a_failed_write_are_written_before_later_ones(make):
+    """A queue is in the order of its sequence numbers."""
+    buffer = make(max_batch_size=2, concurrency=3)
+    cycle(buffer)
+    BrokenStore.broken = True
+    for n in range(2):
+        buffer.put(event(n))
+    cycle(buffer)
+    batch = take(buffer)
+    BrokenStore.broken = False
+    for n in range(2, 4):
+        buffer.put(event(n))
+    cycle(buffer)
+    buffer.finish(batch)
+    assert [one.sequence for one in buffer.queues["events"].unsent] == [1, 2, 3, 4]
+    assert (stored(buffer), buffer.memory_only, buffer.unspooled) == (4, 0, 0)
+    settle_all(buffer)
+    cycle(buffer)
+    assert stored(buffer) == 0
+
+
+def test_dead_letters_of_messages_that_were_never_written_have_a_key(make):
+    """Each its own, so that none replaces another."""
+    letters = [dead_letter(event(n), None, "why", "text", RecordCodec()) for n in range(2)]
+    assert len({each.key for each in letters}) == 2
+    assert letters[0][2:5] == ("events", "why", "text")
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+    cycle(buffer)
+    batch = take(buffer)
+    found = [dead_letter(one, one.block, "why", "text", RecordCodec()) for one in batch.records]
+    assert len({each.key for each in found}) == 2
+    assert [each.created for each in found] == [batch.records[0].block.created] * 2
+    buffer.finish(batch)
+
+
+def test_a_token_is_read_back_from_its_text():
+    """After a restart as well: it is in each message anyway."""
+    assert Credentials().load(Credentials().dump(ProjectToken("t"))) == ProjectToken("t")

@@ -148,7 +148,8 @@ class Runner:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.killers: Counter[int] = Counter()
+        self.killers: Counter[tuple[str, str, int]] = Counter()
+        self.finished = False
         self.fates: dict[Job, str] = {}
         self.costs: list[float] = []  # seconds of the processor
         self.waits: list[float] = []  # seconds that pass
@@ -168,6 +169,7 @@ class Runner:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
         try:
             self._run(jobs, running)
+            self.finished = True
         finally:
             for child in running.values():
                 os.killpg(child.pid, signal.SIGKILL)
@@ -467,7 +469,7 @@ def main(arguments: list[str]) -> None:
             for file in tests_of(name, wider=options.survivors)
         )
         pytest.main([*plain, *files], plugins=[runner])
-        if options.function:
+        if options.function or not runner.finished:
             return
         content = result_of(runner.fates, runner.all, options)
         RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
