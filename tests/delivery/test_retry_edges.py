@@ -76,6 +76,21 @@ def test_a_rejection_before_any_success_disables_gzip():
     assert len(run.of(DisableGzip)) == 1
 
 
+def test_a_rejection_without_compression_is_one():
+    """Gzip is disabled once; then the records are at fault."""
+    run = Run(records(1), lambda *_: REJECTED, gzip=None)
+    assert compressed(run) == [True, False]
+    assert len(run.of(DisableGzip)) == 1
+    assert run.settled == {"rejected": [0]}
+
+
+def test_wrong_credentials_do_not_disable_gzip():
+    """They are no rejection of the body."""
+    run = Run(records(1), lambda *_: response(401), gzip=None)
+    assert not run.of(DisableGzip)
+    assert len(run.of(Stop)) == 1
+
+
 def test_a_failure_does_not_decide_about_gzip():
     """After a 503 a rejection may still mean the compression."""
     run = Run(records(3), script(response(503), REJECTED), gzip=None)
