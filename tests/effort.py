@@ -8,6 +8,8 @@ THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 # For tests/faults/mutation.py, which runs a test thousands of times: few cases, always the same.
 MUTATION = os.environ.get("HYPOTHESIS_PROFILE") == "mutation"
 
+PHASES = tuple(hypothesis.Phase)
+
 
 def cases(usual, thorough):
     """Return the number of random cases for this run."""
@@ -23,5 +25,6 @@ def load_profile():
         database=None,
         max_examples=cases(100, 2000),
         derandomize=MUTATION,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate] if MUTATION else PHASES,
     )
     hypothesis.settings.load_profile("mixpanel")

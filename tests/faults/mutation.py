@@ -64,7 +64,7 @@ TESTS = {
 WIDER = {
     "retry": ("tests/delivery/test_attention.py", *DELIVERY),
     "buffer": ("tests/delivery/test_attention.py", *DELIVERY[:2], STATE_MACHINE),
-    "sender": (*DELIVERY, "tests/delivery/test_replaced_methods.py", STATE_MACHINE),
+    "sender": (STATE_MACHINE,),
     "spool": (
         SPOOL_MODEL,
         "tests/delivery/test_spool.py",
