@@ -450,9 +450,7 @@ class SpooledBuffer(Buffer):
             queue.disk_sequence = records[-1].sequence
 
     @locked
-    def lost(
-        self, endpoint: str, count: int, reason: str, *, on_disk: bool, size: int = 0
-    ) -> None:
+    def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool, size: int = 0) -> None:
         """Count messages that are dropped without having been in memory; `size` may be unknown."""
         stats = self.stats
         stats.dropped.setdefault(reason, 0)
