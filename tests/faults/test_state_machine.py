@@ -3,12 +3,16 @@
 import asyncio
 import gc
 import json
+import os
 import random
 import selectors
+import shutil
+import tempfile
 import threading
 from collections import Counter, deque
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -22,6 +26,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mixpanel import DeliveryError, Limits, RetryPolicy, TransportError
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.spool import spooled_buffer, writer
+from mixpanel._delivery.spool.blocks import RecordCodec
+from mixpanel._delivery.spool.folder import Destination
+from mixpanel._delivery.spool.options import SpoolOptions
+from mixpanel._delivery.spool.spooled_buffer import SpooledBuffer
+from mixpanel._delivery.spool.store import SpoolStore
 from mixpanel._delivery.stats import DeliveryStats
 from mixpanel._http.ingestion import (
     IngestionApi,
@@ -163,7 +173,7 @@ class System:
             concurrency=2,
         )
         sender = Sender(
-            Buffer(limits, DeliveryStats(self._on_error, self._on_drop), clock=self.clock),
+            self._buffer(limits, DeliveryStats(self._on_error, self._on_drop)),
             IngestionApi(Endpoints.resolve(base_url="http://127.0.0.1:9")),
             RetryPolicy(first_wait=0.5, max_wait=5.0, max_age=10**6),
             TransportOptions(),
@@ -172,6 +182,12 @@ class System:
         )
         sender.connections = sender.dispatcher._connections = self.connections
         return sender
+
+    def _buffer(self, limits, stats):
+        return Buffer(limits, stats, clock=self.clock)
+
+    def start(self):
+        """Do what waits for a loop: nothing, without a spool."""
 
     def _on_error(self, error, messages):
         if isinstance(error, REFUSALS):
@@ -300,8 +316,11 @@ class Delivery(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.clock = Clock()
-        self.system = System(self.clock)
+        self.system = self._new_system()
         self.loop = None
+
+    def _new_system(self):
+        return System(self.clock)
 
     @initialize()
     def begin(self):
@@ -326,6 +345,7 @@ class Delivery(RuleBasedStateMachine):
         self.loop = self._new_loop()
 
     async def _live(self, acts):
+        self.system.start()
         for name, value in acts:
             await getattr(self, "_" + name.replace(" ", "_"))(value)
             self.system.check_counts()
@@ -356,6 +376,7 @@ class Delivery(RuleBasedStateMachine):
 
     async def _thread(self, count):
         self._in_thread(count)
+        self.system.start()
 
     async def _deliver(self, place):
         await self.system.deliver(place)
@@ -407,7 +428,7 @@ class Delivery(RuleBasedStateMachine):
         self._run(self.system.sender.aclose(30))
         self.system.check_counts()
         self.system.check_end()
-        self.system = System(self.clock)
+        self.system = self._new_system()
 
     @invariant()
     def counts_hold(self):
@@ -445,6 +466,232 @@ TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(
     max_examples=cases(100, 2000),
     stateful_step_count=cases(20, 50),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# ---- with a spool -------------------------------------------------------------------------------
+
+
+class LoopWriter(writer.SpoolWriter):
+    """Work in the event loop, between its tasks, instead of in a thread."""
+
+    scheduled = None  # the loop that has the next cycle
+
+    def wake(self, *, at_once=False):
+        with suppress(RuntimeError):  # no loop runs in this thread: `poke` follows
+            loop = asyncio.get_running_loop()
+            if self.scheduled is not loop:
+                self.scheduled = loop
+                loop.call_soon(self._cycle_in_loop, loop)
+
+    def _cycle_in_loop(self, loop):
+        if self.scheduled is loop:
+            self.scheduled = None
+        if not self._closed.done():
+            self._cycle()
+
+
+class UnsyncedStore(SpoolStore):
+    """A file that is never synced: no power fails here."""
+
+    def _prepare(self, durability):
+        self._connection.execute("PRAGMA synchronous = OFF")
+        super()._prepare(durability)
+        self._connection.execute("PRAGMA synchronous = OFF")
+
+
+def new_folder():
+    """Return a new folder, in memory where the machine has one: thousands of files are made."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+
+
+class DurableSystem(System):
+    """A sender with a spool, which a killed process leaves to the next one."""
+
+    def __init__(self, clock, before=None, folder=None):
+        self.folder = folder or new_folder()
+        self.committed = set() if before is None else before.committed
+        self.may_be_lost = set() if before is None else before.may_be_lost
+        self.tracked = self.adopted = 0
+        self.reported = set()  # by processes that have ended
+        super().__init__(clock)
+        if before is not None:
+            self.reported = before.reported | set(before.fates)
+            self.connections, self.places = before.connections, before.places
+            self.numbers = before.numbers
+            self.sender.connections = self.sender.dispatcher._connections = self.connections
+
+    def _buffer(self, limits, stats):
+        options = SpoolOptions(
+            self.folder, Destination("mixpanel", ("x",), {}), "process", limits, RecordCodec()
+        )
+        buffer = SpooledBuffer(limits, stats, options, clock=self.clock)
+        adopted = buffer.adopted
+
+        def count_adopted(endpoint, count, size):
+            self.adopted += count
+            adopted(endpoint, count, size)
+
+        buffer.adopted = count_adopted
+        return buffer
+
+    def start(self):
+        self.sender.start()
+
+    @property
+    def writer(self):
+        return self.sender.buffer.writer
+
+    def files(self):
+        return list(self.folder.rglob("*.db"))
+
+    def new_record(self, place):
+        self.tracked += 1
+        return super().new_record(place)
+
+    async def deliver(self, place):
+        """What skips the spool ends with its process."""
+        self.may_be_lost.add(self.next_number())
+        await super().deliver(place)
+
+    def next_number(self):
+        number = next(self.numbers)
+        self.numbers = chain([number], self.numbers)
+        return number
+
+    async def commit(self):
+        """All that was accepted is on disk, whatever happens next."""
+        accepted = set(self.places)
+        await self.sender.commit()
+        self.committed |= accepted
+
+    def check_counts(self):
+        buffer = self.sender.buffer
+        with buffer.lock:
+            stats = self.sender.stats.snapshot()
+            queues = buffer.queues.values()
+            loaded = [one for queue in queues for one in queue.unsent]
+            loaded += [
+                one for each in queues for batch in each.in_flight for one in batch.unsettled
+            ]
+            waiting = [one for queue in queues for one in (*queue.staged, *queue.writing)]
+            on_disk = sum(queue.on_disk for queue in queues)
+            in_memory = [one for one in loaded if one.block is None and one.index >= 0]
+            assert stats.balanced, stats
+            assert stats.accepted == self.tracked + self.adopted, stats
+            assert stats.pending == len(loaded) + len(waiting) + on_disk + buffer.kept, stats
+            assert buffer.bytes == sum(len(one.body) for one in loaded + waiting)
+            assert not in_memory, "a message is sent before it is on disk"
+        for number, times in self.connections.applied.items():
+            assert times <= 1 or self.places[number] != "add", "$add was applied twice"
+        assert all(len(fates) == 1 for fates in self.fates.values()), self.fates
+
+    def check_end(self):
+        """All is healthy: what was committed has arrived, or its loss was reported."""
+        assert not self.sender.stats.pending, self.sender.stats.snapshot()
+        for number in self.places:
+            arrived, reported = self.connections.applied[number], number in self.fates
+            reported = reported or number in self.reported
+            if number in self.committed or number not in self.may_be_lost:
+                assert arrived or reported, f"message {number} is lost"
+
+    def copy_of_files(self):
+        """Return a folder with the files as they are now, and no lock."""
+        folder = new_folder()
+        for path in self.folder.rglob("*"):
+            if path.is_file() and not path.name.endswith(("-shm", ".lock")):
+                target = folder / path.relative_to(self.folder)
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                shutil.copy(path, target)
+        return folder
+
+    def let_go(self):
+        """Let the file descriptors of a killed process go."""
+        shutdown.unregister(self.sender)
+        files = self.writer._files
+        for source in (files.own, files.other):
+            if source is not None:
+                source.close()
+        files.own = files.other = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def continued(self, folder):
+        """Return the next process, with the files of this one."""
+        self.may_be_lost |= set(self.places)
+        return DurableSystem(self.clock, self, folder)
+
+
+class DurableDelivery(Delivery):
+    """The same with a spool: processes are killed, and what was committed is not lost."""
+
+    def __init__(self):
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(spooled_buffer, "SpoolWriter", LoopWriter)
+        self.patch.setattr(spooled_buffer, "LOADED", 6)  # others are read back from the disk
+        self.patch.setattr(writer, "SpoolStore", UnsyncedStore)
+        self.patch.setattr(writer, "ADOPT_EVERY", -1.0)
+        super().__init__()
+
+    def _new_system(self):
+        return DurableSystem(self.clock)
+
+    fork = None  # of a spool: tests/delivery/test_spool.py
+
+    @rule()
+    def commit(self):
+        """What was accepted so far is on disk."""
+        self._run(self._live([("commit", None)]))
+
+    async def _commit(self, _value):
+        await self.system.commit()
+
+    @rule(place=st.sampled_from(PLACES), fault=st.sampled_from(["late", "lost response", "hang"]))
+    def kill_amid_a_request(self, place, fault):
+        """End while the server has the request, and its response is not there yet."""
+        self.system.connections.faults.clear()
+        self.kill([("fault", fault), ("track", place), ("flush", 0.3)])
+
+    @rule(acts=st.lists(act, min_size=1, max_size=5))
+    def kill(self, acts):
+        """End amid requests, without any code of ours; another process finds the files."""
+        self._run(self._live(acts))
+        before, folder = self.system, self.system.copy_of_files()
+        self._end_loop()
+        before.let_go()
+        self.system = before.continued(folder)
+
+    @rule()
+    def close(self):
+        """Close with a healthy server, and continue with the same folder."""
+        self.system.connections.faults.clear()
+        self._run(self._live([]))
+        self._run(self.system.sender.aclose(30))
+        self.system.check_counts()
+        self.system.committed |= set(self.system.places)
+        self.system = self.system.continued(self.system.folder)
+
+    async def _recover(self):
+        self.system.start()
+        for _ in range(30):
+            await self.system.sender.flush(200)
+            if not self.system.sender.stats.pending and len(self.system.files()) < 2:
+                break
+        await super()._recover()
+
+    def teardown(self):
+        try:
+            super().teardown()
+        finally:
+            self.patch.undo()
+            shutil.rmtree(self.system.folder, ignore_errors=True)
+
+
+TestDurableDelivery = DurableDelivery.TestCase
+TestDurableDelivery.settings = settings(
+    max_examples=cases(40, 800),
+    stateful_step_count=cases(20, 40),
     suppress_health_check=list(HealthCheck),
 )
 

@@ -230,7 +230,7 @@ class SpooledBuffer(Buffer):
                     queue.bytes = sum([len(record.body) for record in queue.unsent])
                     waiting = [*queue.staged, *queue.writing]
                     loaded = [*queue.unsent, *in_flight]
-                    in_memory = [record for record in loaded if record.block is None]
+                    in_memory = [record for record in loaded if _is_refused(record)]
                     count += len(waiting) + len(loaded) + queue.on_disk
                     size += sum([len(record.body) for record in waiting + loaded])
                     self.memory_only += len(in_memory)
@@ -290,7 +290,7 @@ class SpooledBuffer(Buffer):
 
     @locked
     def _forget_memory_only(self, records: Sequence[Record]) -> None:
-        in_memory = [record for record in records if getattr(record, "block", None) is None]
+        in_memory = [record for record in records if _is_refused(record)]
         count = min(len(in_memory), self.memory_only)
         size = min(sum([len(record.body) for record in in_memory]), self.unspooled_bytes)
         self.memory_only -= count
@@ -341,10 +341,10 @@ class SpooledBuffer(Buffer):
         return taken
 
     def _stage_again(self, queue: SpoolQueue) -> None:
-        refused = [record for record in queue.unsent if record.block is None]
+        refused = [record for record in queue.unsent if _is_refused(record)]
         if refused:
             size = sum([len(record.body) for record in refused])
-            kept = deque([record for record in queue.unsent if record.block is not None])
+            kept = deque([record for record in queue.unsent if not _is_refused(record)])
             staged = deque([*refused, *queue.staged])
             queue.unsent, queue.staged = kept, staged
             queue.bytes -= size
@@ -404,7 +404,7 @@ class SpooledBuffer(Buffer):
                 record
                 for batch in queue.in_flight
                 for record in batch.unsettled
-                if record.block is None and record.index != NEVER_SPOOLED
+                if _is_refused(record)
             ]
             if refused:
                 found[name] = sorted(refused, key=_sequence)
@@ -459,13 +459,15 @@ class SpooledBuffer(Buffer):
             queue.disk_enqueued_at = max(queue.disk_enqueued_at, records[-1].enqueued_at)
 
     @locked
-    def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool) -> None:
-        """Count messages that are dropped without having been in memory."""
+    def lost(self, endpoint: str, count: int, reason: str, *, on_disk: bool, size: int = 0) -> None:
+        """Count messages that are dropped without having been in memory; `size` may be unknown."""
         stats = self.stats
         stats.dropped.setdefault(reason, 0)
         if on_disk:
             queue = self.queues[endpoint]
             queue.on_disk -= count
+            left = any(each.on_disk for each in self.queues.values())
+            self.disk_bytes = max(0, self.disk_bytes - size) if left else 0
         stats.pending -= count
         stats.dropped[reason] += count
 
@@ -609,6 +611,11 @@ class SpooledBuffer(Buffer):
         self.bytes = self.disk_bytes = self.unspooled = self.unspooled_bytes = 0
         self.memory_only = 0
         return lost
+
+
+def _is_refused(record: Record) -> bool:
+    """Return True for a message that is in memory only because the disk failed."""
+    return record.block is None and record.index != NEVER_SPOOLED
 
 
 def _error_texts(records: Sequence[Record], error: DeliveryError | None) -> list[str]:

@@ -679,7 +679,7 @@ class SpoolWriter:
         )  # fmt: skip
         block.remaining = 0
         self._changes.finished[block] = None
-        buffer.lost(endpoint, stored.remaining, "corrupt", on_disk=True)
+        buffer.lost(endpoint, stored.remaining, "corrupt", on_disk=True, size=stored.size)
         self._report(
             buffer,
             SpoolError(f"a block of the spool is damaged: {endpoint}: {text}; they are dropped"),

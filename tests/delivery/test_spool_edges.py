@@ -1,0 +1,707 @@
+"""The edges of the spool's decisions, each one off by one: see tests/faults/mutation.py."""
+
+import sqlite3
+from collections import deque
+from contextlib import closing
+
+import pytest
+
+from mixpanel import Limits
+from mixpanel._delivery.buffer import Claim
+from mixpanel._delivery.spool import blocks, spooled_buffer, writer
+from mixpanel._delivery.spool.blocks import (
+    Block,
+    Credentials,
+    RecordCodec,
+    Source,
+    dead_letter,
+    new_blocks,
+)
+from mixpanel._delivery.spool.folder import Destination
+from mixpanel._delivery.spool.options import SpoolOptions
+from mixpanel._delivery.spool.spooled_buffer import SpooledBuffer
+from mixpanel._delivery.spool.store import (
+    ATTEMPTED,
+    DONE,
+    WAITING,
+    DeadLetter,
+    NewBlock,
+    SpoolStore,
+    block_id,
+    place_of,
+)
+from mixpanel._delivery.stats import DeliveryStats
+from mixpanel._records.record import Record
+from mixpanel.credentials import ApiSecret, ProjectToken
+from mixpanel.exceptions import (
+    ClosedError,
+    QueueFullError,
+    RejectedError,
+    RejectedRecord,
+    SpoolError,
+    TransportError,
+)
+from tests.delivery.test_spool_model import BrokenStore, ManualWriter
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Make buffers whose writers work when they are told to, on a disk that can fail."""
+    monkeypatch.setattr(writer, "SpoolStore", BrokenStore)
+    monkeypatch.setattr(spooled_buffer, "SpoolWriter", ManualWriter)
+    monkeypatch.setattr(writer, "RETRY_EVERY", -1.0)
+    monkeypatch.setattr(BrokenStore, "broken", False)
+    made = []
+
+    def make(codec=None, **limits):
+        options = SpoolOptions(
+            tmp_path / "spool",
+            Destination("mixpanel", ("x",), {}),
+            "process",
+            Limits(**limits),
+            codec or RecordCodec(),
+        )
+        made.append(SpooledBuffer(options.limits, DeliveryStats(), options, clock=Clock()))
+        return made[-1]
+
+    yield make
+    monkeypatch.setattr(BrokenStore, "broken", False)
+    for each in made:
+        each.drop_all("closed", end_reason="closed")
+
+
+def event(n=0, endpoint="events", **options):
+    return Record(endpoint, b'{"n":%d}' % n, **options)
+
+
+def cycle(buffer):
+    buffer.writer._cycle()
+
+
+def commits(buffer):
+    """Return True if all that was accepted is on disk."""
+    future = buffer.writer.request_commit()
+    cycle(buffer)
+    return future.exception() is None
+
+
+def deliver(buffer, one):
+    claims = []
+    buffer.claim_directly([one], claims, lambda: True)
+    buffer.settle(claims[0].batch, claims[0].batch.unsettled, "delivered")
+    buffer.finish(claims[0].batch)
+
+
+def stored(buffer):
+    return sum(count for count, _ in buffer.writer._files.own.store.totals().values())
+
+
+def take(buffer):
+    return buffer.take(Claim(lambda: True), everything=True)
+
+
+def test_what_skips_the_spool_does_not_count_as_written(make):
+    """A commit fails as long as the disk failed for a message, whatever is delivered directly."""
+    buffer = make()
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    assert not commits(buffer)
+    deliver(buffer, event(1))
+    assert (buffer.memory_only, buffer.unspooled) == (1, 1)
+    assert not commits(buffer)
+    BrokenStore.broken = False
+    assert commits(buffer)
+    assert stored(buffer) == 1
+
+
+def test_what_skipped_the_spool_and_lost_its_loop_is_sent_from_memory(make):
+    """It counts neither as written nor as refused by the disk."""
+    buffer = make()
+    claims = []
+    buffer.claim_directly([event(0)], claims, lambda: False)
+    buffer.reclaim(dead_only=True)
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(1))
+    assert not commits(buffer)
+    BrokenStore.broken = False
+    assert commits(buffer)
+    assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (0, 0, 0)
+    assert stored(buffer) == 1
+    batch = take(buffer)
+    assert len(batch.records) == 2
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    cycle(buffer)
+    assert buffer.stats.snapshot().balanced
+    assert (stored(buffer), buffer.bytes) == (0, 0)
+
+
+@pytest.fixture
+def backlog(make, monkeypatch):
+    """A buffer with two messages in memory, and three blocks on disk only."""
+    monkeypatch.setattr(spooled_buffer, "LOADED", 2)
+    buffer = make()
+    for n in range(5):
+        buffer.put(event(n))
+        cycle(buffer)
+    assert (buffer.queues["events"].on_disk, buffer.disk_bytes) == (3, 21)
+    return buffer
+
+
+def run(buffer, statement):
+    buffer.writer._files.own.store._connection.execute(statement)
+
+
+def settle_all(buffer):
+    while (batch := take(buffer)) is not None:
+        buffer.settle(batch, batch.unsettled, "delivered")
+        buffer.finish(batch)
+        cycle(buffer)
+
+
+def test_damaged_blocks_take_no_space(backlog):
+    """What is lost does not count against `max_spool_bytes`."""
+    run(backlog, "UPDATE block SET crc = crc + 1 WHERE id = (SELECT max(id) FROM block)")
+    settle_all(backlog)
+    assert backlog.stats.snapshot().dropped == {"corrupt": 1}
+    assert (backlog.disk_bytes, backlog.stats.pending) == (0, 0)
+
+
+def test_blocks_that_are_missing_take_no_space(backlog):
+    """The counts of a file may be higher than what it has."""
+    run(backlog, "DROP TRIGGER block_removed")
+    run(backlog, "DELETE FROM block WHERE id = (SELECT max(id) FROM block)")
+    settle_all(backlog)
+    assert backlog.stats.snapshot().dropped == {"corrupt": 1}
+    assert (backlog.disk_bytes, backlog.stats.pending) == (0, 0)
+
+
+def test_a_file_that_was_set_aside_takes_no_space(backlog):
+    """What memory holds is written to a new one."""
+    own = backlog.writer._files.own
+    backlog.writer._set_aside(backlog, own, sqlite3.DatabaseError("malformed"))
+    assert backlog.stats.snapshot().dropped == {"corrupt": 3}
+    assert (backlog.disk_bytes, backlog.memory_only, backlog.unspooled_bytes) == (0, 2, 14)
+    cycle(backlog)
+    assert (stored(backlog), backlog.memory_only, backlog.unspooled_bytes) == (2, 0, 0)
+    assert backlog.writer.quarantined == 1
+
+
+# ---- a buffer with a spool ----------------------------------------------------------------------
+
+
+def test_put_asks_for_a_look_at_the_first_message_and_at_each_full_batch(make):
+    """Those in memory count as well as those that wait to be written."""
+    buffer = make(max_batch_size=3)
+    assert [buffer.put(event(n)) for n in range(4)] == [True, False, True, False]
+    cycle(buffer)
+    assert [buffer.put(event(n)) for n in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("limits", "fits"),
+    [({"max_queue_size": 2}, 2), ({"max_queue_bytes": 14}, 2), ({"max_spool_bytes": 14}, 2)],
+)
+@pytest.mark.parametrize("when_full", ["drop_newest", "raise", "wait"])
+def test_a_buffer_is_full_at_its_limit_exactly(make, when_full, limits, fits):
+    """Of messages and bytes that are not on disk yet, and of bytes in all."""
+    outcomes, drops = [], []
+    buffer = make(**limits)
+    buffer.when_full, buffer._on_outcome = when_full, lambda *what: outcomes.append(what[1:])
+    buffer.stats.on_drop = lambda why, some: drops.append(why)
+    buffer.ensure_space([event(n) for n in range(fits)])
+    for n in range(fits):
+        buffer.put(event(n))
+    assert buffer.stats.pending == buffer.unspooled == fits
+    if when_full == "raise":
+        with pytest.raises(QueueFullError, match="2 messages"):
+            buffer.put(event(9))
+        with pytest.raises(QueueFullError, match="none of 1 was accepted"):
+            buffer.ensure_space([event(9)])
+    elif when_full == "wait":
+        assert buffer.put(event(9)) is None
+    else:
+        buffer.put(event(9))
+        assert (outcomes, drops) == ([("dropped", "queue_full")], ["queue_full"])
+    assert buffer.stats.snapshot().balanced
+    cycle(buffer)
+    if "max_spool_bytes" not in limits:
+        assert buffer.put(event(9)) is not None
+        assert buffer.stats.pending == fits + 1
+
+
+def test_a_message_that_no_buffer_could_hold_is_too_large(make):
+    """Whatever `when_full` is; one of the limit's size fits."""
+    buffer = make(max_queue_bytes=7)
+    buffer.put(Record("events", b'{"n":10}'))
+    assert buffer.stats.snapshot().dropped == {"too_large": 1}
+    buffer.put(event(1))
+    assert buffer.stats.pending == 1
+
+
+def test_a_group_of_messages_fits_as_a_whole(make):
+    """Up to each limit."""
+    for limits in ({"max_queue_size": 2}, {"max_queue_bytes": 14}, {"max_spool_bytes": 14}):
+        buffer = make(**limits)
+        buffer.when_full = "raise"
+        buffer.ensure_space([event(0), event(1)])
+        with pytest.raises(QueueFullError, match="none of 3"):
+            buffer.ensure_space([event(0), event(1), event(2)])
+        buffer.when_full = "wait"
+        buffer.ensure_space([event(0), event(1), event(2)])
+
+
+def test_the_oldest_message_may_be_anywhere(make, monkeypatch):
+    """In flight, in memory, on disk only, being written or waiting to be."""
+    monkeypatch.setattr(spooled_buffer, "LOADED", 1)
+    buffer = make(max_batch_size=1)
+    queue = buffer.queues["events"]
+    assert queue.oldest_sequence() is None
+    buffer.put(event(0))
+    assert queue.oldest_sequence() == 1
+    queue.writing, queue.staged = list(queue.staged), deque()
+    assert queue.oldest_sequence() == 1
+    queue.staged, queue.writing = deque(queue.writing), []
+    cycle(buffer)
+    buffer.put(event(1))
+    cycle(buffer)
+    assert (queue.on_disk, queue.disk_sequence) == (1, 2)
+    batch = take(buffer)
+    assert queue.oldest_sequence() == 1
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    assert queue.oldest_sequence() == 2
+
+
+def test_memory_is_bounded_by_count_and_by_bytes(monkeypatch):
+    """At the limit there is no space."""
+    queue = spooled_buffer.SpoolQueue("events", 1, 1000)
+    monkeypatch.setattr(spooled_buffer, "LOADED", 2)
+    monkeypatch.setattr(spooled_buffer, "LOADED_BYTES", 100)
+    queue.unsent, queue.bytes = deque([event(0)]), 99
+    assert queue.has_space()
+    queue.bytes = 100
+    assert not queue.has_space()
+    queue.unsent, queue.bytes = deque([event(0), event(1)]), 0
+    assert not queue.has_space()
+
+
+def test_new_messages_line_up_behind_those_on_disk_only(backlog):
+    """Even when memory has space again."""
+    batch = take(backlog)
+    backlog.settle(batch, batch.unsettled, "delivered")
+    backlog.finish(batch)
+    backlog.put(event(5))
+    cycle(backlog)
+    order = []
+    while (batch := take(backlog)) is not None:
+        order += [one.decoded()["n"] for one in batch.unsettled]
+        backlog.settle(batch, batch.unsettled, "delivered")
+        backlog.finish(batch)
+        cycle(backlog)
+        cycle(backlog)
+    assert order == [2, 3, 4, 5]
+    assert stored(backlog) == 0
+
+
+def test_messages_of_a_failed_write_are_sent_from_memory_and_written_later(make):
+    """In their order; those behind a backlog wait for the disk."""
+    buffer = make()
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    buffer.put(event(1))
+    cycle(buffer)
+    assert isinstance(buffer.writer.error, SpoolError)
+    health = buffer.health()
+    assert (health.ok, health.spool.uncommitted) == (False, 2)
+    buffer.put(event(2))
+    BrokenStore.broken = False
+    cycle(buffer)
+    assert (stored(buffer), buffer.memory_only) == (3, 0)
+    assert [one.sequence for one in buffer.queues["events"].unsent] == [1, 2, 3]
+    assert buffer.writer.error is None
+    assert buffer.health().ok
+
+
+def test_a_message_that_is_in_flight_from_memory_is_written_meanwhile(make):
+    """Its outcome deletes it from the disk; a kill before that sends it again."""
+    buffer = make()
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    cycle(buffer)
+    batch = take(buffer)
+    BrokenStore.broken = False
+    cycle(buffer)
+    assert (stored(buffer), buffer.memory_only, buffer.unspooled_bytes) == (1, 0, 0)
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    cycle(buffer)
+    assert stored(buffer) == 0
+
+
+def test_closing_keeps_what_is_on_disk_and_drops_the_rest(make, monkeypatch):
+    """Kept messages count as pending."""
+    outcomes = []
+    buffer = make()
+    buffer._on_outcome = lambda some, fate, why: outcomes.append((len(some), fate, why))
+    buffer.put(event(0))
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(1))
+    cycle(buffer)
+    buffer.put(event(2))
+    buffer.drop_all("closed", end_reason="closed")
+    stats = buffer.stats.snapshot()
+    assert outcomes == [(2, "dropped", "closed")]
+    assert (stats.pending, stats.dropped, buffer.kept) == (1, {"closed": 2}, 1)
+    assert (buffer.bytes, buffer.unspooled, buffer.memory_only) == (0, 0, 0)
+    with pytest.raises(ClosedError):
+        buffer.put(event(3))
+    assert not commits_after_close(buffer)
+
+
+def commits_after_close(buffer):
+    return buffer.writer.request_commit().exception() is None
+
+
+def test_the_outcome_of_each_record_is_its_own_reason(make):
+    """In the dead letters: that of the server, or of the error."""
+    buffer = make()
+    for n in range(3):
+        buffer.put(event(n))
+    cycle(buffer)
+    batch = take(buffer)
+    error = RejectedError("no", rejected_records=(RejectedRecord(0, "bad"),))
+    first, second, third = batch.records
+    for some, fate, reason, error in (  # noqa: B020
+        ([first], "rejected", "", error),
+        ([second], "dropped", "expired", TransportError("broken")),
+        ([third], "dropped", "raised", None),
+    ):
+        buffer.settle(batch, some, fate, reason)
+        buffer.announce(some, fate, reason, error)
+    buffer.finish(batch)
+    cycle(buffer)
+    letters = buffer.writer._files.own.store.dead()
+    assert [(each.reason, each.error) for each in letters] == [
+        ("rejected", "bad"),
+        ("expired", "broken"),
+    ]
+    assert buffer.writer.dead_letters == 2
+
+
+def test_health_counts_what_is_on_disk(backlog):
+    """Bytes and messages, apart from those that wait to be written."""
+    backlog.put(event(5))
+    spool = backlog.health().spool
+    assert (spool.messages, spool.uncommitted, spool.bytes) == (5, 1, 35)
+    assert backlog.health().pending == 6
+    assert backlog.health().queues["events"].pending == 6
+
+
+# ---- blocks -------------------------------------------------------------------------------------
+
+
+def blocks_of(some, endpoint="events", codec=None):
+    source = Source(None, None)
+    source.base[endpoint] = 100
+    for at, one in enumerate(some, 1):
+        one.sequence = at
+    return list(new_blocks(source, endpoint, some, codec or RecordCodec(), Credentials()))
+
+
+def test_blocks_are_bounded_by_messages_and_by_bytes(monkeypatch):
+    """A message that is larger than a block has one of its own."""
+    monkeypatch.setattr(blocks, "MAX_BLOCK_MESSAGES", 3)
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 21)
+    found = blocks_of([event(n) for n in range(7)])
+    assert [len(part) for _, part in found] == [3, 3, 1]
+    assert [place_of(new.id) for new, _ in found] == [101, 104, 107]
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 20)
+    assert [len(part) for _, part in blocks_of([event(n) for n in range(4)])] == [2, 2]
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 6)
+    assert [len(part) for _, part in blocks_of([event(n) for n in range(2)])] == [1, 1]
+
+
+def test_only_profiles_and_groups_say_what_may_be_repeated():
+    """Events always may."""
+    for endpoint, flags in (("people", b"\1\0"), ("groups", b"\1\0"), ("events", None)):
+        some = [event(0, endpoint), event(1, endpoint, repeatable=False)]
+        [(new, _)] = blocks_of(some, endpoint)
+        assert new.flags == flags
+
+
+def test_messages_of_a_block_share_their_credentials():
+    """Of imports; a secret is not written."""
+    secret = ApiSecret("s3cret")
+    some = [event(n, "imports", auth=auth) for n, auth in enumerate([None, secret, secret])]
+    some.append(event(3, "imports", auth=ProjectToken("t")))
+    found = blocks_of(some, "imports")
+    assert [len(part) for _, part in found] == [1, 2, 1]
+    assert found[0][0].auth is None
+    assert found[1][0].auth.startswith("secret:")
+    assert "s3cret" not in found[1][0].auth
+    assert found[2][0].auth == "token:t"
+
+
+def test_credentials_are_known_to_their_process_only():
+    """Each secret has one text."""
+    here, there = Credentials(), Credentials()
+    one, two = ApiSecret("a"), ApiSecret("b")
+    texts = [here.dump(one), here.dump(two), here.dump(one)]
+    assert texts[0] == texts[2] != texts[1]
+    assert [here.load(text) for text in texts] == [one, two, one]
+    assert here.load(None) is here.dump(None) is None
+    with pytest.raises(LookupError):
+        there.load(texts[0])
+
+
+def test_a_settled_message_stays_settled():
+    """Marks have no effect on it; a block is done when all of its messages are."""
+    block = Block(None, 1, 0.0, None, 2, bytearray(2))
+    some = [event(0), event(1)]
+    for index, one in enumerate(some):
+        one.index = index
+    block.mark(some, ATTEMPTED)
+    assert bytes(block.state) == bytes([ATTEMPTED] * 2)
+    assert not block.settle(some[:1])
+    assert not block.settle(some[:1])
+    assert block.remaining == 1
+    block.mark(some, WAITING)
+    assert bytes(block.state) == bytes([DONE, WAITING])
+    assert block.settle(some)
+
+
+def test_an_implausible_age_counts_as_zero(monkeypatch):
+    """Negative, or of a clock before 2020."""
+    now = 1_800_000_000.0
+    monkeypatch.setattr(blocks, "now", lambda: now)
+    assert blocks.age_of(now - 5) == 5
+    assert blocks.age_of(now) == 0
+    assert blocks.age_of(now + 5) == 0
+    assert blocks.age_of(blocks.PLAUSIBLE) == now - blocks.PLAUSIBLE
+    assert blocks.age_of(blocks.PLAUSIBLE - 1) == 0
+    monkeypatch.setattr(blocks, "now", lambda: blocks.PLAUSIBLE - 1)
+    assert blocks.age_of(blocks.PLAUSIBLE - 5) == 0
+
+
+# ---- the store ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path):
+    with closing(SpoolStore(tmp_path / "x.db")) as store:
+        yield store
+
+
+def new(place, *bodies, endpoint="events", created=1.0):
+    return NewBlock(block_id(endpoint, place), created, bodies or (b"{}",))
+
+
+@pytest.mark.parametrize(("durability", "level"), [("process", 1), ("power", 2)])
+def test_a_file_has_the_settings_of_its_durability(tmp_path, durability, level):
+    """And those by which other programs know it."""
+    for _ in range(2):
+        with closing(SpoolStore(tmp_path / "x.db", durability)) as store:
+            found = {
+                name: store._connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in (
+                    "synchronous", "journal_mode", "page_size", "auto_vacuum", "user_version",
+                    "application_id", "recursive_triggers", "trusted_schema", "busy_timeout",
+                    "journal_size_limit",
+                )
+            }  # fmt: skip
+        assert found == {
+            "synchronous": level, "journal_mode": "wal", "page_size": 4096, "auto_vacuum": 2,
+            "user_version": 1, "application_id": 0x4D505350, "recursive_triggers": 1,
+            "trusted_schema": 0, "busy_timeout": 1000, "journal_size_limit": 16 * 1024 * 1024,
+        }  # fmt: skip
+
+
+def test_reading_stops_at_either_limit_with_one_block_at_least(store):
+    """After a place, in order."""
+    for place in range(1, 6):
+        store.add(new(place, b"12345", b"67890"))
+    store.add(new(1, endpoint="people"))
+
+    def places(after, messages, size):
+        return [place_of(each.id) for each in store.read("events", after, messages, size)]
+
+    assert places(0, 10**6, 10**6) == [1, 2, 3, 4, 5]
+    assert places(2, 10**6, 10**6) == [3, 4, 5]
+    assert places(5, 10**6, 10**6) == []
+    assert places(0, 0, 0) == [1]
+    assert places(0, 4, 10**6) == [1, 2]
+    assert places(0, 5, 10**6) == [1, 2, 3]
+    assert places(0, 10**6, 20) == [1, 2]
+    assert places(0, 10**6, 21) == [1, 2, 3]
+    assert [store.last_place(name) for name in ("events", "people", "groups")] == [5, 1, 0]
+
+
+def test_the_oldest_message_of_any_endpoint_counts(store):
+    """None without one."""
+    assert store.oldest() is None
+    store.add(new(3, endpoint="people", created=7.0))
+    store.add(new(4, endpoint="people", created=5.0))
+    store.add(new(9, endpoint="batch", created=8.0))
+    assert store.oldest() == 7.0
+    store.remove([block_id("people", 3)])
+    assert store.oldest() == 5.0
+
+
+def letter(key, body):
+    return DeadLetter(key, 1.0, "events", "why", "text", 2.0, True, None, None, body)
+
+
+def test_dead_letters_may_take_the_limit_exactly(store):
+    """The oldest are deleted until they do."""
+    assert store.add_dead([letter("a", b"12345"), letter("b", b"12345")], 10) == 0
+    assert store.add_dead([letter("c", b"1")], 10) == 1
+    assert [each.key for each in store.dead()] == ["b", "c"]
+    assert store.add_dead([letter("d", b"123456789")], 10) == 1
+    assert [each.key for each in store.dead()] == ["c", "d"]
+    assert store.dead_totals() == (2, 10)
+    assert store.add_dead([letter("c", b"again")]) == 0
+    [one, two] = store.dead()
+    assert [each.key for each in store.dead(after=one.id)] == ["d"]
+    assert [each.key for each in store.dead(limit=1)] == ["c"]
+    assert not store.is_empty()
+    store.remove_dead([one.id, two.id])
+    assert store.is_empty()
+    store.add(new(1))
+    assert not store.is_empty()
+    store.clear()
+    assert store.is_empty()
+
+
+def test_facts_about_the_owner_are_replaced(store):
+    """By name."""
+    store.set_meta(pid="1", host="a")
+    store.set_meta(pid="2")
+    assert store.meta() == {"pid": "2", "host": "a"}
+    assert store.integrity() == "ok"
+    assert store.file_bytes() > 4096
+    assert store.free_pages() == 0
+
+
+# ---- counts after an interruption ---------------------------------------------------------------
+
+
+def test_counts_are_derived_from_the_records_after_an_exception(make, monkeypatch):
+    """Wherever they are: settled, in flight, in memory, on disk only, or not written yet."""
+    monkeypatch.setattr(spooled_buffer, "LOADED", 3)
+    buffer = make(max_batch_size=1, concurrency=2)
+    for n in range(5):
+        buffer.put(event(n))
+        cycle(buffer)
+    for fate in ("delivered", "rejected"):
+        batch = take(buffer)
+        buffer.settle(batch, batch.unsettled, fate)
+        buffer.finish(batch)
+    take(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(5, "people"))
+    cycle(buffer)
+    buffer.put(event(6))
+    state = vars(buffer)
+    names = ("bytes", "unspooled", "unspooled_bytes", "memory_only")
+    before = {name: state[name] for name in names}
+    stats = (buffer.stats.accepted, buffer.stats.pending)
+    assert before["memory_only"] == 1
+    buffer.bytes = buffer.unspooled = buffer.unspooled_bytes = buffer.memory_only = 99
+    buffer.stats.pending = buffer.stats.accepted = 99
+    with pytest.raises(KeyError):
+        buffer.put(event(7, "nowhere"))
+    assert {name: state[name] for name in names} == before
+    assert (buffer.stats.accepted, buffer.stats.pending) == stats
+    assert buffer.stats.changing is False
+
+
+def test_adopted_messages_need_no_space_of_their_own(make):
+    """The limit of a spool is for what this process adds."""
+    first = make(max_spool_bytes=14)
+    first.put(event(0))
+    first.put(event(1))
+    cycle(first)
+    first.drop_all("closed", end_reason="closed")
+    second = make(max_spool_bytes=14)
+    cycle(second)
+    assert (second.stats.pending, second.adopted_bytes) == (2, 14)
+    second.put(event(2))
+    second.put(event(3))
+    second.put(event(4))
+    assert second.stats.snapshot().dropped == {"queue_full": 1}
+    settle_all(second)
+    assert (second.disk_bytes, second.bytes) == (0, 0)
+    assert second.stats.snapshot().balanced
+
+
+def test_a_taken_update_that_was_not_sent_is_unmarked(make):
+    """It may be sent again after a restart; one that was cut off may not."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n, "people", repeatable=False))
+    cycle(buffer)
+    batch = take(buffer)
+    buffer.mark_attempted_blocking(batch.records, 0.0)
+    cycle(buffer)
+    batch.sending = batch.records[:1]
+    buffer.finish(batch)
+    cycle(buffer)
+    assert buffer.stats.snapshot().dropped == {"ambiguous": 1}
+    [found] = buffer.writer._files.own.store.read("people", 0, 10, 10**6)
+    assert found.state == bytes([DONE, WAITING])
+
+
+def test_records_of_a_failed_write_are_written_before_later_ones(make):
+    """A queue is in the order of its sequence numbers."""
+    buffer = make(max_batch_size=2, concurrency=3)
+    cycle(buffer)
+    BrokenStore.broken = True
+    for n in range(2):
+        buffer.put(event(n))
+    cycle(buffer)
+    batch = take(buffer)
+    BrokenStore.broken = False
+    for n in range(2, 4):
+        buffer.put(event(n))
+    cycle(buffer)
+    buffer.finish(batch)
+    assert [one.sequence for one in buffer.queues["events"].unsent] == [1, 2, 3, 4]
+    assert (stored(buffer), buffer.memory_only, buffer.unspooled) == (4, 0, 0)
+    settle_all(buffer)
+    cycle(buffer)
+    assert stored(buffer) == 0
+
+
+def test_dead_letters_of_messages_that_were_never_written_have_a_key(make):
+    """Each its own, so that none replaces another."""
+    letters = [dead_letter(event(n), None, "why", "text", RecordCodec()) for n in range(2)]
+    assert len({each.key for each in letters}) == 2
+    assert letters[0][2:5] == ("events", "why", "text")
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+    cycle(buffer)
+    batch = take(buffer)
+    found = [dead_letter(one, one.block, "why", "text", RecordCodec()) for one in batch.records]
+    assert len({each.key for each in found}) == 2
+    assert [each.created for each in found] == [batch.records[0].block.created] * 2
+    buffer.finish(batch)
+
+
+def test_a_token_is_read_back_from_its_text():
+    """After a restart as well: it is in each message anyway."""
+    assert Credentials().load(Credentials().dump(ProjectToken("t"))) == ProjectToken("t")
