@@ -51,7 +51,7 @@ def test_the_python_examples_run(env, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(rate_limits._MAKERS, "export", hourly)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("mixpanel.data.workspace.DATA", tmp_path)
+    monkeypatch.setattr("mixpanel.data._paths.DATABASES", tmp_path)
     names = {}
     for kind, code in BLOCKS:
         if kind == "python":

@@ -485,14 +485,16 @@ def test_a_settled_message_stays_settled():
 
 
 def test_an_implausible_age_counts_as_zero(monkeypatch):
-    """Negative, or of a clock before 2020."""
-    now = 1_800_000_000.0
+    """Negative, of a clock before 2020, or of more than a year."""
+    now = blocks.PLAUSIBLE + 100
     monkeypatch.setattr(blocks, "now", lambda: now)
     assert blocks.age_of(now - 5) == 5
     assert blocks.age_of(now) == 0
     assert blocks.age_of(now + 5) == 0
-    assert blocks.age_of(blocks.PLAUSIBLE) == now - blocks.PLAUSIBLE
+    assert blocks.age_of(blocks.PLAUSIBLE) == 100
     assert blocks.age_of(blocks.PLAUSIBLE - 1) == 0
+    monkeypatch.setattr(blocks, "now", lambda: blocks.PLAUSIBLE + 400 * 86400.0)
+    assert blocks.age_of(blocks.PLAUSIBLE + 5 * 86400.0) == 0
     monkeypatch.setattr(blocks, "now", lambda: blocks.PLAUSIBLE - 1)
     assert blocks.age_of(blocks.PLAUSIBLE - 5) == 0
 

@@ -5,7 +5,7 @@ import pytest
 from tests.effort import cases
 from tests.faults import disks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
 @pytest.mark.parametrize("name", disks.SCENARIOS)

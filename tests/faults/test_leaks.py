@@ -9,6 +9,7 @@ from tests.faults import leaks
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc"),
 ]
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults import loss
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
 def test_a_spool_keeps_what_was_committed_and_memory_does_not():

@@ -13,6 +13,7 @@ from tests.faults import disk, power
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.skipif(not disk.IS_AVAILABLE, reason="needs Linux and a C compiler"),
 ]
 SHORT = {"seconds": 0.5, "sessions": ("killed", "killed")}

@@ -390,11 +390,14 @@ class SpoolWriter:
             source.base[endpoint] = source.store.last_place(endpoint)
             source.position[endpoint] = 0
             count, size = totals.get(endpoint, (0, 0))
-            source.left[endpoint] = count
             if count:
-                created = source.store.oldest([endpoint])
+                created = None
+                # Messages whose age cannot be read are counted all the same, and read later.
+                with suppress(sqlite3.DatabaseError):
+                    created = source.store.oldest([endpoint])
                 age = 0.0 if created is None else age_of(created)
                 buffer.adopted(endpoint, count, size, age)
+            source.left[endpoint] = count  # now that the buffer has counted them
 
     def _claim(self, folder: Path, buffer: Any) -> Source | None:
         """Return the file of a process that has ended, locked and open; None without one."""

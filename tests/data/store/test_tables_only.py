@@ -72,6 +72,7 @@ def queries_of_all_built_in_names(database):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_no_built_in_name_shows_the_path(database):
     """Whatever this version of DuckDB has; the tables are read."""
     folder = database.path.parent.name
