@@ -109,7 +109,7 @@ def drained(tmp_path, server):
 
 @pytest.mark.slow
 def test_a_wal_that_is_cut_anywhere_loses_only_what_comes_after(tmp_path, server):
-    """What arrives is a prefix of what was committed, in order, and the file is not set aside."""
+    """What arrives is a prefix of what was committed, and the file is not set aside."""
     path = killed(tmp_path, server)
     wal = path.with_name(path.name + "-wal")
     original, whole = path.read_bytes(), wal.read_bytes()
@@ -119,7 +119,8 @@ def test_a_wal_that_is_cut_anywhere_loses_only_what_comes_after(tmp_path, server
         path.write_bytes(original)
         wal.write_bytes(whole[:cut])
         stats = drained(tmp_path, server)
-        arrived = [marker for marker in server.record.order if marker != "new"]
+        # Several requests are in flight at once, so the order of their arrival is not fixed.
+        arrived = sorted([marker for marker in server.record.order if marker != "new"])
         assert arrived == list(range(len(arrived)))
         assert (stats.delivered, stats.pending) == (len(arrived) + 1, 0)
         assert stats.health.spool.quarantined == 0

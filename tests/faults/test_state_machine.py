@@ -530,9 +530,9 @@ class DurableSystem(System):
         buffer = SpooledBuffer(limits, stats, options, clock=self.clock)
         adopted = buffer.adopted
 
-        def count_adopted(endpoint, count, size):
+        def count_adopted(endpoint, count, size, age):
             self.adopted += count
-            adopted(endpoint, count, size)
+            adopted(endpoint, count, size, age)
 
         buffer.adopted = count_adopted
         return buffer

@@ -352,7 +352,10 @@ class SpoolWriter:
         own = self._files.own
         if own is not None:
             self._check_still_there(buffer, own)
-        if self._files.own is not None:
+        own = self._files.own
+        if own is not None:
+            if not own.base:  # its messages could not be counted when it was opened
+                self._count(own, buffer)
             return
         self.folder = folder = destination_folder(self.options.folder, self.options.destination)
         source = self._claim(folder, buffer)
@@ -385,19 +388,22 @@ class SpoolWriter:
 
     def _count(self, source: Source, buffer: Any) -> None:
         """Count the messages of a file as accepted by this process."""
-        totals = source.store.totals()
+        # All that can fail comes first: nothing is counted twice, or by one of the two alone.
+        store = source.store
+        totals, places, ages = store.totals(), {}, {}
         for endpoint in buffer.queues:
-            source.base[endpoint] = source.store.last_place(endpoint)
-            source.position[endpoint] = 0
+            places[endpoint] = store.last_place(endpoint)
+            created = None
+            # Messages whose age cannot be read are counted all the same, and read later.
+            with suppress(sqlite3.DatabaseError):
+                created = store.oldest([endpoint])
+            ages[endpoint] = 0.0 if created is None else age_of(created)
+        for endpoint in buffer.queues:
             count, size = totals.get(endpoint, (0, 0))
+            source.base[endpoint], source.position[endpoint] = places[endpoint], 0
+            source.left[endpoint] = count
             if count:
-                created = None
-                # Messages whose age cannot be read are counted all the same, and read later.
-                with suppress(sqlite3.DatabaseError):
-                    created = source.store.oldest([endpoint])
-                age = 0.0 if created is None else age_of(created)
-                buffer.adopted(endpoint, count, size, age)
-            source.left[endpoint] = count  # now that the buffer has counted them
+                buffer.adopted(endpoint, count, size, ages[endpoint])
 
     def _claim(self, folder: Path, buffer: Any) -> Source | None:
         """Return the file of a process that has ended, locked and open; None without one."""
