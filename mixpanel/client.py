@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 import anyio
 import anyio.lowlevel
 
-from mixpanel import bulk, lookup_tables
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import (
     YIELD_EVERY,
@@ -31,6 +30,7 @@ from mixpanel._records.ids import new_hex
 from mixpanel._records.json_encoding import DatetimeSerializer
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop, event_loop
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
@@ -519,6 +519,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises ImportInterrupted: when the import cannot continue; it holds the result so far.
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
+        with import_lock:
+            from mixpanel import bulk
         api, connections = self._api_and_connections("import_events")
         return await bulk.import_rows(
             events,
@@ -539,6 +541,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises ConfigurationError: without `credentials`.
         :raises DeliveryError: when there is no response, or the server rejects the request.
         """
+        with import_lock:
+            from mixpanel import lookup_tables
         return await lookup_tables.list_tables(
             *self._api_and_connections("lookup_tables"), observer=self._delivery.observer
         )
@@ -556,6 +560,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             different columns.
         :raises DeliveryError: when there is no response, or the server fails otherwise.
         """
+        with import_lock:
+            from mixpanel import lookup_tables
         await lookup_tables.replace_table(
             *self._api_and_connections("replace_lookup_table"),
             table_id,
