@@ -699,7 +699,12 @@ class Sender(Generic[R]):
         return self.buffer.result_since(before)
 
     def close_sync(self) -> None:
-        """Close the connections of calling threads."""
+        """Close the connections of calling threads, unless this interrupts code that uses them.
+
+        That code, whose signal handler ends the process, holds their lock, which is not reentrant.
+        """
+        if self.is_interrupted:
+            return
         blocking, self._sync_transport = self._sync_transport, None
         if blocking is not None:
             blocking.close()

@@ -157,6 +157,17 @@ def test_the_drain_at_exit_uses_the_connections_of_calling_threads(made):
     assert (own.sent, other.transport.sent) == ([], [[0]])
 
 
+def test_connections_that_a_signal_handler_interrupted_are_not_closed(made):
+    """Their lock is held by the code below the handler: to wait for it would take for ever."""
+    system = made()
+    system.sender._sync_transport = own = Transport()
+    with system.sender._blocking_send():
+        system.sender.close_sync()
+        assert own.closed == 0
+    system.sender.close_sync()
+    assert own.closed == 1
+
+
 def test_the_drain_at_exit_is_over_at_its_end(made):
     """What could not be sent by then is dropped."""
     system = made()
