@@ -147,7 +147,7 @@ def rq_stopped(worker: str, how: str) -> Callable[..., object]:
                     servers.until(lambda: warm in process.log.read_text().lower(), process, warm)
                 (folder / "go").touch()
                 servers.wait_for(
-                    lambda: len(via(emulator, "AsyncBufferedConsumer")) == 1, "the end of the job"
+                    lambda: len(emulator.events()) >= len(THREE), "all events of the job"
                 )
                 assert process.wait(servers.TIMEOUT) == (-signal.SIGKILL if how == "worker" else 0)
             assert len(emulator.events()) == len(THREE), "a job began after the end of its worker"
