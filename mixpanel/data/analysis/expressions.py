@@ -405,7 +405,11 @@ def _is_member(value: Value, members: str) -> str:
         )
         if column is not None
     ]
-    return f"coalesce({', '.join(found)})" if found else "null::boolean"
+    if not found:
+        return "null::boolean"
+    # For a value that is not set, versions of DuckDB differ in what an empty list contains.
+    found.append(f"case when {members} is not null then false end")
+    return f"coalesce({', '.join(found)})"
 
 
 def _negated(value: Value) -> Value:

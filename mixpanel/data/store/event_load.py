@@ -463,6 +463,10 @@ class Load(Staging):
         self._require_active()
         changes = None
         with database_errors(), transaction(self._connection):
+            known = fetch_log.find(self._connection, self.name)
+            if self.mode not in ("append", "sync") or known is None:
+                self._check_name(known)  # before rows are deleted, which a later finish may want
+            # In a transaction of its own: DuckDB 1.4 cannot delete rows of a table and alter it.
             self._merge_duplicates_of_days()
             if limit is not None:
                 self._connection.execute(
@@ -470,6 +474,7 @@ class Load(Staging):
                     f"FROM {self._staging_table} ORDER BY event_time NULLS LAST, rowid LIMIT ?)",
                     [limit],
                 )
+        with database_errors(), transaction(self._connection):
             rows = count(self._connection, self._staging_table)
             self._connection.execute(f"ALTER TABLE {self._staging_table} DROP COLUMN _part")
             known = fetch_log.find(self._connection, self.name)

@@ -180,6 +180,8 @@ class ProfilesLoad(Staging):
                 f"FROM {self._staging_table} WHERE distinct_id IS NOT NULL QUALIFY row_number() "
                 "OVER (PARTITION BY distinct_id ORDER BY _part DESC, rowid DESC) > 1)"
             )
+        # DuckDB 1.4 cannot delete rows of a table and alter it in one transaction.
+        with database_errors(), transaction(self._connection):
             rows = count(self._connection, self._staging_table)
             self._connection.execute(f"ALTER TABLE {self._staging_table} DROP COLUMN _part")
             known = fetch_log.find(self._connection, self.name)

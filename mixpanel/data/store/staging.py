@@ -229,8 +229,8 @@ class Staging:
         fetch_log.delete_days(self._connection, self.name, "staged")
         fetch_log.delete_pages(self._connection, self.name)
 
-    def _replace_table(self, known: Table | None) -> None:
-        # SQL may have created a table of that name since this load began.
+    def _check_name(self, known: Table | None) -> None:
+        """Raise TableExistsError if SQL has created a table of that name since this load began."""
         exists = self._connection.execute(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = 'main' "
             "AND table_catalog = current_database() AND lower(table_name) = lower(?)",
@@ -238,6 +238,9 @@ class Staging:
         ).fetchone()
         if exists and (known is None or self.mode == "new"):
             raise TableExistsError(self.name)
+
+    def _replace_table(self, known: Table | None) -> None:
+        self._check_name(known)
         for state in ("done", "failed", "skipped"):
             fetch_log.delete_days(self._connection, self.name, state)
         self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
