@@ -354,17 +354,23 @@ class Load(Staging):
         condition = f"{condition} AND {schema.HAS_INSERT_ID}"
         # Compare hashes first, and sort only rows whose hash is not unique: sorting all rows by
         # their key needs much more memory. A hash collision costs time, and no row.
-        return self._connection.execute(
-            f"""DELETE FROM {table} WHERE rowid IN (
-                SELECT rowid FROM (SELECT rowid, {key}, properties FROM {table}
+        found = self._connection.execute(
+            f"""SELECT rowid, _part, CAST({self._time_column} AS DATE) FROM (
+                SELECT rowid, _part, {self._time_column}, {key}, properties FROM {table}
                     WHERE {condition} AND hash({key}) IN (
                         SELECT hash({key}) FROM {table} WHERE {condition}
                         GROUP BY ALL HAVING count(*) > 1))
                 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY TRY_CAST(
                     properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, rowid DESC
-                ) > 1) RETURNING _part, CAST({self._time_column} AS DATE)""",
+                ) > 1""",
             parameters or {},
         ).fetchall()
+        # Not DELETE ... RETURNING: DuckDB 1.4 returns no row that its transaction has inserted.
+        self._connection.execute(
+            f"DELETE FROM {table} WHERE rowid IN (SELECT unnest(?::BIGINT[]))",
+            [[row for row, *_ in found]],
+        )
+        return [(part, day) for _, part, day in found]
 
     def _record_days(
         self, sources: Sequence[_Source], merged: dict[int, int], repaired: dict[int, int]

@@ -187,6 +187,9 @@ def _executed(
     values = parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
     with translated(connection):
         statement = check_statement(connection, query, write=write)
+        for value in values.values() if isinstance(values, dict) else values or ():
+            if isinstance(value, str):
+                value.encode()  # an unpaired surrogate: DuckDB 1.4 raises a RuntimeError
         # A second line of defence: a write that passed the check fails in the transaction.
         if write:
             try:

