@@ -455,6 +455,8 @@ class Load(Staging):
     ) -> Loaded:
         """Move the staged rows into the table, in one transaction; keep at most `limit` rows.
 
+        Duplicates, and rows beyond the limit, are deleted from the staged rows before that.
+
         "new" and "replace" make the staged rows the table. "append" and "sync" replace the staged
         days: older rows of those days are deleted, unless the table also has rows fetched with
         other filters. Then only duplicates are replaced.
