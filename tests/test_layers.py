@@ -33,7 +33,8 @@ LAYERS = [
 ABOVE_THEIR_FOLDER = {"flags.openfeature": "client"}
 DOORS = {
     "httpx": "_http testing",
-    "httpcore": "_http",
+    "httpcore": "_http.libraries",
+    "trio": "_http.libraries",
     "asgiref": "_runtime integrations.django",
     "jwt": "cdp._segment",
     "sqlite3": "_delivery.spool",

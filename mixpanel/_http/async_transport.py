@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
 import anyio
-import httpx
 
 from mixpanel._http.failures import (
     NOT_SENT,
@@ -23,6 +22,7 @@ from mixpanel._http.failures import (
     is_permanent,
     needs_attention,
 )
+from mixpanel._http.libraries import httpx
 from mixpanel._http.response_pairing import (
     CLOSE_TIMEOUT,
     KEEP_ALIVE,

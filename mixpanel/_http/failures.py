@@ -6,9 +6,7 @@ import socket
 import ssl
 from contextlib import suppress
 
-import httpcore
-import httpx
-
+from mixpanel._http.libraries import httpcore, httpx
 from mixpanel._runtime.redaction import strip_tracebacks
 
 __all__ = ["NOT_SENT", "as_cause", "describe", "is_permanent", "needs_attention"]

@@ -13,7 +13,8 @@ import threading
 from typing import Any
 
 import anyio
-import httpcore
+
+from mixpanel._http.libraries import httpcore
 
 __all__ = [
     "CLOSE_TIMEOUT",

@@ -13,9 +13,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import httpcore
-import httpx
-
 from mixpanel._http.async_transport import (
     parse_url,
     reveal_headers,
@@ -27,6 +24,7 @@ from mixpanel._http.failures import (
     is_permanent,
     needs_attention,
 )
+from mixpanel._http.libraries import httpcore, httpx
 from mixpanel._http.proxies import (
     proxy_from_environment,
 )

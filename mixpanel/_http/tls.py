@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-
+from mixpanel._http.libraries import httpx
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel.exceptions import ConfigurationError
 
