@@ -1,8 +1,11 @@
 """The benchmarks by name: what is measured, against whom, and the figure we mean to hold."""
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -497,6 +500,56 @@ def queried() -> Row:
     )
 
 
+INTERRUPTED = {
+    "query sql, no row yet": [
+        "query", "sql", "SELECT count(*) FROM t a, t b WHERE a.amount > b.amount"
+    ],
+    "query sql, to CSV": ["query", "sql", "FROM t a, t b", "--format", "csv"],
+    "export csv": ["export", "csv", "-", "--sql", "FROM t a, t b"],
+    "export parquet": ["export", "parquet", "TARGET", "--sql", "FROM t a, t b"],
+    "inspect summarize": ["inspect", "summarize", "t"],
+}  # fmt: skip
+
+
+def interrupted(rounds: int = 5) -> Row:
+    """The time from Ctrl-C to the end of `mp`."""
+    with TemporaryDirectory() as folder:
+        path, target = Path(folder) / "rows.db", Path(folder) / "target"
+        subprocess.run([sys.executable, HERE / "peer_load.py", "rows", path, str(TEN)], check=True)
+        results = []
+        for label, arguments in INTERRUPTED.items():
+            command = [sys.executable, "-m", "mixpanel.cli", *arguments, "--db", str(path)]
+            command = [str(target) if part == "TARGET" else part for part in command]
+            seconds = [_seconds_to_end(command) for _ in range(rounds)]
+            results.append(
+                Result(label, [max(seconds)], "s", more_is_better=False, notes={"rounds": rounds})
+            )
+        left = [each.name for each in Path(folder).iterdir() if each.name != path.name]
+    if left:
+        raise SystemExit(f"an interrupted command left {left}")
+    return Row(
+        "mp, interrupted by SIGINT",
+        f"tables of {TEN:,} rows; the longest of {rounds}; each ends with 130 and no traceback",
+        results,
+        each_at_most=dict.fromkeys(INTERRUPTED, 0.5),
+    )
+
+
+def _seconds_to_end(command: list[str]) -> float:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(3.0)  # the statement runs by then
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, message = process.communicate(timeout=60)
+        seconds = time.monotonic() - began
+    if process.returncode != 130 or "Traceback" in message:
+        raise SystemExit(f"{command} ended with {process.returncode}: {message}")
+    return seconds
+
+
 def _in_turns(
     driver: list[Any], tasks: dict[str, str], where: str, rounds: int = 2
 ) -> list[Result]:
@@ -546,5 +599,6 @@ ROWS: dict[str, Callable[..., Row]] = {
         typed,
         typed_grouped,
         queried,
+        interrupted,
     )
 }
