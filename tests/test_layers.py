@@ -92,6 +92,7 @@ def test_every_file_has_a_layer():
     assert not {name_of(path).partition(".")[0] for path in FILES} - set(LEVELS)
 
 
+@pytest.mark.slow
 def test_imports_go_down_only():
     """This includes imports for type checkers, so layers have no cycles of any kind."""
     wrong = []

@@ -144,6 +144,7 @@ def test_the_hooks_of_pre_commit_have_the_locked_versions():
     assert [pin for pin in pins if versions[pin.name] != [str(pin.specifier)[2:]]] == []
 
 
+@pytest.mark.slow
 def test_the_hook_of_mypy_has_what_the_package_imports():
     """All that `ignore_missing_imports` does not name, or mypy fails in the hook alone."""
     imported = set()

@@ -60,6 +60,7 @@ def test_an_unknown_topic_is_answered_with_similar_ones(wanted, similar):
     assert similar in raised.value.similar
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted", ["", "#", "../../etc/passwd", "\x00", "a" * 100_000, "queries#-"]
 )

@@ -82,6 +82,7 @@ def test_events_of_the_project_are_shown_with_their_properties():
     assert fits(answer)
 
 
+@pytest.mark.slow
 @given(
     st.lists(NAMES, max_size=40, unique=True),
     st.lists(NAMES, max_size=400, unique=True),

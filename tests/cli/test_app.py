@@ -72,6 +72,7 @@ def mp():
 # Help
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "command"),
     COMMANDS,

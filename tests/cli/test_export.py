@@ -26,6 +26,7 @@ def count(mp, source):
     return json.loads(mp("query", "sql", "--external", "-s", query).stdout)
 
 
+@pytest.mark.slow
 def test_a_table_is_exported_to_one_parquet_file(mp, tmp_path):
     """It is replaced only with --overwrite."""
     path = tmp_path / "events.parquet"
@@ -147,6 +148,7 @@ run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_full_disk_is_named_as_the_target(mp, tmp_path, kind):

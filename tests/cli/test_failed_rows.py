@@ -163,6 +163,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", [None, "%d.%m.%Y %H:%M"])
 def test_rejected_rows_of_a_backfill_come_back(mp, emu, tmp_path, kind, form):

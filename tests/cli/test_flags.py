@@ -137,6 +137,7 @@ def test_watch_counts_the_flags(emu):
     assert mp(*watch, emu=emu).stderr == "watching 2 flags, Ctrl-C stops\n"
 
 
+@pytest.mark.slow
 def test_watch_prints_changes_as_they_happen(emu, defined):
     """Added, changed and removed flags."""
     emu.set_flags(defined)

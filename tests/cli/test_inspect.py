@@ -39,6 +39,7 @@ def output_of(mp, *arguments):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_info_shows_the_database(mp, shop):
     """The project is known only if an account was used to find it."""
     result = output_of(mp, "info")
@@ -86,6 +87,7 @@ def test_schema_shows_the_columns(mp):
     assert 6 == len(mp("inspect", "schema", "events", "-f", "table").stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_table_is_named_by_argument_or_option(mp):
     """Both may be given if they agree."""
     assert output_of(mp, "schema", "events") == output_of(mp, "schema", "-t", "events")
@@ -168,6 +170,7 @@ def test_keys_are_the_names_of_properties(mp):
     assert [] == output_of(mp, "keys", "events", "--event", "Nothing")
 
 
+@pytest.mark.slow
 def test_column_describes_a_column_or_a_property(mp):
     """Named by argument or by option, in any mix."""
     result = output_of(mp, "column", "events", "properties->>'$.plan'")
@@ -191,6 +194,7 @@ def names(mp, db):
     return mp("inspect", "tables", "-f", "plain", "--db", db).stdout.split()
 
 
+@pytest.mark.slow
 def test_drop_asks_for_confirmation(mp, copy):
     """The question names the tables; without a terminal the error names --force."""
     question = "Drop events (72 rows) from "
@@ -209,6 +213,7 @@ def test_drop_asks_for_confirmation(mp, copy):
     assert ["profiles"] == names(mp, copy)
 
 
+@pytest.mark.slow
 def test_drop_drops_all_tables_or_none(mp, copy):
     """One wrong name keeps the others; `--force` skips the question."""
     wrong = mp("inspect", "drop", "events", "nope", "--force", "--db", copy)

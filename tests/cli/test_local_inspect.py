@@ -18,6 +18,7 @@ def shop(tmp_path_factory):
 EXAMPLES = [examples for _, _, examples in local_inspect.COMMANDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES, ids=[each.split()[2] for each in EXAMPLES])
 @pytest.mark.parametrize("form", ["json", "table", "csv"])
 def test_every_example_of_help_runs(shop, line, form):
@@ -29,6 +30,7 @@ def test_every_example_of_help_runs(shop, line, form):
     assert len(done.stdout.splitlines()) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_days_beyond_the_table_are_named_on_stderr(shop, form):
     """Standard output has the report alone."""
@@ -41,6 +43,7 @@ def test_days_beyond_the_table_are_named_on_stderr(shop, form):
     assert "" == shop("inspect", "daily", *DAYS, "--format", form).stderr
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_table(shop):
     """Of 72 orders, a third are paid; one of five users has 15 of them."""
 

@@ -40,6 +40,7 @@ def mp(emu, folder, monkeypatch):
     return runner(env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda each: each.name)
 def test_every_example_runs(emu, mp, resource):
     """As help shows it, and without anything on stderr but what was done."""
@@ -125,6 +126,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code", "text"), WRONG, ids=[each[2] for each in WRONG])
 def test_mistakes_are_said_in_the_words_of_the_shell(mp, arguments, code, text):
     """With an exit code of their kind."""

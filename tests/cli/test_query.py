@@ -27,6 +27,7 @@ def mp(shop):
     return shop[1]
 
 
+@pytest.mark.slow
 def test_rows_are_objects_in_json(mp):
     """A query needs no credentials."""
     result = mp("query", "sql", COUNTS)
@@ -229,6 +230,7 @@ def test_a_limit_is_stated_with_what_remains(mp):
     assert (73, "") == (len(exactly.stdout.splitlines()), exactly.stderr)
 
 
+@pytest.mark.slow
 def test_a_table_shows_ten_thousand_rows(mp):
     """Other formats show all of them when they are not on a terminal."""
     many = "SELECT range AS n FROM range(12000)"

@@ -72,6 +72,7 @@ async def test_rejections_are_mapped_to_positions_in_the_stream(emu, anyio_backe
     assert sum(result.reasons.values()) == len(seen) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_429_and_413_and_resets_lose_nothing(emu, anyio_backend):
     """Concurrency and batch size adapt; every event is stored once."""

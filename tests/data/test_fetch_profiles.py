@@ -105,6 +105,7 @@ def test_an_impossible_total_is_ignored(emu, ws):
     assert ["a", "b", "c"] == ids(ws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "spent"), [(2000, 2), (2500, 3)])
 def test_pages_have_a_thousand_profiles(count, spent):
     """This is the page size of Mixpanel."""
@@ -319,6 +320,7 @@ def test_a_sync_fetches_what_was_seen_since(tmp_path):
             ws.sync_profiles(where='properties["n"] > 3')
 
 
+@pytest.mark.slow
 def test_the_past_of_a_profile_can_be_queried(emu, ws):
     """Each fetch adds the versions that are new to it, and marks what it no longer finds."""
     put(emu, 12, plan="free")

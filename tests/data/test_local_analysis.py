@@ -59,6 +59,7 @@ def ws():
         yield workspace
 
 
+@pytest.mark.slow
 def test_each_report_runs_on_a_fetched_table(ws):
     """One after another, on the same table."""
     found = ws.local.segmentation("Opened App", **DAYS, on="plan")

@@ -65,6 +65,7 @@ def sorted_json(rows):
     return sorted(json.dumps(row, sort_keys=True) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [b'{"event":"Open', b'{"error":"terminated early"}', b"[]", b"no"])
 def test_a_last_line_that_is_not_an_event_is_a_truncated_export(emu, ws, last):
     """The day is downloaded again, and the final error has the end of the export."""
@@ -85,6 +86,7 @@ def test_raw_events_are_repaired_too(emu, ws):
     assert [expected] == list(ws.stream_events(**DAY, raw=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [

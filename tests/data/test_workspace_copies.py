@@ -62,6 +62,7 @@ def test_what_a_subclass_adds_is_copied_as_usual(copied):
     assert (type(new), new.tags, new.credentials) == (Tagged, ["x"], ROBOT)
 
 
+@pytest.mark.slow
 @both
 @each_way
 def test_a_copy_of_an_open_workspace_reads_the_same_file(kind, copied, tmp_path):

@@ -44,6 +44,7 @@ def fan_out(emu, **callbacks):
     return FanOut(hightouch=sink, on_error=lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 301])
 @pytest.mark.parametrize("given", [(), CALLBACKS, ("on_drop",), ("on_delivery",)])
 @pytest.mark.parametrize("make", [mixpanel_client, customerio_client, hightouch_client, fan_out])

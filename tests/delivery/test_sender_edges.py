@@ -112,6 +112,7 @@ def test_the_drain_at_exit_sends_what_is_left_and_accepts_no_more(made):
     assert (stats.delivered, stats.dropped, stats.pending) == (3, {"exit": 1}, 0)
 
 
+@pytest.mark.slow
 def test_the_drain_at_exit_ends_pauses_and_takes_back_what_no_loop_sends(made):
     """There is no later attempt."""
     system = made()

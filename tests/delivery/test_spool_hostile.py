@@ -307,6 +307,7 @@ def test_a_folder_that_really_belongs_to_another_user_is_refused(tmp_path):
 # ---- clocks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", [0.0, 1e9, 4e9, 1e11])
 def test_a_clock_that_is_wrong_at_the_restart_expires_nothing(tmp_path, server, monkeypatch, clock):
     """Before 2020, or more than a year after the message was written, its age is not known."""

@@ -44,6 +44,7 @@ def test_links_in_code_are_no_links():
 CHECKS = ("links", "pages", "code", "typed", "reference", "lists", "changelog", "readme")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", CHECKS)
 def test_a_problem_of_any_check_fails_the_command(monkeypatch, capsys, failing):
     """`python -m tests.docs check` prints it and exits with 1, so tox and pre-commit stop."""
@@ -119,6 +120,7 @@ def test_a_command_that_does_not_exist_is_found(text, problem):
     assert problem in found
 
 
+@pytest.mark.slow
 def test_errors_variables_and_reasons_are_listed():
     """Each error with what to do, each variable, each reason of a drop, each kind of fallback."""
     assert checks.lists() == []

@@ -119,6 +119,7 @@ def within(expected, found):
     return expected == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "expected"), SHAPES, ids=[f"{e[0]} {e[1]}" for e in SHAPES]
 )

@@ -223,6 +223,7 @@ def test_the_export_cache_is_invalidated_by_new_events(emu, http):
     assert [] == export(http)
 
 
+@pytest.mark.slow
 def test_an_export_does_not_block_other_requests(emu, http, tmp_path):
     """Even if its client does not read it."""
     file = tmp_path / "events.ndjson"

@@ -419,6 +419,7 @@ def test_latency_delays_every_response():
         assert "1" == httpx.post(f"{emulator.url}/track", json=[event()]).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/track", "/engage", "/groups", "/import"])
 @pytest.mark.parametrize("body", [b"", b"{", b"[1,]", b"NaN", b"\xff", b"data=%5B", b"[" * 9999])
 def test_malformed_json_is_400(http, path, body):

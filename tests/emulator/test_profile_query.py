@@ -139,6 +139,7 @@ def test_properties_can_be_selected(people):
     assert [{"$distinct_id": "u1", "$properties": {"plan": "team"}}] == body["results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "expected"),
     [

@@ -104,6 +104,7 @@ async def test_segmentation_equals_the_local_report(ws, options):
     assert (local.total, local.limit_hit) == (live.total, live.limit_hit)
 
 
+@pytest.mark.slow
 async def test_figures_of_numbers_equal_the_local_reports(ws):
     """Ranges, sums and averages."""
     for name in ("segmentation_sum", "segmentation_average"):
@@ -114,6 +115,7 @@ async def test_figures_of_numbers_equal_the_local_reports(ws):
     assert (ws.local.segmentation_numeric("Order Paid", on="amount", **DAYS)) == live
 
 
+@pytest.mark.slow
 async def test_counts_equal_the_local_reports(ws):
     """Of several events, and of a property's values."""
     names = ["Order Paid", "Opened App"]
@@ -141,6 +143,7 @@ async def test_retention_equals_the_local_report(ws, options):
     assert (local.cohorts, local.segments) == (live.cohorts, live.segments)
 
 
+@pytest.mark.slow
 async def test_compounded_retention_equals_the_local_report(ws):
     """With one event."""
     options = {**DAYS, "retention_type": "compounded", "interval_count": 2}
@@ -169,6 +172,7 @@ async def test_a_saved_funnel_equals_the_local_report(emu, ws, options):
     assert [3, 2] == [step.count for step in live.steps]
 
 
+@pytest.mark.slow
 async def test_a_funnel_by_week_equals_the_local_report(emu, ws):
     """Each week has its own best attempts."""
     funnel_id = emu.add_funnel("Checkout", ["Opened App", "Order Paid"], window=2)
@@ -318,6 +322,7 @@ def test_jql_is_gone(http):
     assert "POST /api/query/insights" in response.json()["error"]
 
 
+@pytest.mark.slow
 async def test_the_activity_feed_is_read_page_by_page(ws, emu):
     """Backwards, each event once; the old endpoint has the same events."""
     feed = await ws.activity_feed(["u1"], from_date="2026-01-01", to_date="2026-01-04", limit=3)

@@ -51,6 +51,7 @@ def results(response):
 # Inline reports
 
 
+@pytest.mark.slow
 async def test_an_inline_total_equals_segmentation(ws):
     """By date, and with a group, whose `$overall` stands apart."""
     local = ws.local.segmentation("Order Paid", on="plan", **DAYS)
@@ -88,6 +89,7 @@ async def test_inline_figures_of_numbers_and_formulas(ws):
     assert {"(A / B) * 100": {"all": 100}} == rate.series
 
 
+@pytest.mark.slow
 async def test_an_inline_funnel_equals_the_local_report(ws):
     """By segment too."""
     steps = ["Opened App", "Order Paid"]
@@ -97,6 +99,7 @@ async def test_an_inline_funnel_equals_the_local_report(ws):
     assert local.segments == live.segments
 
 
+@pytest.mark.slow
 async def test_inline_retention_equals_the_local_report(ws):
     """For the intervals that it has."""
     live = await ws.query_retention("Opened App", "Order Paid", **DAYS)
@@ -104,6 +107,7 @@ async def test_inline_retention_equals_the_local_report(ws):
     assert local.cohorts == live.cohorts
 
 
+@pytest.mark.slow
 async def test_inline_flows_equal_the_local_report(ws):
     """Node by node, edge by edge."""
     live = await ws.query_flow("Opened App", forward=2, cardinality=5, **DAYS)

@@ -44,6 +44,7 @@ def test_only_operators_constants_and_statements_of_functions_are_changed():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mutation.MODULES)
 def test_each_mutant_can_replace_the_code_of_its_function(name):
     """Variables of outer scopes and the kind of the function stay; its code is another."""

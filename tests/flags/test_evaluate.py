@@ -372,6 +372,7 @@ def test_a_bad_rule_affects_only_its_rollout():
     assert selected(flag(bad, everyone("b")), user()) == "b"
 
 
+@pytest.mark.slow
 def test_a_failing_rule_is_a_reason_without_values():
     """The reason names the exception, but not the values that the rule read."""
     failing = everyone("a", runtime_evaluation_rule={"<": [{"var": "secret"}, 5]})
@@ -553,6 +554,7 @@ def test_a_flag_that_becomes_malformed_stays_as_it_was():
     assert evaluate_flag(third, "f", user()).fallback_reason.kind == "FLAG_NOT_FOUND"
 
 
+@pytest.mark.slow
 def test_another_engine_reuses_no_flags():
     """Rules are compiled again when the engine changes."""
     first = parse_definitions({"flags": [flag(everyone("a"))]})
@@ -780,6 +782,7 @@ def test_explain_notes_values_that_other_languages_format_differently():
     )
 
 
+@pytest.mark.slow
 def test_explain_shows_a_clause_that_failed():
     """With the json-logic engine one clause can fail the rule: the trace shows which."""
     rule = {"or": [PRO, {"<": [{"var": "age"}, 5]}]}

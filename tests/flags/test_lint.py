@@ -74,6 +74,7 @@ def test_reachable_rollouts_have_no_findings():
     assert found(flag([half(), {"rollout_percentage": 1}], hash_salt=None)) == []
 
 
+@pytest.mark.slow
 def test_lint_knows_the_operators_of_the_chosen_engine():
     """An operator that the engine lacks is reported."""
     some = flag([half(runtime_evaluation_rule={"some": [[], True]})])

@@ -61,6 +61,7 @@ assert httpcore._synchronization.trio is sys.modules["trio"]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("load", LOADS)
 def test_trio_can_be_started_while_the_package_loads_httpcore_in_a_thread(load, use):

@@ -134,6 +134,7 @@ def test_rq(example, monkeypatch):
         assert type(job).__name__ == "MixpanelJob"
 
 
+@pytest.mark.slow
 def test_ipython(emu, monkeypatch, shell):
     """The event is sent after the cell, although its batch is not full."""
     monkeypatch.setenv("MP_BASE_URL", emu.url)

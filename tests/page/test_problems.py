@@ -144,6 +144,7 @@ def test_a_message_that_is_reported_and_arrives_is_counted_once(reported_first, 
     assert {2} == {each["count"] for each in feed.state()["problems"]}
 
 
+@pytest.mark.slow
 def test_comparing_is_bounded():
     """Names of events and properties without end need no more memory."""
     feed = Feed()
@@ -155,6 +156,7 @@ def test_comparing_is_bounded():
     assert len(problems._types) <= 2000
 
 
+@pytest.mark.slow
 def test_counting_is_bounded():
     """Messages with a problem without end need no more memory."""
     feed = Feed()

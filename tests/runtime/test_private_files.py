@@ -293,6 +293,7 @@ def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
     assert [path.name] == names(tmp_path)
 
 
+@pytest.mark.slow
 def test_readers_get_the_old_file_or_the_new_one(tmp_path):
     """Never a part of one, however many write at once."""
     path, stop, seen = tmp_path / "file", threading.Event(), set()

@@ -125,6 +125,7 @@ def test_types_can_be_stated(write, type_, cell, value):
     assert [value] == column(write("a.csv", f"x,y\n{cell},1\n"), "x", types={"x": type_})
 
 
+@pytest.mark.slow
 @given(
     st.text("0123456789+-.eE_ x½٣", max_size=12)
     | st.from_regex(r"-?[0-9]{1,25}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
@@ -147,6 +148,7 @@ def test_a_stated_number_is_exact_or_rejected(text):
         assert (value == 0) == (Decimal(plain) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "why"),
     [
@@ -403,6 +405,7 @@ def test_a_truncated_gzip_file_says_so(write):
 # Encodings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.ndjson"])
 def test_a_byte_order_mark_gives_the_encoding(write, name, encoding):
@@ -433,6 +436,7 @@ def test_a_table_of_duckdb_is_read_as_it_is(tmp_path):
     assert {"h": str(2**127 - 1), "s": {"a": [1, None]}} == row
 
 
+@pytest.mark.slow
 def test_a_file_that_needs_more_memory_than_its_limit_is_named_with_what_helps(
     tmp_path, monkeypatch
 ):

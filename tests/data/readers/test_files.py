@@ -91,6 +91,7 @@ def test_a_csv_becomes_events(write):
     assert [EVENT] == read(write("a.tsv", text.replace(",", "\t")))
 
 
+@pytest.mark.slow
 def test_types_of_a_csv_are_detected_from_all_rows(write):
     """A column with text after many numbers is text."""
     rows = "".join(f"A,{n},u,{n}\n" for n in range(30_000))
@@ -234,6 +235,7 @@ def test_the_error_of_a_broken_file_is_one_line(write):
 ROW = "A,1,u\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 @pytest.mark.parametrize(
     ("text", "reason"),

@@ -94,6 +94,7 @@ def without_additions(event):
     return {"event": event["event"], "properties": kept}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

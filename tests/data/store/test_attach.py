@@ -52,6 +52,7 @@ def released(database):
 # ---- files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
 @pytest.mark.parametrize("face", [Workspace, AsyncWorkspace])
 @pytest.mark.parametrize("read_only", [True, False])
@@ -145,6 +146,7 @@ def test_a_table_is_never_hidden_by_a_file(path):
         assert [(1,)] == db.sql_rows("FROM plans").rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "a b", "_x", "a.b", 'x"; DROP', "é", None, "a" * 129])
 def test_names_are_checked(path, name):
     """They are those of tables."""
@@ -192,6 +194,7 @@ def test_hostile_files_are_refused_with_a_reason(path, file, content, reason):
         assert 1 == db.sql_scalar("SELECT count(*) FROM events")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
 def test_what_is_no_file_is_refused(path, kind):
     """A missing file, a directory and a FIFO, without waiting for a writer of it."""
@@ -240,6 +243,7 @@ def other(tmp_path):
     return tmp_path / "eu.db"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", [Workspace, AsyncWorkspace])
 def test_tables_of_another_database_can_be_joined(path, other, face):
     """Both files stay free for other processes between statements, and the other is only read."""
@@ -263,6 +267,7 @@ def test_tables_of_another_database_can_be_joined(path, other, face):
     ws.database.close()
 
 
+@pytest.mark.slow
 def test_another_database_that_cannot_be_attached_is_named(path, other):
     """Nothing is attached then, and the database goes on working."""
     with Database.open(path) as db:

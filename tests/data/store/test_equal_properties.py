@@ -53,6 +53,7 @@ def db(tmp_path_factory):
         yield database
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(events(), min_size=1, max_size=4, unique=True), st.booleans())
 def test_a_table_and_a_stream_have_the_same_events(db, lines, gzipped):

@@ -60,6 +60,7 @@ def test_parquet_has_a_folder_a_day(db, tmp_path):
     assert [] == list(db.parts.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["week.parquet", "Week.PARQUET"])
 def test_a_partitioned_export_to_a_path_like_a_file_is_refused(db, tmp_path, name):
     """The error names partition_by=None, which writes one file."""

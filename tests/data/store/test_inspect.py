@@ -116,6 +116,7 @@ def test_sample_summary_and_schema_describe_a_table(db):
     assert ("event", ["events", "none"]) == (caught.value.table_name, caught.value.available_tables)
 
 
+@pytest.mark.slow
 def test_typed_views_have_a_column_for_each_property(db):
     """Types are detected, unusual names work, and duplicate names get a number."""
     assert "events_typed" == db.typed_view("events")
@@ -142,6 +143,7 @@ def test_typed_views_have_a_column_for_each_property(db):
         db.typed_view("events_typed")
 
 
+@pytest.mark.slow
 def test_drop_all_drops_one_type_or_everything(db):
     """Tables of events are dropped with their views."""
     db.typed_view("events")

@@ -138,6 +138,7 @@ def test_rows_without_a_time_have_a_folder_too(db, tmp_path):
     assert ("__HIVE_DEFAULT_PARTITION__",) == db.sync_parquet("events", lake).removed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("type_", ["DATE", "TIMESTAMPTZ", "TIMESTAMP_NS", "TIMESTAMP_S", "VARCHAR"])
 def test_times_of_any_type_make_days(db, tmp_path, type_):
     """In UTC; each row is in one of them."""
@@ -149,6 +150,7 @@ def test_times_of_any_type_make_days(db, tmp_path, type_):
         assert (12,) == connection.execute(query).fetchone()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_only", [True, False])
 def test_views_and_queries_are_exported_by_day(db, tmp_path, read_only):
     """Each is read once; a random one is written as it was seen."""
@@ -185,6 +187,7 @@ def test_broken_and_further_files_of_a_day_are_replaced(db, tmp_path):
     assert 3 == len(files(lake)) == db.sync_parquet("events", lake).kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

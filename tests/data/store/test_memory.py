@@ -34,6 +34,7 @@ def load(db, folder, data, *, compressed):
     return staged, running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_load_without_enough_memory_goes_on_in_pieces(tmp_path, monkeypatch, compressed):
     """Nothing is lost, and duplicates in different pieces are merged."""
@@ -57,6 +58,7 @@ def test_a_load_without_enough_memory_goes_on_in_pieces(tmp_path, monkeypatch, c
     assert len(tried) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffices", [100_000, 20_000, 0])
 def test_a_load_of_profiles_without_enough_memory_goes_on_in_pieces(
     tmp_path, monkeypatch, suffices

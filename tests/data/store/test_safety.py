@@ -101,6 +101,7 @@ def test_a_table_cannot_be_dropped_during_a_load(db):
     assert 1 == load.finish().rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["new", "replace", "sync"])
 def test_a_table_created_during_a_load_is_not_replaced(db, mode):
     """The load raises, and keeps its staged rows."""

@@ -215,6 +215,7 @@ READING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", READING)
 def test_sql_that_reads_is_allowed(prepared, query):
     """These are queries in all spellings, DESCRIBE and EXPLAIN."""
@@ -246,6 +247,7 @@ NOT_CHANGING_TABLES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", NOT_CHANGING_TABLES)
 def test_sql_that_writes_cannot_access_files(prepared, query):
     """`write=True` allows neither parts, nor the database's own file, nor any other."""
@@ -436,6 +438,7 @@ with Database.open(sys.argv[1]) as db:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
 def test_answers_do_not_depend_on_the_time_zone_of_the_machine(tmp_path, zone):
     """Neither those about now, nor with parameters that have a time zone of their own."""

@@ -384,6 +384,7 @@ def test_a_locked_database_names_its_holder(tmp_path, monkeypatch):
     Database.open(path).close()
 
 
+@pytest.mark.slow
 def test_read_only_processes_share_a_file(tmp_path, monkeypatch):
     """A writer is refused meanwhile."""
     monkeypatch.setattr(connection, "LOCK_TIMEOUT", 0.0)

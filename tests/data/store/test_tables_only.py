@@ -95,6 +95,7 @@ def test_no_way_of_writing_it_shows_the_path(database, query):
     assert "spill" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
@@ -111,6 +112,7 @@ def test_what_is_about_the_machine_is_refused(database, query):
         database.sql_page(query, offset=0, limit=10, width=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [

@@ -39,6 +39,7 @@ def types_of(typed):
     return {column.name: column.type for column in typed.columns}
 
 
+@pytest.mark.slow
 def test_a_fetch_keeps_a_typed_table_current(db):
     """Days are replaced or added; new properties get columns, and other rows stay."""
     assert (2, "events_typed") == ((first := db.typed_table("events")).rows, first.name)
@@ -52,6 +53,7 @@ def test_a_fetch_keeps_a_typed_table_current(db):
     assert (1, {"id", "plan", "gone", "Plan_2", "new"}) == (replaced.rows, set(types_of(replaced)))
 
 
+@pytest.mark.slow
 def test_names_and_types_do_not_drift(db):
     """A value that does not fit is counted and kept, until types are inferred again."""
     db.typed_table("events")
@@ -67,6 +69,7 @@ def test_names_and_types_do_not_drift(db):
     assert 12 == db.sql_scalar("SELECT count(DISTINCT id) FROM events_typed")
 
 
+@pytest.mark.slow
 def test_a_stated_type_is_kept(db):
     """It is checked first, and stays when all other types are inferred again."""
     for wrong in ("INT; DROP TABLE events", "DECIMAL(40,1)", "DECIMAL(2,3)", ""):
@@ -83,6 +86,7 @@ def test_a_stated_type_is_kept(db):
     assert (3, 1) == (fetched.rows, db.sql_scalar("SELECT count(later) FROM events_typed"))
 
 
+@pytest.mark.slow
 def test_a_typed_table_has_a_name_of_its_own(db):
     """It replaces a view of its name, no other table, and is dropped with its source."""
     db.typed_view("events")
@@ -98,6 +102,7 @@ def test_a_typed_table_has_a_name_of_its_own(db):
     assert [] == db.tables()
 
 
+@pytest.mark.slow
 def test_a_typed_table_that_cannot_be_refreshed_does_not_harm_the_fetch(db, monkeypatch, caplog):
     """The rows are loaded; the next fetch brings it up to date."""
     from mixpanel.data.store import typed_tables
@@ -134,6 +139,7 @@ def info_of(db, name):
     return next(table for table in db.tables() if table.name == name)
 
 
+@pytest.mark.slow
 def test_a_typed_table_is_listed_with_its_source_and_whether_it_is_current(db):
     """It is stale after a change of its source by SQL, or by a fetch that could not refresh it."""
     db.typed_table("events")
@@ -158,6 +164,7 @@ def test_a_typed_table_is_listed_with_its_source_and_whether_it_is_current(db):
     assert "stale" == info_of(db, "events_typed").state
 
 
+@pytest.mark.slow
 def test_a_fetch_after_a_change_by_sql_leaves_no_old_row_in_the_typed_table(db):
     """Not even of days that were not fetched again."""
     db.typed_table("events")

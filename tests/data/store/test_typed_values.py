@@ -112,6 +112,7 @@ def check_column(sent, got, type_):
     assert type_ != "JSON" or not missing
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(properties_of_events(), st.sampled_from([200, 1]))
 def test_each_value_of_a_typed_view_is_the_value_that_was_sent(db, rows, apart):
@@ -128,6 +129,7 @@ def test_each_value_of_a_typed_view_is_the_value_that_was_sent(db, rows, apart):
         check_column([row.get(key) for row in rows], [row[name] for row in found], types[name])
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(properties_of_events())
 def test_each_value_of_a_typed_table_is_the_value_that_was_sent(db, rows):
@@ -148,6 +150,7 @@ def test_each_value_of_a_typed_table_is_the_value_that_was_sent(db, rows):
         assert column.values == len(sent) - sent.count(None)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(properties_of_events())
 def test_statistics_of_a_property_are_those_of_plain_python(db, rows):
