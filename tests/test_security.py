@@ -35,7 +35,6 @@ def test_each_risk_has_a_defence_and_a_test():
     assert unproven == []
 
 
-@pytest.mark.slow
 def test_each_test_that_is_named_exists():
     """Renaming or removing a test requires a change of its row."""
     named = [pair for row in rows() for pair in NAMED.findall(row["tests"])]
