@@ -1,6 +1,7 @@
 """The edges of the spool's decisions, each one off by one: see tests/faults/mutation.py."""
 
 import sqlite3
+import threading
 from collections import deque
 from contextlib import closing
 
@@ -17,7 +18,7 @@ from mixpanel._delivery.spool.blocks import (
     dead_letter,
     new_blocks,
 )
-from mixpanel._delivery.spool.folder import Destination
+from mixpanel._delivery.spool.folder import Destination, claim_orphan, create_file
 from mixpanel._delivery.spool.options import SpoolOptions
 from mixpanel._delivery.spool.spooled_buffer import SpooledBuffer
 from mixpanel._delivery.spool.store import (
@@ -28,6 +29,7 @@ from mixpanel._delivery.spool.store import (
     NewBlock,
     SpoolStore,
     block_id,
+    is_damage,
     place_of,
 )
 from mixpanel._delivery.stats import DeliveryStats
@@ -415,10 +417,9 @@ def test_health_counts_what_is_on_disk(backlog):
 
 
 def blocks_of(some, endpoint="events", codec=None):
-    source = Source(None, None)
-    source.base[endpoint] = 100
-    for at, one in enumerate(some, 1):
+    for at, one in enumerate(some, 101):
         one.sequence = at
+    source = Source(None, None)
     return list(new_blocks(source, endpoint, some, codec or RecordCodec(), Credentials()))
 
 
@@ -428,7 +429,8 @@ def test_blocks_are_bounded_by_messages_and_by_bytes(monkeypatch):
     monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 21)
     found = blocks_of([event(n) for n in range(7)])
     assert [len(part) for _, part in found] == [3, 3, 1]
-    assert [place_of(new.id) for new, _ in found] == [101, 104, 107]
+    places = [place_of(new.id) - blocks.FIRST_PLACE for new, _ in found]
+    assert places == [101, 104, 107]
     monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 20)
     assert [len(part) for _, part in blocks_of([event(n) for n in range(4)])] == [2, 2]
     monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 6)
@@ -707,3 +709,419 @@ def test_dead_letters_of_messages_that_were_never_written_have_a_key(make):
 def test_a_token_is_read_back_from_its_text():
     """After a restart as well: it is in each message anyway."""
     assert Credentials().load(Credentials().dump(ProjectToken("t"))) == ProjectToken("t")
+
+
+# ---- files of earlier processes -----------------------------------------------------------------
+
+
+def leave(buffer, *records):
+    """Let a process accept and write messages, one block each, and end; return its file."""
+    for record in records:
+        buffer.put(record)
+        cycle(buffer)
+    path = buffer.writer._files.own.store.path
+    buffer.drop_all("closed", end_reason="closed")
+    return path
+
+
+def break_page_with(path, text):
+    """Overwrite the page that has a text, as a bad sector does."""
+    content = path.read_bytes()
+    start = content.index(text) // 4096 * 4096
+    path.write_bytes(content[:start] + b"\xff" * 4096 + content[start + 4096 :])
+
+
+def large(n):
+    """Return an event that fills a page."""
+    return Record("events", b'{"n":%d,"text":"%s"}' % (n, b"x" * 3000))
+
+
+def test_damage_of_an_earlier_file_takes_no_new_message_with_it(make):
+    """What was committed after the restart is sent, also while earlier messages are on disk."""
+    path = leave(make(), *map(large, range(4)))
+    break_page_with(path, b'{"n":1,')
+    buffer = make()
+    buffer.put(event(5))
+    assert commits(buffer)
+    cycle(buffer)
+    assert buffer.stats.snapshot().dropped == {"corrupt": 4}
+    assert buffer.writer.quarantined == 1
+    assert stored(buffer) == 1
+    batch = take(buffer)
+    assert [one.body for one in batch.records] == [event(5).body]
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+
+
+def test_messages_of_an_earlier_process_free_their_space_when_they_are_settled(make):
+    """The limit holds again for what this process adds: the spool does not grow for ever."""
+    leave(make(), event(1), event(2), event(3))
+    buffer = make(max_spool_bytes=14)
+    cycle(buffer)
+    assert buffer.adopted_bytes == 21
+    settle_all(buffer)
+    cycle(buffer)
+    assert buffer.adopted_bytes == 0
+    for n in range(4, 8):
+        buffer.put(event(n))
+    assert buffer.stats.snapshot().dropped == {"queue_full": 2}
+
+
+def test_a_mark_of_an_earlier_message_is_on_disk_before_its_request_leaves(make, monkeypatch):
+    """If it cannot be written, the update waits."""
+    leave(make(), event(1, "people", repeatable=False))
+    buffer = make()
+    cycle(buffer)
+    batch = take(buffer)
+    source = batch.records[0].block.source
+    BrokenStore.broken = True
+    error = buffer.mark_attempted_blocking(batch.records, 0.0)
+    assert isinstance(error, SpoolError)
+    BrokenStore.broken = False
+    assert buffer.mark_attempted_blocking(batch.records, 0.0) is None
+    [found] = source.store.read("people", 0, 10, 10**6)
+    assert found.state == bytes([ATTEMPTED])
+    buffer.finish(batch)
+
+
+def test_a_start_on_a_full_disk_sends_what_is_there(make, monkeypatch):
+    """No file of its own is needed for it; new messages wait in memory, behind earlier ones."""
+    path = leave(make(), event(1))
+    full = True
+
+    class FullStore(BrokenStore):
+        def __init__(self, file, durability):
+            if full and file != path:
+                raise sqlite3.OperationalError("database or disk is full")
+            super().__init__(file, durability)
+
+    monkeypatch.setattr(writer, "SpoolStore", FullStore)
+    buffer = make()
+    buffer.put(event(2))
+    cycle(buffer)
+    assert buffer.writer.error is not None
+    batch = take(buffer)
+    assert [one.body for one in batch.records] == [event(1).body]
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    cycle(buffer)
+    assert not path.exists()
+    full = False
+    cycle(buffer)
+    assert buffer.writer.error is None
+    assert (stored(buffer), buffer.stats.pending) == (1, 1)
+
+
+def test_dead_letters_of_an_earlier_process_move_to_the_file_of_this_one(make, monkeypatch):
+    """A page at a time; the earlier file is removed, and all are counted meanwhile."""
+    monkeypatch.setattr(writer, "PAGE_LETTERS", 2)
+    first = make()
+    for n in range(3):
+        first.put(event(n))
+    cycle(first)
+    batch = take(first)
+    records = batch.unsettled
+    first.settle(batch, records, "rejected")
+    first.announce(records, "rejected")
+    first.finish(batch)
+    cycle(first)
+    path = leave(first)
+    buffer = make()
+    cycle(buffer)
+    assert (path.exists(), buffer.writer.dead_letters) == (True, 3)
+    assert len(buffer.writer._files.own.store.dead()) == 2
+    cycle(buffer)
+    cycle(buffer)
+    assert (path.exists(), buffer.writer.dead_letters) == (False, 3)
+    bodies = [letter.body for letter in buffer.writer._files.own.store.dead()]
+    assert bodies == [event(n).body for n in range(3)]
+
+
+# ---- what would be noticed late ------------------------------------------------------------------
+
+
+def test_a_block_may_take_the_limit_of_bytes_exactly(monkeypatch):
+    """The next message starts another one."""
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 21)
+    assert [len(part) for _, part in blocks_of([event(n) for n in range(4)])] == [3, 1]
+
+
+def test_a_closed_source_releases_its_file_and_its_lock(tmp_path):
+    """Also if the file cannot be closed any more."""
+    path, lock = create_file(tmp_path)
+    source = Source(SpoolStore(path), lock)
+    source.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        source.store.totals()
+    claimed = claim_orphan(path)
+    assert claimed is not None
+    claimed.release()
+
+
+def rejected(buffer):
+    """Let a server reject all messages of the next batch."""
+    batch = take(buffer)
+    records = batch.unsettled
+    buffer.settle(batch, records, "rejected")
+    buffer.announce(records, "rejected")
+    buffer.finish(batch)
+    cycle(buffer)
+
+
+def test_messages_of_different_blocks_are_different_dead_letters(make):
+    """Only copies of the same message share one."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+        cycle(buffer)
+    rejected(buffer)
+    assert [each.body for each in buffer.writer._files.own.store.dead()] == [
+        event(n).body for n in range(2)
+    ]
+    assert buffer.writer.dead_letters == 2
+
+
+def test_messages_keep_their_credentials_and_whether_they_may_be_repeated(make):
+    """After a restart as well."""
+    leave(
+        make(),
+        event(0, "imports", auth=ProjectToken("t")),
+        event(1, "people", repeatable=False),
+        event(2, "people", repeatable=True),
+    )
+    buffer = make()
+    cycle(buffer)
+    [one] = buffer.queues["imports"].unsent
+    assert one.auth == ProjectToken("t")
+    assert [each.repeatable for each in buffer.queues["people"].unsent] == [False, True]
+
+
+def test_only_a_damaged_file_counts_as_damage():
+    """An error of the disk or of the program does not: the file stays in use."""
+    damage = [
+        sqlite3.DatabaseError("file is not a database"),
+        sqlite3.OperationalError("database disk image is malformed"),
+        sqlite3.OperationalError("no such table: block"),
+    ]
+    other = [
+        sqlite3.OperationalError("disk I/O error"),
+        sqlite3.IntegrityError("UNIQUE constraint failed"),
+        sqlite3.ProgrammingError("Cannot operate on a closed database."),
+        sqlite3.InterfaceError("bad parameter"),
+        OSError(5, "Input/output error"),
+        ValueError("malformed"),
+    ]
+    assert [is_damage(each) for each in damage] == [True] * 3
+    assert [is_damage(each) for each in other] == [False] * 6
+
+
+def test_dead_letters_stay_below_the_limit_by_every_byte(store):
+    """One byte too many costs another letter."""
+    letters = [letter(key, b"12345") for key in "abc"]
+    assert store.add_dead(letters, 9) == 2
+    assert [each.key for each in store.dead()] == ["c"]
+
+
+def test_a_file_that_cannot_be_opened_is_closed(tmp_path, monkeypatch):
+    """It may be renamed then, also where open files cannot be."""
+    opened = []
+    connect = sqlite3.connect
+
+    def remembered(*args, **options):
+        opened.append(connect(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remembered)
+    (tmp_path / "x.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(sqlite3.DatabaseError):
+        SpoolStore(tmp_path / "x.db")
+    [connection] = opened
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_another_thread_may_close_a_file(tmp_path):
+    """As at the end of a program."""
+    made = []
+    thread = threading.Thread(target=lambda: made.append(SpoolStore(tmp_path / "x.db")))
+    thread.start()
+    thread.join()
+    [store] = made
+    store.add(new(1))
+    store.close()
+    with closing(SpoolStore(tmp_path / "x.db")) as store:
+        assert store.totals() == {"events": (1, 2)}
+
+
+def test_a_file_knows_its_size_and_whether_it_is_there(tmp_path):
+    """Another file in its place is not it."""
+    path = tmp_path / "x.db"
+    with closing(SpoolStore(path)) as store:
+        store.add(new(1))
+        sizes = [each.stat().st_size for each in (path, tmp_path / "x.db-wal")]
+        assert min(sizes) > 0
+        assert store.file_bytes() == sum(sizes)
+        assert store.is_there()
+        store.check_there()
+        path.rename(tmp_path / "y.db")
+        assert store.file_bytes() == sizes[1]
+        assert not store.is_there()
+        path.write_bytes(b"")
+        assert not store.is_there()
+        with pytest.raises(FileNotFoundError):
+            store.check_there()
+
+
+def test_a_file_in_a_folder_that_cannot_be_read_is_taken_to_be_there(store, monkeypatch):
+    """It is open, and still works."""
+
+    class Hidden:
+        def stat(self):
+            raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "path", Hidden())
+        assert store.is_there()
+
+
+def test_a_dead_letter_without_a_body_is_one_too(store):
+    """The file is not empty."""
+    store.add_dead([letter("a", b"")])
+    assert not store.is_empty()
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_file_that_was_emptied_keeps_its_wal(tmp_path, size):
+    """SQLite alone would delete it."""
+    path, wal = tmp_path / "x.db", tmp_path / "x.db-wal"
+    path.write_bytes(b"")
+    wal.write_bytes(b"")
+    SpoolStore(path).close()
+    path.write_bytes(b"")
+    wal.write_bytes(b"x" * size)
+    with pytest.raises(sqlite3.DatabaseError, match="its WAL is not"):
+        SpoolStore(path)
+    assert wal.stat().st_size == size
+
+
+def test_the_age_of_a_new_message_is_exact(monkeypatch):
+    """Also below a second."""
+    monkeypatch.setattr(blocks, "now", lambda: blocks.PLAUSIBLE + 10.0)
+    ages = {created: blocks.age_of(blocks.PLAUSIBLE + created) for created in (10.5, 9.5, 0, -1)}
+    assert ages == {10.5: 0.0, 9.5: 0.5, 0: 10.0, -1: 0.0}
+
+
+def test_the_last_place_of_an_endpoint_is_read(store):
+    """It does not belong to the next endpoint."""
+    last = 2**48 - 1
+    store.add(new(last, endpoint="imports", created=5.0))
+    store.add(new(1, endpoint="people"))
+    assert [place_of(each.id) for each in store.read("imports", 0, 10, 100)] == [last]
+    assert store.last_place("imports") == last
+    assert store.oldest(["imports"]) == 5.0
+    store.remove([block_id("imports", last)])
+    assert store.read("imports", 0, 10, 100) == []
+    assert store.oldest(["imports"]) is None
+    assert store.last_place("imports") == 0
+
+
+def test_callers_that_send_themselves_wait_for_the_disk_when_a_batch_is_full(make, monkeypatch):
+    """What is in memory counts to it as well."""
+    waits = []
+    buffer = make(max_batch_size=2)
+    monkeypatch.setattr(buffer, "_wait_until_written", lambda: waits.append(1))
+    buffer.attach(lambda: None, lambda: True)
+    buffer.put(event(0))
+    cycle(buffer)
+    buffer.due()
+    assert waits == []
+    buffer.put(event(1))
+    buffer.due()
+    assert waits == [1]
+    buffer.attach(lambda: None, lambda: False)
+    buffer.due()
+    assert waits == [1]
+
+
+def test_what_was_just_tracked_is_written_before_everything_is_taken(make, monkeypatch):
+    """`flush` finds it; without anything to write it does not wait for the disk."""
+    buffer = make()
+    request, requests = buffer.writer.request_commit, []
+
+    def commit():
+        requests.append(1)
+        future = request()
+        cycle(buffer)
+        return future
+
+    monkeypatch.setattr(buffer.writer, "request_commit", commit)
+    assert take(buffer) is None
+    assert requests == []
+    buffer.put(event(0))
+    assert [one.body for one in take(buffer).records] == [event(0).body]
+    assert requests == [1]
+
+
+def test_nothing_is_accepted_amid_a_recount(make, monkeypatch):
+    """A signal handler that tracks then is deferred."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    seen = []
+
+    def observed(record):
+        seen.append(buffer.stats.changing)
+        return False
+
+    monkeypatch.setattr(spooled_buffer, "_is_refused", observed)
+    buffer._recount()
+    assert seen == [True]
+    assert buffer.stats.changing is False
+
+
+def test_messages_in_flight_are_written_in_order_whatever_was_sent_again(make):
+    """Order is that of their sequence numbers, not that of their requests."""
+    buffer = make(max_batch_size=1, concurrency=2)
+    cycle(buffer)
+    BrokenStore.broken = True
+    for n in range(2):
+        buffer.put(event(n))
+    cycle(buffer)
+    first, second = take(buffer), take(buffer)
+    buffer.finish(first)
+    again = take(buffer)
+    assert [one.sequence for one in again.records] == [1]
+    assert [one.sequence for one in buffer.refused_in_flight()["events"]] == [1, 2]
+    BrokenStore.broken = False
+    for each in (second, again):
+        buffer.finish(each)
+
+
+def test_delivered_messages_leave_no_dead_letter_and_take_no_memory(make):
+    """Also those that are in memory only."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(1))
+    cycle(buffer)
+    assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (1, 1, 7)
+    batch = take(buffer)
+    records = batch.unsettled
+    buffer.settle(batch, records, "delivered")
+    buffer.announce(records, "delivered")
+    buffer.finish(batch)
+    BrokenStore.broken = False
+    cycle(buffer)
+    assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (0, 0, 0)
+    assert (stored(buffer), buffer.writer.dead_letters) == (0, 0)
+
+
+def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
+    """`health` shows them, and they count against the limit."""
+    monkeypatch.setattr(writer, "PAGE_MESSAGES", 1)
+    batch = take(backlog)
+    backlog.settle(batch, batch.unsettled, "delivered")
+    backlog.finish(batch)
+    cycle(backlog)
+    assert (backlog.queues["events"].on_disk, backlog.disk_bytes, backlog.bytes) == (2, 14, 7)
