@@ -52,7 +52,9 @@ MODULES = {
 DELIVERY = tuple(f"tests/delivery/test_{name}.py" for name in ("sender", "failures", "buffer"))
 SPOOL_MODEL = "tests/delivery/test_spool_model.py"
 STATE_MACHINE = "tests/faults/test_state_machine.py"
-SPOOL_TESTS = tuple(f"tests/delivery/test_spool_{name}.py" for name in ("store", "folder", "edges"))
+SPOOL_TESTS = tuple(
+    f"tests/delivery/test_spool_{name}.py" for name in ("store", "folder", "edges", "writer")
+)
 TESTS = {
     "retry": ("tests/delivery/test_retry.py", "tests/delivery/test_retry_edges.py"),
     "buffer": ("tests/delivery/test_buffer.py", "tests/delivery/test_buffer_edges.py"),
