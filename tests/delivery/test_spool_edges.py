@@ -194,6 +194,7 @@ def test_a_file_that_was_set_aside_takes_no_space(backlog):
     backlog.writer._set_aside(backlog, own, sqlite3.DatabaseError("malformed"))
     assert backlog.stats.snapshot().dropped == {"corrupt": 3}
     assert (backlog.disk_bytes, backlog.memory_only, backlog.unspooled_bytes) == (0, 2, 14)
+    assert backlog.unspooled == 2
     cycle(backlog)
     assert (stored(backlog), backlog.memory_only, backlog.unspooled_bytes) == (2, 0, 0)
     assert backlog.writer.quarantined == 1
@@ -1125,3 +1126,128 @@ def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
     backlog.finish(batch)
     cycle(backlog)
     assert (backlog.queues["events"].on_disk, backlog.disk_bytes, backlog.bytes) == (2, 14, 7)
+
+
+def test_the_age_of_what_was_found_is_that_of_the_oldest(make):
+    """Whatever is found later."""
+    buffer = make()
+    for age, size in ((3.0, 5), (5.0, 7), (1.0, 9)):
+        buffer.adopted("events", 1, size, age)
+    queue = buffer.queues["events"]
+    assert buffer.clock() - queue.disk_enqueued_at == 5.0
+    assert (queue.on_disk, queue.disk_sequence, queue.oldest_sequence()) == (3, 0, 0)
+    assert buffer.disk_bytes == buffer.adopted_bytes == 21
+    assert buffer.stats.accepted == buffer.stats.pending == 3
+    buffer.lost("events", 3, "corrupt", on_disk=True)
+
+
+def test_each_earlier_message_frees_its_space_when_it_is_settled(make):
+    """New ones do not."""
+    leave(make(), event(0), event(1), event(2))
+    buffer = make(max_batch_size=1)
+    buffer.put(event(3, "people"))
+    for _ in range(2):
+        cycle(buffer)
+    assert buffer.adopted_bytes == 21
+    spaces = []
+    while (batch := take(buffer)) is not None:
+        spaces.append((batch.queue.endpoint, buffer.adopted_bytes))
+        buffer.settle(batch, batch.unsettled, "delivered")
+        spaces[-1] += (buffer.adopted_bytes,)
+        buffer.finish(batch)
+    assert [each for each in spaces if each[0] == "people"] == [("people", *[spaces[-1][1]] * 2)]
+    assert [each for each in spaces if each[0] == "events"] == [
+        ("events", 21, 14), ("events", 14, 7), ("events", 7, 0),
+    ]  # fmt: skip
+
+
+def test_a_batch_that_was_interrupted_while_it_was_taken_is_in_flight_after_a_recount(make):
+    """Its outcome counts."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    batch = take(buffer)
+    batch.live = False
+    buffer._recount()
+    assert buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    assert (buffer.stats.delivered, buffer.stats.pending) == (1, 0)
+
+
+def test_nothing_is_counted_as_waiting_after_the_end(backlog):
+    """It is in the spool, and still pending."""
+    backlog.drop_all("closed", end_reason="closed")
+    queue = backlog.queues["events"]
+    assert (queue.bytes, queue.on_disk, len(queue.unsent)) == (0, 0, 0)
+    assert (backlog.kept, backlog.stats.pending) == (5, 5)
+    backlog._recount()
+    assert backlog.stats.pending == 5
+
+
+def test_a_batch_whose_owner_ended_stays_in_the_spool_at_the_end(make):
+    """As what was never sent does."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    assert buffer.take(Claim(lambda: False), everything=True) is not None
+    buffer.drop_all("closed", end_reason="closed")
+    assert (buffer.kept, buffer.queues["events"].in_flight) == (1, [])
+    assert buffer.stats.snapshot().dropped == {}
+
+
+def test_callers_do_not_wait_for_the_disk_for_messages_of_another_endpoint(make, monkeypatch):
+    """Only for those that fill a batch."""
+    waits = []
+    buffer = make(max_batch_size=2)
+    monkeypatch.setattr(buffer, "_wait_until_written", lambda: waits.append(1))
+    buffer.attach(lambda: None, lambda: True)
+    buffer.put(event(0))
+    buffer.put(event(1))
+    cycle(buffer)
+    buffer.put(event(2, "people"))
+    buffer.due()
+    assert waits == []
+
+
+def test_messages_after_the_end_of_the_process_are_dropped_with_that_reason(make):
+    """A client that was closed raises instead."""
+    buffer = make()
+    buffer.drop_all("exit", end_reason="exit")
+    buffer.put(event(0))
+    assert buffer.stats.snapshot().dropped == {"exit": 1}
+
+
+def test_the_first_message_wakes_the_writer(make):
+    """The others of the same commit do not."""
+    buffer = make()
+
+    def is_awake():
+        return buffer.writer._wakeup.acquire(blocking=False)
+
+    buffer.put(event(0))
+    assert is_awake()
+    buffer.put(event(1))
+    assert not is_awake()
+    cycle(buffer)
+    buffer.put(event(2))
+    assert is_awake()
+
+
+def test_a_signal_handler_that_tracks_amid_a_call_is_deferred(make):
+    """Its message is accepted after that of the call."""
+    buffer = make()
+
+    tracked = []
+
+    class Interrupted(dict):
+        def __getitem__(self, name):
+            if not tracked:
+                tracked.append(buffer.put(event(1)))
+            return super().__getitem__(name)
+
+    buffer.queues = Interrupted(buffer.queues)
+    buffer.put(event(0))
+    buffer.queues = dict(buffer.queues)
+    assert tracked == [True]
+    assert [one.body for one in buffer.queues["events"].staged] == [event(0).body, event(1).body]
+    assert buffer.stats.accepted == buffer.stats.pending == 2

@@ -440,6 +440,40 @@ def test_senders_are_called_when_there_is_more_to_send(make):
     assert ready[-1] == 2
 
 
+def test_outcomes_and_new_messages_are_written_together(make):
+    """The writer is woken for each."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    batch = take(buffer)
+    records = batch.unsettled
+    buffer.settle(batch, records, "rejected")
+    is_awake(buffer)
+    buffer.announce(records, "rejected")
+    assert is_awake(buffer)
+    buffer.finish(batch)
+    buffer.put(event(1))
+    assert is_awake(buffer)
+    cycle(buffer)
+    assert (stored(buffer), buffer.writer.dead_letters) == (1, 1)
+    settle_all(buffer)
+    assert (stored(buffer), buffer.writer.dead_letters) == (0, 1)
+
+
+def test_senders_are_called_for_one_endpoint_if_another_has_less_than_it_should(make):
+    """The counts of a file may be higher than what it has."""
+    path = leave(make(), event(0), event(1, "people"))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TRIGGER block_removed")
+        connection.execute("DELETE FROM block WHERE id = (SELECT max(id) FROM block)")
+    buffer = make()
+    ready = []
+    buffer.attach(lambda: ready.append(1), lambda: False)
+    cycle(buffer)
+    assert ready == [1]
+    assert buffer.stats.snapshot().dropped == {"corrupt": 1}
+
+
 # ---- a disk that fails --------------------------------------------------------------------------
 
 
@@ -502,7 +536,7 @@ def test_a_failing_disk_is_reported_once_until_it_was_quiet(make, time, monkeypa
 
     fail_and_recover()
     assert [each.needs_attention for each in errors] == [True]
-    assert "messages are kept in memory until it can" in str(errors[0])
+    assert "(disk I/O error): messages are kept in memory until it can" in str(errors[0])
     time.seconds += writer.QUIET - 1
     fail_and_recover()
     assert len(errors) == 1
@@ -536,6 +570,58 @@ def test_a_disk_that_failed_is_tried_again_after_a_while(make, time, monkeypatch
     BrokenStore.broken = False
     path = leave(buffer)
     assert peek(path).totals == {"events": (3, 21)}
+
+
+def test_messages_stay_in_memory_while_a_failed_disk_is_left_alone(make, time, monkeypatch):
+    """They are sent from there, whatever else is on disk."""
+    monkeypatch.setattr(writer, "RETRY_EVERY", 5.0)
+    buffer = make()
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    cycle(buffer)
+    buffer.adopted("events", 1, 7, 0.0)
+    cycle(buffer)
+    assert [one.body for one in buffer.queues["events"].unsent] == [event(0).body]
+    buffer.lost("events", 1, "corrupt", on_disk=True)
+
+
+def test_senders_are_called_for_what_only_memory_has(make):
+    """Delivery continues while the disk fails."""
+    buffer = make()
+    cycle(buffer)
+    ready = []
+    buffer.attach(lambda: ready.append(1), lambda: False)
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    cycle(buffer)
+    assert ready == [1]
+    assert len(buffer.queues["events"].unsent) == 1
+
+
+def test_a_message_that_is_settled_while_it_is_written_is_deleted(make, monkeypatch):
+    """Its request ended during the commit."""
+    buffer = make()
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    cycle(buffer)
+    batch = take(buffer)
+    BrokenStore.broken = False
+    store = buffer.writer._files.own.store
+    add = store.add
+
+    def settle_and_add(block):
+        add(block)
+        buffer.settle(batch, batch.unsettled, "delivered")
+
+    monkeypatch.setattr(store, "add", settle_and_add)
+    cycle(buffer)
+    buffer.finish(batch)
+    cycle(buffer)
+    assert stored(buffer) == 0
+    assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (0, 0, 0)
+    assert buffer.stats.snapshot().balanced
 
 
 def test_an_unexpected_error_degrades_to_memory(make, monkeypatch):
@@ -640,12 +726,15 @@ def test_a_process_without_messages_leaves_no_file(make):
 
 
 def test_closing_resolves_all_who_wait(make):
-    """And later ones get an error at once."""
+    """Those who come too late get an error."""
     buffer = make()
     cycle(buffer)
-    future = buffer.writer.request_commit()
+    future, amid = buffer.writer.request_commit(), buffer.writer.request_commit()
+    buffer.writer._waiters.remove(amid)
+    buffer.writer._reports.append(lambda: buffer.writer._waiters.append(amid))
     leave(buffer)
     assert future.exception() is None
+    assert "the client is closed" in str(amid.exception())
     late = buffer.writer.request_commit()
     assert "the client is closed" in str(late.exception())
     assert "the client is closed" in str(buffer.writer.mark([]).exception())
@@ -658,11 +747,64 @@ def test_a_closed_writer_starts_no_thread(make, monkeypatch):
         writer.native_threads, "start_thread", lambda run, name: started.append(name)
     )
     buffer = make()
+
+    class Thread:
+        alive = True
+
+        def is_alive(self):
+            return self.alive
+
     writer.SpoolWriter._start(buffer.writer)
     assert started == ["mixpanel-spool"]
+    buffer.writer._thread = Thread()
+    writer.SpoolWriter._start(buffer.writer)
+    assert started == ["mixpanel-spool"]
+    Thread.alive = False
+    writer.SpoolWriter._start(buffer.writer)
+    assert started == ["mixpanel-spool"] * 2
     leave(buffer, event(0))
     writer.SpoolWriter._start(buffer.writer)
-    assert started == ["mixpanel-spool"]
+    assert started == ["mixpanel-spool"] * 2
+
+
+def test_closing_waits_for_a_thread_that_works_only_so_long(make, monkeypatch):
+    """It raises nothing: what was not written in time counts as dropped."""
+    buffer = make()
+
+    class Thread:
+        def is_alive(self):
+            return True
+
+    buffer.writer._thread = Thread()
+    monkeypatch.setattr(spooled_buffer, "CLOSE_TIMEOUT", 0.0)
+    buffer.put(event(0))
+    buffer.drop_all("closed", end_reason="closed")
+    assert buffer.stats.snapshot().dropped == {"closed": 1}
+
+
+def test_the_thread_ends_when_its_writer_is_closed(make):
+    """And not before."""
+    buffer = make()
+    assert buffer.writer.run_cycle() is True
+    buffer.writer._closing = True
+    assert buffer.writer.run_cycle() is False
+
+
+def test_a_process_that_never_tracked_makes_no_folder(make, tmp_path):
+    """Closing writes nothing then."""
+    buffer = make()
+    buffer.drop_all("closed", end_reason="closed")
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_process_that_ends_at_once_writes_what_it_accepted(make):
+    """Also if it had no file yet."""
+    buffer = make()
+    buffer.put(event(0))
+    buffer.drop_all("closed", end_reason="closed")
+    [path] = spool_files(buffer.writer.folder)
+    assert peek(path).totals == {"events": (1, 7)}
+    assert (buffer.stats.pending, buffer.stats.snapshot().dropped) == (1, {})
 
 
 def test_a_callback_of_the_writer_cannot_wait_for_it(make):

@@ -101,6 +101,8 @@ class Code:
     """The modules whose functions are replaced."""
 
     def __init__(self, modules: list[str]) -> None:
+        for name in modules:  # no test may have imported it yet
+            importlib.import_module(MODULES[name])
         gc.unfreeze()
         everything = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
         self.sources: dict[str, tuple[str, str]] = {}

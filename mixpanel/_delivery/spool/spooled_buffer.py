@@ -139,8 +139,8 @@ class SpooledBuffer(Buffer):
                 stats.changing = True
                 try:
                     if (
-                        self._max_queue_size < 0
-                        or self.unspooled >= self._max_queue_size
+                        # It is negative once the client is closed.
+                        self.unspooled >= self._max_queue_size
                         or self.unspooled_bytes + size > limits.max_queue_bytes
                         or self.bytes + self.disk_bytes + size
                         > limits.max_spool_bytes + self.adopted_bytes

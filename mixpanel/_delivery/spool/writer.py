@@ -298,7 +298,8 @@ class SpoolWriter:
     def _work(self, buffer: Any) -> bool:
         """Write, read and adopt; return True if there is more to send than before."""
         if self.error is not None and time.monotonic() < self._retry_at and not self._closing:
-            return self._keep_in_memory(buffer)
+            self._keep_in_memory(buffer)
+            return True
         moved = False
         try:
             try:
@@ -311,7 +312,8 @@ class SpoolWriter:
                     raise
                 # What is on disk is still sent and deleted: only that makes space.
                 self._degrade(buffer, error)
-                moved = self._keep_in_memory(buffer)
+                self._keep_in_memory(buffer)
+                moved = True
                 with suppress(sqlite3.OperationalError):
                     self._write_changes(buffer)
             if not self._closing:
@@ -325,7 +327,8 @@ class SpoolWriter:
                 self.wake()
             else:
                 self._degrade(buffer, error)
-            moved = self._keep_in_memory(buffer) or moved
+            self._keep_in_memory(buffer)
+            return True
         return moved
 
     def _write_changes(self, buffer: Any) -> None:
@@ -340,7 +343,7 @@ class SpoolWriter:
             for future in marked:
                 _resolve(future, failure)
 
-    def _keep_in_memory(self, buffer: Any) -> bool:
+    def _keep_in_memory(self, buffer: Any) -> None:
         """Keep in memory what cannot be written, and fail the marks: their updates wait."""
         if not _is_writing(buffer):
             buffer.take_staged(respool=False)
@@ -350,7 +353,6 @@ class SpoolWriter:
                 _resolve(
                     future, self.error or SpoolError("the spool is starting a new file: try again")
                 )
-        return True
 
     # ---- opening --------------------------------------------------------------------------------
 
@@ -582,9 +584,10 @@ class SpoolWriter:
         before = files.adopted
         for each in before:
             self._use(buffer, each, self._commit, each, [])
-        # The rest is about files that were closed or set aside, which cannot be written.
-        changes.finished.clear()
-        changes.touched.clear()
+        for blocks in (changes.finished, changes.touched):
+            # Files that were closed or set aside cannot be written.
+            for block in [each for each in blocks if each.source not in files.all()]:
+                del blocks[block]
         if len(files.adopted) < len(before):
             return SpoolError("the file of an earlier process is damaged: try again")
         return None
@@ -806,10 +809,6 @@ class SpoolWriter:
         else:
             self._forget(buffer, source)
         buffer.forget_blocks(source)
-        for block in [*self._changes.touched, *self._changes.finished]:
-            if block.source is source:
-                self._changes.touched.pop(block, None)
-                self._changes.finished.pop(block, None)
 
     def _quarantine(self, path: Path, error: BaseException, buffer: Any) -> None:
         kept = path
