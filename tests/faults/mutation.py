@@ -60,7 +60,10 @@ TESTS = {
     "buffer": ("tests/delivery/test_buffer.py", "tests/delivery/test_buffer_edges.py"),
     "sender": ("tests/delivery/test_sender_edges.py",),
     "spool": SPOOL_TESTS,
-    "spool/maintenance": ("tests/cli/test_spool.py",),
+    "spool/maintenance": (
+        "tests/delivery/test_spool_maintenance.py",
+        "tests/cli/test_spool.py",
+    ),
 }
 # For those that survive these. Their tests go through a client, and are slower.
 WIDER = {
