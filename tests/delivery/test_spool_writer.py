@@ -160,6 +160,35 @@ def test_a_file_that_another_user_could_have_planted_is_looked_at_once(make, tim
     assert buffer.stats.snapshot().delivered == 1
 
 
+def test_a_file_that_a_full_disk_cannot_lock_is_adopted_later(make, time, monkeypatch):
+    """The lock is a file too."""
+    leave(make(), event(0))
+    problems = [OSError(28, "No space left on device")]
+
+    def claim(path):
+        if problems:
+            raise problems.pop()
+        return claim_orphan(path)
+
+    monkeypatch.setattr(writer, "claim_orphan", claim)
+    buffer = make()
+    cycle(buffer)
+    assert (buffer.stats.pending, buffer.writer.error) == (0, None)
+    time.seconds += writer.ADOPT_EVERY
+    cycle(buffer)
+    assert buffer.stats.pending == 1
+
+
+def test_a_process_that_ends_at_once_adopts_nothing(make):
+    """It has only time to write what it accepted."""
+    path = leave(make(), event(0))
+    buffer = make()
+    buffer.put(event(1))
+    buffer.drop_all("closed", end_reason="closed")
+    assert buffer.stats.pending == 1
+    assert [peek(each).totals for each in spool_files(path.parent)] == [{"events": (1, 7)}] * 2
+
+
 def test_an_earlier_file_that_cannot_be_opened_is_set_aside_and_the_next_adopted(make, monkeypatch):
     """Its lock is released, and the damage reported once."""
     path = leave(make(), event(0))

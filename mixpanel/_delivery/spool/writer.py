@@ -377,8 +377,10 @@ class SpoolWriter:
         except sqlite3.OperationalError as error:
             if not is_full(error):
                 raise
-        # Before new messages are written: they line up behind those of earlier processes.
-        self._adopt(buffer)
+        # Before new messages are written: they line up behind those of earlier processes. At the
+        # end there is no time for it.
+        if not self._closing:
+            self._adopt(buffer)
 
     def _new_file(self, folder: Path) -> Source:
         path, lock = create_file(folder)
@@ -417,7 +419,8 @@ class SpoolWriter:
         try:
             lock = claim_orphan(path)
         except OSError as error:
-            self._unusable.add(path)
+            if not is_full(error):
+                self._unusable.add(path)
             logger.warning("the spool file %s cannot be used: %s", path, error)
             return None
         if lock is None:
