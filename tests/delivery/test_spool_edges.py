@@ -737,10 +737,11 @@ def large(n):
     return Record("events", b'{"n":%d,"text":"%s"}' % (n, b"x" * 3000))
 
 
-def test_damage_of_an_earlier_file_takes_no_new_message_with_it(make):
+@pytest.mark.parametrize("damaged", range(4))
+def test_damage_of_an_earlier_file_takes_no_new_message_with_it(make, damaged):
     """What was committed after the restart is sent, also while earlier messages are on disk."""
     path = leave(make(), *map(large, range(4)))
-    break_page_with(path, b'{"n":1,')
+    break_page_with(path, b'{"n":%d,' % damaged)
     buffer = make()
     buffer.put(event(5))
     assert commits(buffer)

@@ -14,7 +14,7 @@ from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import SpoolError
 from tests.delivery import test_spool_edges as edges
 from tests.delivery.test_spool_edges import commits, cycle, event, leave, settle_all, stored, take
-from tests.delivery.test_spool_model import BrokenStore
+from tests.delivery.test_spool_model import BrokenStore, ManualWriter
 
 make = edges.make
 FULL = "database or disk is full"
@@ -295,14 +295,18 @@ def test_a_message_that_was_written_late_is_kept_in_memory(make, monkeypatch):
 
 
 def test_a_set_aside_file_is_closed(make):
-    """It may be renamed then, also where open files cannot be."""
+    """It may be renamed then, also where open files cannot be; its changes are forgotten."""
     buffer = make()
+    buffer.put(event(0))
     cycle(buffer)
     own = buffer.writer._files.own
+    buffer.writer._changes.touched[take(buffer).records[0].block] = None
     buffer.writer._set_aside(buffer, own, sqlite3.DatabaseError("malformed"))
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         own.store.totals()
     assert buffer.writer._files.own is None
+    cycle(buffer)
+    assert not buffer.writer._changes
 
 
 def test_settled_messages_leave_the_earlier_file_at_once(make):
@@ -326,6 +330,64 @@ def test_settled_messages_leave_the_earlier_file_at_once(make):
     cycle(third)
     assert [one.body for one in third.queues["events"].unsent] == [event(2).body]
     assert third.queues["events"].unsent[0].index == 2
+
+
+def test_a_change_is_written_once(make):
+    """Not again with each later commit."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n, "people", repeatable=False))
+    cycle(buffer)
+    batch = take(buffer)
+    assert buffer.mark_attempted_blocking(batch.records, 0.0) is None
+    assert not buffer.writer._changes
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    assert not buffer.writer._changes
+    cycle(buffer)
+    assert not buffer.writer._changes
+    assert stored(buffer) == 0
+
+
+def test_a_mark_that_comes_while_a_damaged_file_is_set_aside_fails(make, monkeypatch):
+    """It is in no file then."""
+    buffer = make()
+    buffer.put(event(0, "people", repeatable=False))
+    cycle(buffer)
+    batch = take(buffer)
+    futures = []
+
+    def malformed(*args):
+        if not futures:
+            futures.append(writer.SpoolWriter.mark(buffer.writer, batch.records))
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(ManualWriter, "mark", writer.SpoolWriter.mark)
+    monkeypatch.setattr(buffer.writer._files.own.store, "set_state", malformed)
+    first = buffer.writer.mark(batch.records)
+    cycle(buffer)
+    assert "malformed" in str(first.exception())
+    assert "starting a new file" in str(futures[0].exception())
+    assert buffer.writer.error is None
+    buffer.finish(batch)
+
+
+def test_a_new_file_that_is_damaged_at_once_degrades_to_memory(make, monkeypatch):
+    """As on a disk that returns other bytes than were written."""
+
+    class Malformed(BrokenStore):
+        def __init__(self, file, durability):
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+    buffer = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "SpoolStore", Malformed)
+        buffer.put(event(0))
+        cycle(buffer)
+    assert "malformed" in str(buffer.writer.error)
+    assert (len(buffer.queues["events"].unsent), buffer.writer.quarantined) == (1, 0)
+    assert commits(buffer)
+    assert stored(buffer) == 1
 
 
 def test_a_mark_in_a_file_that_proves_damaged_fails(make, monkeypatch):
@@ -361,8 +423,10 @@ def test_an_update_that_was_being_sent_is_given_up_after_a_restart(make, monkeyp
     cycle(first)
     batch = take(first)
     first.mark_attempted_blocking(batch.records, 0.0)
+    own = first.writer._files.own
     first.writer.leave_to_parent()  # it is killed
-    writer._inherited.pop()
+    assert first.writer._files.all() == []
+    assert writer._inherited.pop()[0] == [own]
     [path] = spool_files(first.writer.folder)
     path.with_name(f"{path.name.partition('.')[0]}.lock").unlink()
     buffer = make()
@@ -545,6 +609,24 @@ def test_a_full_disk_still_deletes_what_is_settled(make, monkeypatch):
     cycle(buffer)
     assert buffer.writer.error is not None
     assert stored(buffer) == 1
+    assert [one.body for one in buffer.queues["events"].unsent] == [event(1).body]
+
+
+def test_a_full_disk_that_cannot_delete_either_still_sends(make, monkeypatch):
+    """Even a deletion needs space."""
+    monkeypatch.setattr(spooled_buffer, "LOADED", 1)
+    monkeypatch.setattr(writer, "CHECK_SPACE_EVERY", -1.0)
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+        cycle(buffer)
+    monkeypatch.setattr(writer, "free_bytes", lambda folder: 0)
+    batch = take(buffer)
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    BrokenStore.broken = True
+    cycle(buffer)
+    assert buffer.writer.error is not None
     assert [one.body for one in buffer.queues["events"].unsent] == [event(1).body]
 
 

@@ -300,7 +300,6 @@ class SpoolWriter:
         if self.error is not None and time.monotonic() < self._retry_at and not self._closing:
             self._keep_in_memory(buffer)
             return True
-        moved = False
         try:
             try:
                 self._open(buffer)
