@@ -949,3 +949,39 @@ def test_messages_gather_for_a_commit_unless_a_caller_waits(make, time):
     assert waits == []
     cycle(buffer)
     assert buffer.writer._at_once is False
+
+
+def test_a_file_of_this_process_that_is_damaged_is_replaced_at_once(make, monkeypatch):
+    """By one with all that memory holds; the damaged one is kept."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    own = buffer.writer._files.own
+
+    def malformed(block):
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(own.store, "add", malformed)
+    buffer.put(event(1))
+    is_awake(buffer)
+    cycle(buffer)
+    assert is_awake(buffer)
+    assert (buffer.writer.quarantined, buffer.writer.error) == (1, None)
+    assert commits(buffer)
+    assert buffer.writer._files.own is not own
+    assert (stored(buffer), buffer.stats.pending, buffer.memory_only) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(("problem", "degrades"), [(FULL, False), ("disk I/O error", True)])
+def test_a_full_disk_does_not_have_to_take_the_facts_about_the_owner(
+    make, monkeypatch, problem, degrades
+):
+    """Another error of the disk counts."""
+
+    def fails(self, **values):
+        raise sqlite3.OperationalError(problem)
+
+    monkeypatch.setattr(BrokenStore, "set_meta", fails)
+    buffer = make()
+    cycle(buffer)
+    assert (buffer.writer.error is not None) is degrades
