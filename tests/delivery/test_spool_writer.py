@@ -844,6 +844,7 @@ def test_closing_resolves_all_who_wait(make):
     buffer.writer._waiters.remove(amid)
     buffer.writer._reports.append(lambda: buffer.writer._waiters.append(amid))
     leave(buffer)
+    assert buffer.writer._files.all() == []
     assert future.exception() is None
     assert "the client is closed" in str(amid.exception())
     late = buffer.writer.request_commit()
