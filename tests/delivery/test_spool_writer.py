@@ -894,6 +894,15 @@ def test_closing_waits_for_a_thread_that_works_only_so_long(make, monkeypatch):
     assert buffer.stats.snapshot().dropped == {"closed": 1}
 
 
+def test_a_collected_writer_wakes_its_thread():
+    """Also if it is awake already."""
+    wakeup = writer.native_threads.new_lock()
+    wakeup.acquire()
+    for _ in range(2):
+        writer._release(writer._Files(), wakeup)
+        assert not wakeup.locked()
+
+
 def test_the_thread_ends_when_its_writer_is_closed(make):
     """And not before."""
     buffer = make()

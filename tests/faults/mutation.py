@@ -158,6 +158,7 @@ class Runner:
         self.killers: Counter[tuple[str, str, int]] = Counter()
         self.finished = False
         self.fates: dict[Job, str] = {}
+        self.doubted: defaultdict[Job, set[int]] = defaultdict(set)  # tests that failed only once
         self.costs: list[float] = []  # seconds of the processor
         self.waits: list[float] = []  # seconds that pass
         self.reached: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -316,9 +317,14 @@ class Runner:
                     self._start(running, child.job, [at], again=True)
             elif os.waitstatus_to_exitcode(status) not in (0, -signal.SIGKILL):
                 self.fates[child.job] = "killed"  # the process crashed
-            elif child.again:  # it failed once: the machine was busy
-                rest = [at for at in self._tests_of(child.job) if at not in child.tests]
-                self._start(running, child.job, rest or child.tests, again=False)
+            elif child.again:  # it failed once, but not alone: the machine was busy
+                doubted = self.doubted[child.job]
+                doubted.update(child.tests)
+                rest = [at for at in self._tests_of(child.job) if at not in doubted]
+                if rest:
+                    self._start(running, child.job, rest, again=False)
+                else:
+                    self.fates[child.job] = "survived"
             else:
                 self.fates[child.job] = "survived"
                 if self.options.verbose:
