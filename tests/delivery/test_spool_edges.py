@@ -1126,15 +1126,17 @@ def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
     backlog.settle(batch, batch.unsettled, "delivered")
     backlog.finish(batch)
     cycle(backlog)
-    assert (backlog.queues["events"].on_disk, backlog.disk_bytes, backlog.bytes) == (2, 14, 7)
+    queue = backlog.queues["events"]
+    assert (queue.on_disk, backlog.disk_bytes, backlog.bytes, queue.bytes) == (2, 14, 7, 7)
 
 
 def test_the_age_of_what_was_found_is_that_of_the_oldest(make):
     """Whatever is found later."""
     buffer = make()
+    queue = buffer.queues["events"]
+    queue.disk_sequence = 4  # of a message of this process
     for age, size in ((3.0, 5), (5.0, 7), (1.0, 9)):
         buffer.adopted("events", 1, size, age)
-    queue = buffer.queues["events"]
     assert buffer.clock() - queue.disk_enqueued_at == 5.0
     assert (queue.on_disk, queue.disk_sequence, queue.oldest_sequence()) == (3, 0, 0)
     assert buffer.disk_bytes == buffer.adopted_bytes == 21
@@ -1168,11 +1170,25 @@ def test_a_batch_that_was_interrupted_while_it_was_taken_is_in_flight_after_a_re
     buffer.put(event(0))
     cycle(buffer)
     batch = take(buffer)
-    batch.live = False
+    batch.live, batch.bytes = False, 0
     buffer._recount()
+    assert batch.bytes == 7
     assert buffer.settle(batch, batch.unsettled, "delivered")
     buffer.finish(batch)
     assert (buffer.stats.delivered, buffer.stats.pending) == (1, 0)
+
+
+def test_what_is_being_written_is_pending(make):
+    """With what was tracked since, and what is on disk."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+    buffer.take_staged(respool=False)
+    buffer.put(event(2))
+    queue = buffer.queues["events"]
+    assert (len(queue.writing), len(queue.staged)) == (2, 1)
+    assert buffer.health().queues["events"].pending == buffer.stats.pending == 3
+    buffer.not_written()
 
 
 def test_nothing_is_counted_as_waiting_after_the_end(backlog):
