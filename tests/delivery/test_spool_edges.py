@@ -1128,6 +1128,7 @@ def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
     cycle(backlog)
     queue = backlog.queues["events"]
     assert (queue.on_disk, backlog.disk_bytes, backlog.bytes, queue.bytes) == (2, 14, 7, 7)
+    assert queue.disk_sequence == queue.unsent[-1].sequence == 3
 
 
 def test_the_age_of_what_was_found_is_that_of_the_oldest(make):
@@ -1176,6 +1177,24 @@ def test_a_batch_that_was_interrupted_while_it_was_taken_is_in_flight_after_a_re
     assert buffer.settle(batch, batch.unsettled, "delivered")
     buffer.finish(batch)
     assert (buffer.stats.delivered, buffer.stats.pending) == (1, 0)
+
+
+def test_a_message_that_could_fit_is_not_too_large(make):
+    """The buffer is only full."""
+    buffer = make(max_queue_bytes=7)
+    buffer.put(event(0))
+    buffer.put(event(1))
+    assert buffer.stats.snapshot().dropped == {"queue_full": 1}
+
+
+def test_who_takes_everything_waits_for_what_is_being_written(make, monkeypatch):
+    """Not only for what comes after."""
+    buffer = make()
+    buffer.put(event(0))
+    buffer.take_staged(respool=False)
+    monkeypatch.setattr(buffer.writer, "wake", lambda **_: buffer.not_written())
+    monkeypatch.setattr(spooled_buffer, "TAKE_TIMEOUT", 0.0)
+    assert [one.body for one in take(buffer).records] == [event(0).body]
 
 
 def test_what_is_being_written_is_pending(make):
