@@ -1,5 +1,6 @@
 """The edges of the spool's decisions, each one off by one: see tests/faults/mutation.py."""
 
+import asyncio
 import sqlite3
 import threading
 from collections import deque
@@ -1177,6 +1178,49 @@ def test_a_batch_that_was_interrupted_while_it_was_taken_is_in_flight_after_a_re
     assert buffer.settle(batch, batch.unsettled, "delivered")
     buffer.finish(batch)
     assert (buffer.stats.delivered, buffer.stats.pending) == (1, 0)
+
+
+@pytest.mark.parametrize("endpoint", [None, "events"])
+def test_a_flush_lets_the_writer_write_at_once(make, endpoint):
+    """Until the client is closed; its marker is the number of the last message."""
+    buffer = make()
+    buffer.put(event(0))
+
+    def flush():
+        if endpoint is None:
+            return buffer.mark_for_flush()
+        return buffer.mark_endpoint_for_flush(endpoint)
+
+    assert flush() == 1
+    assert buffer.writer._at_once is True
+    buffer.drop_all("closed", end_reason="closed")
+    buffer.writer._at_once = False
+    flush()
+    assert buffer.writer._at_once is False
+
+
+def test_a_buffer_is_started_once_it_has_a_client(make):
+    """Its writer looks for messages of earlier processes; a closed one does not."""
+    buffer = make()
+    buffer.start()
+    assert buffer.writer._wakeup.acquire(blocking=False)
+    buffer.drop_all("closed", end_reason="closed")
+    buffer.writer._wakeup.acquire(blocking=False)
+    buffer.start()
+    assert not buffer.writer._wakeup.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_commit_that_takes_too_long_raises(make, kind):
+    """The message stays in memory."""
+    buffer = make()
+    buffer.put(event(0))
+    with pytest.raises(SpoolError, match="was not written within 0 s"):
+        if kind == "async":
+            asyncio.run(buffer.commit(0.0))
+        else:
+            buffer.commit_blocking(0.0)
+    assert buffer.stats.pending == 1
 
 
 def test_a_message_that_could_fit_is_not_too_large(make):

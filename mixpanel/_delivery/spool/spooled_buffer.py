@@ -120,8 +120,8 @@ class SpooledBuffer(Buffer):
 
     def start(self) -> None:
         """Open the spool in the background, to send the messages of earlier processes."""
-        if not self.is_closed and self.writer is not None:
-            self.writer.wake()
+        if not self.is_closed:
+            self._writer.wake()
 
     # ---- in ---------------------------------------------------------------------------------
 
