@@ -31,6 +31,7 @@ from mixpanel._delivery.spool.store import (
     SpoolStore,
     block_id,
     is_damage,
+    peek,
     place_of,
 )
 from mixpanel._delivery.stats import DeliveryStats
@@ -925,16 +926,30 @@ def test_dead_letters_stay_below_the_limit_by_every_byte(store):
     assert [each.key for each in store.dead()] == ["c"]
 
 
-def test_a_file_that_cannot_be_opened_is_closed(tmp_path, monkeypatch):
-    """It may be renamed then, also where open files cannot be."""
-    opened = []
+@pytest.fixture
+def opened(monkeypatch):
+    """The connections that were made."""
+    found = []
     connect = sqlite3.connect
 
     def remembered(*args, **options):
-        opened.append(connect(*args, **options))
-        return opened[-1]
+        found.append(connect(*args, **options))
+        return found[-1]
 
     monkeypatch.setattr(sqlite3, "connect", remembered)
+    return found
+
+
+def test_a_file_that_was_only_looked_at_is_closed(tmp_path, opened):
+    """It belongs to another process."""
+    SpoolStore(tmp_path / "x.db").close()
+    assert peek(tmp_path / "x.db").totals == {}
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[-1].execute("SELECT 1")
+
+
+def test_a_file_that_cannot_be_opened_is_closed(tmp_path, opened):
+    """It may be renamed then, also where open files cannot be."""
     (tmp_path / "x.db").write_bytes(b"not a database" * 100)
     with pytest.raises(sqlite3.DatabaseError):
         SpoolStore(tmp_path / "x.db")
