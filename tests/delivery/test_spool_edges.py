@@ -1145,6 +1145,8 @@ def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
     queue = backlog.queues["events"]
     assert (queue.on_disk, backlog.disk_bytes, backlog.bytes, queue.bytes) == (2, 14, 7, 7)
     assert queue.disk_sequence == queue.unsent[-1].sequence == 3
+    cycle(backlog)
+    assert queue.disk_sequence == queue.unsent[-1].sequence == 4
 
 
 def test_the_age_of_what_was_found_is_that_of_the_oldest(make):
