@@ -1240,6 +1240,17 @@ def test_a_commit_that_takes_too_long_raises(make, kind):
     assert buffer.stats.pending == 1
 
 
+def test_messages_of_a_failed_write_are_sent_before_later_ones(make):
+    """Also before one that skipped the spool and lost its loop."""
+    buffer = make()
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    buffer.claim_directly([event(1)], [], lambda: False)
+    buffer.reclaim(dead_only=True)
+    cycle(buffer)
+    assert [one.body for one in buffer.queues["events"].unsent] == [event(0).body, event(1).body]
+
+
 def test_a_message_that_could_fit_is_not_too_large(make):
     """The buffer is only full."""
     buffer = make(max_queue_bytes=7)

@@ -400,7 +400,8 @@ class SpooledBuffer(Buffer):
                 queue.staged = deque([*records, *queue.staged])
             else:
                 size = sum([len(record.body) for record in records])
-                queue.unsent.extend(records)
+                # Sorted: a message that lost its loop may be there already, tracked after these.
+                queue.unsent = deque(sorted([*queue.unsent, *records], key=_sequence))
                 queue.bytes += size
                 self.memory_only += len(records)
             queue.writing = nothing
