@@ -107,10 +107,9 @@ def abandon(consumer):
     spool = consumer._sender.buffer.writer
     spool._closing = True
     with spool._io:
-        for source in (spool._files.own, spool._files.other):
-            if source is not None:
-                os.close(source.lock._descriptor)
-                source.lock._descriptor = None
+        for source in spool._files.all():
+            os.close(source.lock._descriptor)
+            source.lock._descriptor = None
         spool.leave_to_parent()
         spool._pid = -1
     spool.wake(at_once=True)
@@ -543,7 +542,7 @@ def test_the_bytes_of_a_spool_are_bounded(tmp_path):
         assert stats.health.spool.bytes <= 10_000
         await mp.consumer.aclose(0.05)
         mp = AsyncMixpanel("t", **given, when_full="raise")
-        await mp.flush(0.05)
+        await mp.commit()
         assert mp.stats().pending == stats.pending
         with pytest.raises(QueueFullError):
             await mp.track_batch([{"event": "E", "properties": {}}] * 200)

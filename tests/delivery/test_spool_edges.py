@@ -1,6 +1,8 @@
 """The edges of the spool's decisions, each one off by one: see tests/faults/mutation.py."""
 
+import asyncio
 import sqlite3
+import threading
 from collections import deque
 from contextlib import closing
 
@@ -17,7 +19,7 @@ from mixpanel._delivery.spool.blocks import (
     dead_letter,
     new_blocks,
 )
-from mixpanel._delivery.spool.folder import Destination
+from mixpanel._delivery.spool.folder import Destination, claim_orphan, create_file
 from mixpanel._delivery.spool.options import SpoolOptions
 from mixpanel._delivery.spool.spooled_buffer import SpooledBuffer
 from mixpanel._delivery.spool.store import (
@@ -28,6 +30,8 @@ from mixpanel._delivery.spool.store import (
     NewBlock,
     SpoolStore,
     block_id,
+    is_damage,
+    peek,
     place_of,
 )
 from mixpanel._delivery.stats import DeliveryStats
@@ -192,6 +196,7 @@ def test_a_file_that_was_set_aside_takes_no_space(backlog):
     backlog.writer._set_aside(backlog, own, sqlite3.DatabaseError("malformed"))
     assert backlog.stats.snapshot().dropped == {"corrupt": 3}
     assert (backlog.disk_bytes, backlog.memory_only, backlog.unspooled_bytes) == (0, 2, 14)
+    assert backlog.unspooled == 2
     cycle(backlog)
     assert (stored(backlog), backlog.memory_only, backlog.unspooled_bytes) == (2, 0, 0)
     assert backlog.writer.quarantined == 1
@@ -415,10 +420,9 @@ def test_health_counts_what_is_on_disk(backlog):
 
 
 def blocks_of(some, endpoint="events", codec=None):
-    source = Source(None, None)
-    source.base[endpoint] = 100
-    for at, one in enumerate(some, 1):
+    for at, one in enumerate(some, 101):
         one.sequence = at
+    source = Source(None, None)
     return list(new_blocks(source, endpoint, some, codec or RecordCodec(), Credentials()))
 
 
@@ -428,7 +432,8 @@ def test_blocks_are_bounded_by_messages_and_by_bytes(monkeypatch):
     monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 21)
     found = blocks_of([event(n) for n in range(7)])
     assert [len(part) for _, part in found] == [3, 3, 1]
-    assert [place_of(new.id) for new, _ in found] == [101, 104, 107]
+    places = [place_of(new.id) - blocks.FIRST_PLACE for new, _ in found]
+    assert places == [101, 104, 107]
     monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 20)
     assert [len(part) for _, part in blocks_of([event(n) for n in range(4)])] == [2, 2]
     monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 6)
@@ -707,3 +712,650 @@ def test_dead_letters_of_messages_that_were_never_written_have_a_key(make):
 def test_a_token_is_read_back_from_its_text():
     """After a restart as well: it is in each message anyway."""
     assert Credentials().load(Credentials().dump(ProjectToken("t"))) == ProjectToken("t")
+
+
+# ---- files of earlier processes -----------------------------------------------------------------
+
+
+def leave(buffer, *records):
+    """Let a process accept and write messages, one block each, and end; return its file."""
+    for record in records:
+        buffer.put(record)
+        cycle(buffer)
+    path = buffer.writer._files.own.store.path
+    buffer.drop_all("closed", end_reason="closed")
+    return path
+
+
+def break_page_with(path, text):
+    """Overwrite the page that has a text, as a bad sector does."""
+    content = path.read_bytes()
+    start = content.index(text) // 4096 * 4096
+    path.write_bytes(content[:start] + b"\xff" * 4096 + content[start + 4096 :])
+
+
+def large(n):
+    """Return an event that fills a page."""
+    return Record("events", b'{"n":%d,"text":"%s"}' % (n, b"x" * 3000))
+
+
+@pytest.mark.parametrize("damaged", range(4))
+def test_damage_of_an_earlier_file_takes_no_new_message_with_it(make, damaged):
+    """What was committed after the restart is sent, also while earlier messages are on disk."""
+    path = leave(make(), *map(large, range(4)))
+    break_page_with(path, b'{"n":%d,' % damaged)
+    buffer = make()
+    buffer.put(event(5))
+    assert commits(buffer)
+    cycle(buffer)
+    assert buffer.stats.snapshot().dropped == {"corrupt": 4}
+    assert buffer.writer.quarantined == 1
+    assert stored(buffer) == 1
+    batch = take(buffer)
+    assert [one.body for one in batch.records] == [event(5).body]
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+
+
+def test_messages_of_an_earlier_process_free_their_space_when_they_are_settled(make):
+    """The limit holds again for what this process adds: the spool does not grow for ever."""
+    leave(make(), event(1), event(2), event(3))
+    buffer = make(max_spool_bytes=14)
+    cycle(buffer)
+    assert buffer.adopted_bytes == 21
+    settle_all(buffer)
+    cycle(buffer)
+    assert buffer.adopted_bytes == 0
+    for n in range(4, 8):
+        buffer.put(event(n))
+    assert buffer.stats.snapshot().dropped == {"queue_full": 2}
+
+
+def test_a_mark_of_an_earlier_message_is_on_disk_before_its_request_leaves(make, monkeypatch):
+    """If it cannot be written, the update waits."""
+    leave(make(), event(1, "people", repeatable=False))
+    buffer = make()
+    cycle(buffer)
+    batch = take(buffer)
+    source = batch.records[0].block.source
+    BrokenStore.broken = True
+    error = buffer.mark_attempted_blocking(batch.records, 0.0)
+    assert isinstance(error, SpoolError)
+    BrokenStore.broken = False
+    assert buffer.mark_attempted_blocking(batch.records, 0.0) is None
+    [found] = source.store.read("people", 0, 10, 10**6)
+    assert found.state == bytes([ATTEMPTED])
+    buffer.finish(batch)
+
+
+def test_a_start_on_a_full_disk_sends_what_is_there(make, monkeypatch):
+    """No file of its own is needed for it; new messages wait in memory, behind earlier ones."""
+    path = leave(make(), event(1))
+    full = True
+
+    class FullStore(BrokenStore):
+        def __init__(self, file, durability):
+            if full and file != path:
+                raise sqlite3.OperationalError("database or disk is full")
+            super().__init__(file, durability)
+
+    monkeypatch.setattr(writer, "SpoolStore", FullStore)
+    buffer = make()
+    buffer.put(event(2))
+    cycle(buffer)
+    assert buffer.writer.error is not None
+    batch = take(buffer)
+    assert [one.body for one in batch.records] == [event(1).body]
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    cycle(buffer)
+    assert not path.exists()
+    full = False
+    cycle(buffer)
+    assert buffer.writer.error is None
+    assert (stored(buffer), buffer.stats.pending) == (1, 1)
+
+
+def test_dead_letters_of_an_earlier_process_move_to_the_file_of_this_one(make, monkeypatch):
+    """A page at a time; the earlier file is removed, and all are counted meanwhile."""
+    monkeypatch.setattr(writer, "PAGE_LETTERS", 2)
+    first = make()
+    for n in range(3):
+        first.put(event(n))
+    cycle(first)
+    batch = take(first)
+    records = batch.unsettled
+    first.settle(batch, records, "rejected")
+    first.announce(records, "rejected")
+    first.finish(batch)
+    cycle(first)
+    path = leave(first)
+    buffer = make()
+    cycle(buffer)
+    assert (path.exists(), buffer.writer.dead_letters) == (True, 3)
+    assert len(buffer.writer._files.own.store.dead()) == 2
+    cycle(buffer)
+    cycle(buffer)
+    assert (path.exists(), buffer.writer.dead_letters) == (False, 3)
+    bodies = [letter.body for letter in buffer.writer._files.own.store.dead()]
+    assert bodies == [event(n).body for n in range(3)]
+
+
+# ---- what would be noticed late ------------------------------------------------------------------
+
+
+def test_a_block_may_take_the_limit_of_bytes_exactly(monkeypatch):
+    """The next message starts another one."""
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 21)
+    assert [len(part) for _, part in blocks_of([event(n) for n in range(4)])] == [3, 1]
+
+
+def test_a_closed_source_releases_its_file_and_its_lock(tmp_path):
+    """Also if the file cannot be closed any more."""
+    path, lock = create_file(tmp_path)
+    source = Source(SpoolStore(path), lock)
+    source.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        source.store.totals()
+    claimed = claim_orphan(path)
+    assert claimed is not None
+    claimed.release()
+
+
+def rejected(buffer):
+    """Let a server reject all messages of the next batch."""
+    batch = take(buffer)
+    records = batch.unsettled
+    buffer.settle(batch, records, "rejected")
+    buffer.announce(records, "rejected")
+    buffer.finish(batch)
+    cycle(buffer)
+
+
+def test_messages_of_different_blocks_are_different_dead_letters(make):
+    """Only copies of the same message share one."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+        cycle(buffer)
+    rejected(buffer)
+    assert [each.body for each in buffer.writer._files.own.store.dead()] == [
+        event(n).body for n in range(2)
+    ]
+    assert buffer.writer.dead_letters == 2
+
+
+def test_messages_keep_their_credentials_and_whether_they_may_be_repeated(make):
+    """After a restart as well."""
+    leave(
+        make(),
+        event(0, "imports", auth=ProjectToken("t")),
+        event(1, "people", repeatable=False),
+        event(2, "people", repeatable=True),
+    )
+    buffer = make()
+    cycle(buffer)
+    [one] = buffer.queues["imports"].unsent
+    assert one.auth == ProjectToken("t")
+    assert [each.repeatable for each in buffer.queues["people"].unsent] == [False, True]
+
+
+def test_only_a_damaged_file_counts_as_damage():
+    """An error of the disk or of the program does not: the file stays in use."""
+    damage = [
+        sqlite3.DatabaseError("file is not a database"),
+        sqlite3.OperationalError("database disk image is malformed"),
+        sqlite3.OperationalError("no such table: block"),
+    ]
+    other = [
+        sqlite3.OperationalError("disk I/O error"),
+        sqlite3.IntegrityError("UNIQUE constraint failed"),
+        sqlite3.ProgrammingError("Cannot operate on a closed database."),
+        sqlite3.InterfaceError("bad parameter"),
+        OSError(5, "Input/output error"),
+        ValueError("malformed"),
+    ]
+    assert [is_damage(each) for each in damage] == [True] * 3
+    assert [is_damage(each) for each in other] == [False] * 6
+
+
+def test_dead_letters_stay_below_the_limit_by_every_byte(store):
+    """One byte too many costs another letter."""
+    letters = [letter(key, b"12345") for key in "abc"]
+    assert store.add_dead(letters, 9) == 2
+    assert [each.key for each in store.dead()] == ["c"]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The connections that were made."""
+    found = []
+    connect = sqlite3.connect
+
+    def remembered(*args, **options):
+        found.append(connect(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remembered)
+    return found
+
+
+def test_a_file_that_was_only_looked_at_is_closed(tmp_path, opened):
+    """It belongs to another process."""
+    SpoolStore(tmp_path / "x.db").close()
+    assert peek(tmp_path / "x.db").totals == {}
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[-1].execute("SELECT 1")
+
+
+def test_a_file_that_cannot_be_opened_is_closed(tmp_path, opened):
+    """It may be renamed then, also where open files cannot be."""
+    (tmp_path / "x.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(sqlite3.DatabaseError):
+        SpoolStore(tmp_path / "x.db")
+    [connection] = opened
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_another_thread_may_close_a_file(tmp_path):
+    """As at the end of a program."""
+    made = []
+    thread = threading.Thread(target=lambda: made.append(SpoolStore(tmp_path / "x.db")))
+    thread.start()
+    thread.join()
+    [store] = made
+    store.add(new(1))
+    store.close()
+    with closing(SpoolStore(tmp_path / "x.db")) as store:
+        assert store.totals() == {"events": (1, 2)}
+
+
+def test_a_file_knows_its_size_and_whether_it_is_there(tmp_path):
+    """Another file in its place is not it."""
+    path = tmp_path / "x.db"
+    with closing(SpoolStore(path)) as store:
+        store.add(new(1))
+        sizes = [each.stat().st_size for each in (path, tmp_path / "x.db-wal")]
+        assert min(sizes) > 0
+        assert store.file_bytes() == sum(sizes)
+        assert store.is_there()
+        store.check_there()
+        path.rename(tmp_path / "y.db")
+        assert store.file_bytes() == sizes[1]
+        assert not store.is_there()
+        path.write_bytes(b"")
+        assert not store.is_there()
+        with pytest.raises(FileNotFoundError):
+            store.check_there()
+
+
+def test_a_file_in_a_folder_that_cannot_be_read_is_taken_to_be_there(store, monkeypatch):
+    """It is open, and still works."""
+
+    class Hidden:
+        def stat(self):
+            raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "path", Hidden())
+        assert store.is_there()
+
+
+def test_a_dead_letter_without_a_body_is_one_too(store):
+    """The file is not empty."""
+    store.add_dead([letter("a", b"")])
+    assert not store.is_empty()
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_file_that_was_emptied_keeps_its_wal(tmp_path, size):
+    """SQLite alone would delete it."""
+    path, wal = tmp_path / "x.db", tmp_path / "x.db-wal"
+    path.write_bytes(b"")
+    wal.write_bytes(b"")
+    SpoolStore(path).close()
+    path.write_bytes(b"")
+    wal.write_bytes(b"x" * size)
+    with pytest.raises(sqlite3.DatabaseError, match="its WAL is not"):
+        SpoolStore(path)
+    assert wal.stat().st_size == size
+
+
+def test_the_age_of_a_new_message_is_exact(monkeypatch):
+    """Also below a second."""
+    monkeypatch.setattr(blocks, "now", lambda: blocks.PLAUSIBLE + 10.0)
+    ages = {created: blocks.age_of(blocks.PLAUSIBLE + created) for created in (10.5, 9.5, 0, -1)}
+    assert ages == {10.5: 0.0, 9.5: 0.5, 0: 10.0, -1: 0.0}
+
+
+def test_the_last_place_of_an_endpoint_is_read(store):
+    """It does not belong to the next endpoint."""
+    last = 2**48 - 1
+    store.add(new(last, endpoint="imports", created=5.0))
+    store.add(new(1, endpoint="people"))
+    assert [place_of(each.id) for each in store.read("imports", 0, 10, 100)] == [last]
+    assert store.last_place("imports") == last
+    assert store.oldest(["imports"]) == 5.0
+    store.remove([block_id("imports", last)])
+    assert store.read("imports", 0, 10, 100) == []
+    assert store.oldest(["imports"]) is None
+    assert store.last_place("imports") == 0
+
+
+def test_callers_that_send_themselves_wait_for_the_disk_when_a_batch_is_full(make, monkeypatch):
+    """What is in memory counts to it as well."""
+    waits = []
+    buffer = make(max_batch_size=2)
+    monkeypatch.setattr(buffer, "_wait_until_written", lambda: waits.append(1))
+    buffer.attach(lambda: None, lambda: True)
+    buffer.put(event(0))
+    cycle(buffer)
+    buffer.due()
+    assert waits == []
+    buffer.put(event(1))
+    buffer.due()
+    assert waits == [1]
+    buffer.attach(lambda: None, lambda: False)
+    buffer.due()
+    assert waits == [1]
+
+
+def test_what_was_just_tracked_is_written_before_everything_is_taken(make, monkeypatch):
+    """`flush` finds it; without anything to write it does not wait for the disk."""
+    buffer = make()
+    request, requests = buffer.writer.request_commit, []
+
+    def commit():
+        requests.append(1)
+        future = request()
+        cycle(buffer)
+        return future
+
+    monkeypatch.setattr(buffer.writer, "request_commit", commit)
+    assert take(buffer) is None
+    assert requests == []
+    buffer.put(event(0))
+    assert [one.body for one in take(buffer).records] == [event(0).body]
+    assert requests == [1]
+
+
+def test_nothing_is_accepted_amid_a_recount(make, monkeypatch):
+    """A signal handler that tracks then is deferred."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    seen = []
+
+    def observed(record):
+        seen.append(buffer.stats.changing)
+        return False
+
+    monkeypatch.setattr(spooled_buffer, "_is_refused", observed)
+    buffer._recount()
+    assert seen == [True]
+    assert buffer.stats.changing is False
+
+
+def test_messages_in_flight_are_written_in_order_whatever_was_sent_again(make):
+    """Order is that of their sequence numbers, not that of their requests."""
+    buffer = make(max_batch_size=1, concurrency=2)
+    cycle(buffer)
+    BrokenStore.broken = True
+    for n in range(2):
+        buffer.put(event(n))
+    cycle(buffer)
+    first, second = take(buffer), take(buffer)
+    buffer.finish(first)
+    again = take(buffer)
+    assert [one.sequence for one in again.records] == [1]
+    assert [one.sequence for one in buffer.refused_in_flight()["events"]] == [1, 2]
+    BrokenStore.broken = False
+    for each in (second, again):
+        buffer.finish(each)
+
+
+def test_delivered_messages_leave_no_dead_letter_and_take_no_memory(make):
+    """Also those that are in memory only."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    BrokenStore.broken = True
+    buffer.put(event(1))
+    cycle(buffer)
+    assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (1, 1, 7)
+    batch = take(buffer)
+    records = batch.unsettled
+    buffer.settle(batch, records, "delivered")
+    buffer.announce(records, "delivered")
+    buffer.finish(batch)
+    BrokenStore.broken = False
+    cycle(buffer)
+    assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (0, 0, 0)
+    assert (stored(buffer), buffer.writer.dead_letters) == (0, 0)
+
+
+def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
+    """`health` shows them, and they count against the limit."""
+    monkeypatch.setattr(writer, "PAGE_MESSAGES", 1)
+    batch = take(backlog)
+    backlog.settle(batch, batch.unsettled, "delivered")
+    backlog.finish(batch)
+    cycle(backlog)
+    queue = backlog.queues["events"]
+    assert (queue.on_disk, backlog.disk_bytes, backlog.bytes, queue.bytes) == (2, 14, 7, 7)
+    assert queue.disk_sequence == queue.unsent[-1].sequence == 3
+    cycle(backlog)
+    assert queue.disk_sequence == queue.unsent[-1].sequence == 4
+
+
+def test_the_age_of_what_was_found_is_that_of_the_oldest(make):
+    """Whatever is found later."""
+    buffer = make()
+    queue = buffer.queues["events"]
+    queue.disk_sequence = 4  # of a message of this process
+    for age, size in ((3.0, 5), (5.0, 7), (1.0, 9)):
+        buffer.adopted("events", 1, size, age)
+    assert buffer.clock() - queue.disk_enqueued_at == 5.0
+    assert (queue.on_disk, queue.disk_sequence, queue.oldest_sequence()) == (3, 0, 0)
+    assert buffer.disk_bytes == buffer.adopted_bytes == 21
+    assert buffer.stats.accepted == buffer.stats.pending == 3
+    buffer.lost("events", 3, "corrupt", on_disk=True)
+
+
+def test_each_earlier_message_frees_its_space_when_it_is_settled(make):
+    """New ones do not."""
+    leave(make(), event(0), event(1), event(2))
+    buffer = make(max_batch_size=1)
+    buffer.put(event(3, "people"))
+    for _ in range(2):
+        cycle(buffer)
+    assert buffer.adopted_bytes == 21
+    spaces = []
+    while (batch := take(buffer)) is not None:
+        spaces.append((batch.queue.endpoint, buffer.adopted_bytes))
+        buffer.settle(batch, batch.unsettled, "delivered")
+        spaces[-1] += (buffer.adopted_bytes,)
+        buffer.finish(batch)
+    assert [each for each in spaces if each[0] == "people"] == [("people", *[spaces[-1][1]] * 2)]
+    assert [each for each in spaces if each[0] == "events"] == [
+        ("events", 21, 14), ("events", 14, 7), ("events", 7, 0),
+    ]  # fmt: skip
+
+
+def test_a_batch_that_was_interrupted_while_it_was_taken_is_in_flight_after_a_recount(make):
+    """Its outcome counts."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    batch = take(buffer)
+    batch.live, batch.bytes = False, 0
+    buffer._recount()
+    assert batch.bytes == 7
+    assert buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+    assert (buffer.stats.delivered, buffer.stats.pending) == (1, 0)
+
+
+@pytest.mark.parametrize("endpoint", [None, "events"])
+def test_a_flush_lets_the_writer_write_at_once(make, endpoint):
+    """Until the client is closed; its marker is the number of the last message."""
+    buffer = make()
+    buffer.put(event(0))
+
+    def flush():
+        if endpoint is None:
+            return buffer.mark_for_flush()
+        return buffer.mark_endpoint_for_flush(endpoint)
+
+    assert flush() == 1
+    assert buffer.writer._at_once is True
+    buffer.drop_all("closed", end_reason="closed")
+    buffer.writer._at_once = False
+    flush()
+    assert buffer.writer._at_once is False
+
+
+def test_a_buffer_is_started_once_it_has_a_client(make):
+    """Its writer looks for messages of earlier processes; a closed one does not."""
+    buffer = make()
+    buffer.start()
+    assert buffer.writer._wakeup.acquire(blocking=False)
+    buffer.drop_all("closed", end_reason="closed")
+    buffer.writer._wakeup.acquire(blocking=False)
+    buffer.start()
+    assert not buffer.writer._wakeup.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_commit_that_takes_too_long_raises(make, kind):
+    """The message stays in memory."""
+    buffer = make()
+    buffer.put(event(0))
+    with pytest.raises(SpoolError, match="was not written within 0 s"):
+        if kind == "async":
+            asyncio.run(buffer.commit(0.0))
+        else:
+            buffer.commit_blocking(0.0)
+    assert buffer.stats.pending == 1
+
+
+def test_messages_of_a_failed_write_are_sent_before_later_ones(make):
+    """Also before one that skipped the spool and lost its loop."""
+    buffer = make()
+    BrokenStore.broken = True
+    buffer.put(event(0))
+    buffer.claim_directly([event(1)], [], lambda: False)
+    buffer.reclaim(dead_only=True)
+    cycle(buffer)
+    assert [one.body for one in buffer.queues["events"].unsent] == [event(0).body, event(1).body]
+
+
+def test_a_message_that_could_fit_is_not_too_large(make):
+    """The buffer is only full."""
+    buffer = make(max_queue_bytes=7)
+    buffer.put(event(0))
+    buffer.put(event(1))
+    assert buffer.stats.snapshot().dropped == {"queue_full": 1}
+
+
+def test_who_takes_everything_waits_for_what_is_being_written(make, monkeypatch):
+    """Not only for what comes after."""
+    buffer = make()
+    buffer.put(event(0))
+    buffer.take_staged(respool=False)
+    monkeypatch.setattr(buffer.writer, "wake", lambda **_: buffer.not_written())
+    monkeypatch.setattr(spooled_buffer, "TAKE_TIMEOUT", 0.0)
+    assert [one.body for one in take(buffer).records] == [event(0).body]
+
+
+def test_what_is_being_written_is_pending(make):
+    """With what was tracked since, and what is on disk."""
+    buffer = make()
+    for n in range(2):
+        buffer.put(event(n))
+    buffer.take_staged(respool=False)
+    buffer.put(event(2))
+    queue = buffer.queues["events"]
+    assert (len(queue.writing), len(queue.staged)) == (2, 1)
+    assert buffer.health().queues["events"].pending == buffer.stats.pending == 3
+    buffer.not_written()
+
+
+def test_nothing_is_counted_as_waiting_after_the_end(backlog):
+    """It is in the spool, and still pending."""
+    backlog.drop_all("closed", end_reason="closed")
+    queue = backlog.queues["events"]
+    assert (queue.bytes, queue.on_disk, len(queue.unsent)) == (0, 0, 0)
+    assert (backlog.kept, backlog.stats.pending) == (5, 5)
+    backlog._recount()
+    assert backlog.stats.pending == 5
+
+
+def test_a_batch_whose_owner_ended_stays_in_the_spool_at_the_end(make):
+    """As what was never sent does."""
+    buffer = make()
+    buffer.put(event(0))
+    cycle(buffer)
+    assert buffer.take(Claim(lambda: False), everything=True) is not None
+    buffer.drop_all("closed", end_reason="closed")
+    assert (buffer.kept, buffer.queues["events"].in_flight) == (1, [])
+    assert buffer.stats.snapshot().dropped == {}
+
+
+def test_callers_do_not_wait_for_the_disk_for_messages_of_another_endpoint(make, monkeypatch):
+    """Only for those that fill a batch."""
+    waits = []
+    buffer = make(max_batch_size=2)
+    monkeypatch.setattr(buffer, "_wait_until_written", lambda: waits.append(1))
+    buffer.attach(lambda: None, lambda: True)
+    buffer.put(event(0))
+    buffer.put(event(1))
+    cycle(buffer)
+    buffer.put(event(2, "people"))
+    buffer.due()
+    assert waits == []
+
+
+def test_messages_after_the_end_of_the_process_are_dropped_with_that_reason(make):
+    """A client that was closed raises instead."""
+    buffer = make()
+    buffer.drop_all("exit", end_reason="exit")
+    buffer.put(event(0))
+    assert buffer.stats.snapshot().dropped == {"exit": 1}
+
+
+def test_the_first_message_wakes_the_writer(make):
+    """The others of the same commit do not."""
+    buffer = make()
+
+    def is_awake():
+        return buffer.writer._wakeup.acquire(blocking=False)
+
+    buffer.put(event(0))
+    assert is_awake()
+    buffer.put(event(1))
+    assert not is_awake()
+    cycle(buffer)
+    buffer.put(event(2))
+    assert is_awake()
+
+
+def test_a_signal_handler_that_tracks_amid_a_call_is_deferred(make):
+    """Its message is accepted after that of the call."""
+    buffer = make()
+
+    tracked = []
+
+    class Interrupted(dict):
+        def __getitem__(self, name):
+            if not tracked:
+                tracked.append(buffer.put(event(1)))
+            return super().__getitem__(name)
+
+    buffer.queues = Interrupted(buffer.queues)
+    buffer.put(event(0))
+    buffer.queues = dict(buffer.queues)
+    assert tracked == [True]
+    assert [one.body for one in buffer.queues["events"].staged] == [event(0).body, event(1).body]
+    assert buffer.stats.accepted == buffer.stats.pending == 2

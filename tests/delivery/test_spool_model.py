@@ -234,11 +234,7 @@ class Spool(RuleBasedStateMachine):
         self._reopen()
 
     def _let_go(self):
-        files = self.buffer.writer._files
-        for source in (files.own, files.other):
-            if source is not None:
-                source.close()
-        files.own = files.other = None
+        self.buffer.writer._files.close()
         self.claims.clear()
 
     def _reopen(self):

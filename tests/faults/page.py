@@ -30,6 +30,7 @@ FIGURES = Path(__file__).with_name("figures.json")
 MUTATION = Path(__file__).with_name("mutation.json")
 PAGE = ROOT / "docs" / "fault-matrix.md"
 LIMIT = 3 * 3600  # seconds of one command
+ONE = re.compile(r"(?<![\d,.])1 (call|test)s\b")
 
 
 # ---- what is read from the output of a command ---------------------------------------------------
@@ -478,6 +479,7 @@ def measured(row, stored):
     if found is None:
         return "not run yet"
     text = " ".join(found["measured"].replace("|", "\\|").split())
+    text = ONE.sub(r"1 \1", text)
     if not found["ok"]:
         text = f"**not as promised**: {text}"
     if found["command"] != row.command:

@@ -112,6 +112,21 @@ def test_a_short_form_is_shown_beside_its_figures():
     assert page.measured(row, stored).startswith("**not as promised**")
 
 
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("9 sent, 1 calls of on_error", "9 sent, 1 call of on_error"),
+        ("1 tests passed", "1 test passed"),
+        ("21 tests passed, 3,001 calls failed", "21 tests passed, 3,001 calls failed"),
+    ],
+)
+def test_one_of_a_kind_is_shown_in_the_singular(stored, shown):
+    """Figures are stored with the plural of their names."""
+    row = page.ROWS[0]
+    found = {"command": row.command, "ok": True, "measured": stored}
+    assert page.measured(row, {row.id: found}) == shown
+
+
 def test_the_score_of_mutants_is_shown():
     """If it was measured."""
     found = {"mutants": 12, "killed": 8, "timeout": 1, "survived": 2, "equivalent": 1,

@@ -610,11 +610,7 @@ class DurableSystem(System):
     def let_go(self):
         """Let the file descriptors of a killed process go."""
         shutdown.unregister(self.sender)
-        files = self.writer._files
-        for source in (files.own, files.other):
-            if source is not None:
-                source.close()
-        files.own = files.other = None
+        self.writer._files.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def continued(self, folder):

@@ -32,17 +32,20 @@ before 3.51.3 can corrupt a WAL file that several connections write. The folder 
 folder for each destination (server and credentials), so that a message is sent only to the
 destination that it was tracked for. In there, `<random>.v1.db` is a file of format 1, and
 `<random>.lock` is locked with `flock` while a process owns it. The kernel releases the lock when
-the owner ends. Its file is then an orphan: the next process that starts continues it as its own, or
-a running one adopts it within `ADOPT_EVERY` seconds. `locking_mode` stays NORMAL: with EXCLUSIVE, a
-forked child that closes its copy of the connection deletes the WAL of its parent. A forked child
-closes its copy of the lock, leaves the connection alone, and opens a file of its own.
+the owner ends. Its file is then an orphan: the next process that starts adopts it, or a running one
+does within `ADOPT_EVERY` seconds. It sends the messages, moves the dead letters to its own file,
+and removes the orphan. It writes no new messages to it: damage of an old file, which may be found
+late, takes only what the old process left. `locking_mode` stays NORMAL: with EXCLUSIVE, a forked
+child that closes its copy of the connection deletes the WAL of its parent. A forked child closes
+its copy of the lock, leaves the connection alone, and opens a file of its own.
 
 What can fail:
 
 - Disk full, no free space above the floor, read-only, I/O errors: the spool is *degraded*. Messages
   stay in memory, bounded by `Limits`, and are written when the disk works again. `on_error` is
   called once, `health()` shows it, `commit()` raises. Updates that must not be repeated
-  wait if they are in the file, because their mark cannot be written.
+  wait if they are in the file, because their mark cannot be written. Where a start finds no space
+  for a file of its own, it adopts an orphan all the same: sending what is there makes space.
 - A file that is not a database, or is damaged: it is renamed to `<name>.corrupt-<time>` and kept, a
   new one is started, and what memory holds is written again. What only the damaged file had is
   counted as dropped (`corrupt`). Each block has a checksum. One that does not match is deleted,

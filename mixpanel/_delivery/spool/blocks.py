@@ -35,6 +35,7 @@ __all__ = [
 
 MAX_BLOCK_MESSAGES = 2000
 MAX_BLOCK_BYTES = 2_000_000
+FIRST_PLACE = 1 << 40  # plus the sequence number of a message of this process
 PLAUSIBLE = 1577836800.0  # 2020-01-01: before it, a clock is wrong
 PLAUSIBLE_AGE = 366 * 86400.0  # seconds: of an older message, a clock is wrong too
 
@@ -106,16 +107,29 @@ class Source:
     """An open file: its store, its lock, and for each endpoint which messages are on disk only.
 
     `left` counts the messages that were not read into memory yet; `position` is the place of the
-    last block that was. `base` plus the sequence number of a message is the place of its block, so
-    that blocks of this process sort behind those that an earlier one wrote into the same file.
+    last block that was. An adopted file, of an earlier process, gets no new blocks.
     """
 
-    def __init__(self, store: SpoolStore, lock: FileLock) -> None:
+    def __init__(self, store: SpoolStore, lock: FileLock, *, is_adopted: bool = False) -> None:
         self.store = store
         self.lock = lock
+        self.is_adopted = is_adopted
+        self.inherited = 0  # blocks whose messages are of earlier processes
+        self.dead = 0  # dead letters in the file
+        self.oldest = float("inf")  # when its oldest message was written, if it is adopted
         self.left: dict[str, int] = {}
         self.position: dict[str, int] = {}
-        self.base: dict[str, int] = {}
+
+    def new_place(self, sequence: int) -> int:
+        """Return the place of a new block, by the sequence number of its first message.
+
+        Messages of earlier processes have none: those of a damaged file, which memory still holds,
+        are written again before all others.
+        """
+        if sequence:
+            return FIRST_PLACE + sequence
+        self.inherited += 1
+        return self.inherited
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -196,7 +210,7 @@ def new_blocks(
             flags = None
             if endpoint in ("people", "groups"):
                 flags = bytes([record.repeatable for record in part])
-            id_ = block_id(endpoint, source.base[endpoint] + part[0].sequence)
+            id_ = block_id(endpoint, source.new_place(part[0].sequence))
             yield (
                 NewBlock(id_, now(), bodies, flags, credentials.dump(auth), codec.dump(part)),
                 part,
@@ -231,9 +245,8 @@ def restored(
 
 def age_of(created: float) -> float:
     """Return the seconds since a time of the wall clock; 0 if a clock is implausible."""
-    current = now()
-    age = current - created
-    if current < PLAUSIBLE or created < PLAUSIBLE or not 0 <= age <= PLAUSIBLE_AGE:
+    age = now() - created
+    if created < PLAUSIBLE or not 0 <= age <= PLAUSIBLE_AGE:
         return 0.0
     return age
 

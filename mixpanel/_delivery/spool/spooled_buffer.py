@@ -120,8 +120,8 @@ class SpooledBuffer(Buffer):
 
     def start(self) -> None:
         """Open the spool in the background, to send the messages of earlier processes."""
-        if not self.is_closed and self.writer is not None:
-            self.writer.wake()
+        if not self.is_closed:
+            self._writer.wake()
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -139,8 +139,8 @@ class SpooledBuffer(Buffer):
                 stats.changing = True
                 try:
                     if (
-                        self._max_queue_size < 0
-                        or self.unspooled >= self._max_queue_size
+                        # It is negative once the client is closed.
+                        self.unspooled >= self._max_queue_size
                         or self.unspooled_bytes + size > limits.max_queue_bytes
                         or self.bytes + self.disk_bytes + size
                         > limits.max_spool_bytes + self.adopted_bytes
@@ -284,6 +284,8 @@ class SpooledBuffer(Buffer):
             return False
         if self.memory_only:
             self._forget_memory_only(records)
+        if self.adopted_bytes:
+            self._free_adopted(records)
         if fate == "delivered":
             self._writer.retire(records)
         return True
@@ -296,6 +298,12 @@ class SpooledBuffer(Buffer):
         self.memory_only -= count
         self.unspooled -= count
         self.unspooled_bytes -= size
+
+    @locked
+    def _free_adopted(self, records: Sequence[Record]) -> None:
+        found = [one for one in records if one.block is not None and one.block.source.is_adopted]
+        size = sum([len(record.body) for record in found])
+        self.adopted_bytes = max(0, self.adopted_bytes - size)
 
     def announce(
         self,
@@ -359,14 +367,16 @@ class SpooledBuffer(Buffer):
         queue = self.queues[endpoint]
         for block, records in runs:
             size = sum([len(record.body) for record in records])
-            if queue.on_disk == 0 and queue.has_space():
+            place, read = place_of(block.id), block.source.position.get(endpoint, 0)
+            # What is before the last block that was read would not be read again.
+            if place < read or (queue.on_disk == 0 and queue.has_space()):
                 if queue.unsent and queue.unsent[-1].sequence > records[0].sequence:
                     # Records of a failed write were written again, after later ones.
                     queue.unsent = deque(sorted([*queue.unsent, *records], key=_sequence))
                 else:
                     queue.unsent.extend(records)
                 queue.bytes += size
-                block.source.position[endpoint] = place_of(block.id)
+                block.source.position[endpoint] = max(place, read)
             else:
                 if queue.on_disk == 0:
                     queue.disk_sequence = records[0].sequence
@@ -390,7 +400,8 @@ class SpooledBuffer(Buffer):
                 queue.staged = deque([*records, *queue.staged])
             else:
                 size = sum([len(record.body) for record in records])
-                queue.unsent.extend(records)
+                # Sorted: a message that lost its loop may be there already, tracked after these.
+                queue.unsent = deque(sorted([*queue.unsent, *records], key=_sequence))
                 queue.bytes += size
                 self.memory_only += len(records)
             queue.writing = nothing

@@ -11,9 +11,10 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixpanel._delivery.spool.blocks import (
+    FIRST_PLACE,
     Block,
     Credentials,
     Source,
@@ -59,13 +60,17 @@ if TYPE_CHECKING:
 
 __all__ = ["SpoolWriter"]
 
+T = TypeVar("T")
+
 GROUP_WINDOW = 0.005  # seconds in which messages gather before they are committed
 ADOPT_EVERY = 30.0  # seconds between two searches for files of processes that have ended
+MAX_ADOPTED = 16  # of their files that are open at a time
 RETRY_EVERY = 1.0  # seconds between attempts to write to a disk that failed
 QUIET = 60.0  # seconds without a failure after which the next one is reported again
 CHECK_SPACE_EVERY = 1.0  # seconds
 PAGE_MESSAGES = 10_000  # that are read back at a time
 PAGE_BYTES = 4 * 1024 * 1024
+PAGE_LETTERS = 200  # dead letters that are moved from an adopted file at a time
 SHRINK_PAGES = 2000  # unused pages of a file that are returned at a time
 FORK_TIMEOUT = 5.0  # seconds that a fork waits for a commit
 CLOSED = "the client is closed, and its spool with it: make a new client to track more messages"
@@ -93,14 +98,17 @@ class _Files:
 
     def __init__(self) -> None:
         self.own: Source | None = None
-        self.other: Source | None = None
+        self.adopted: list[Source] = []  # of earlier processes, the oldest first
+
+    def all(self) -> list[Source]:
+        """Return the open files, in the order of their messages."""
+        return self.adopted if self.own is None else [*self.adopted, self.own]
 
     def close(self) -> None:
-        for source in (self.own, self.other):
-            if source is not None:
-                with suppress(Exception):
-                    source.close()
-        self.own = self.other = None
+        for source in self.all():
+            with suppress(Exception):
+                source.close()
+        self.own, self.adopted = None, []
 
 
 class SpoolWriter:
@@ -213,7 +221,7 @@ class SpoolWriter:
             self.wake(at_once=True)
             with suppress(TimeoutError):
                 native_threads.wait_for(self._closed, timeout)
-        elif self._files.own is not None or self._has_work():
+        elif self._files.all() or self._has_work():
             self._cycle_and_close()
         _resolve(self._closed, None)
 
@@ -290,11 +298,11 @@ class SpoolWriter:
     def _work(self, buffer: Any) -> bool:
         """Write, read and adopt; return True if there is more to send than before."""
         if self.error is not None and time.monotonic() < self._retry_at and not self._closing:
-            return self._keep_in_memory(buffer)
-        moved = False
+            self._keep_in_memory(buffer)
+            return True
         try:
-            self._open(buffer)
             try:
+                self._open(buffer)
                 self._check_space()
                 moved = self._write(buffer)
                 self._recovered(buffer)
@@ -303,38 +311,38 @@ class SpoolWriter:
                     raise
                 # What is on disk is still sent and deleted: only that makes space.
                 self._degrade(buffer, error)
-                moved = self._keep_in_memory(buffer)
+                self._keep_in_memory(buffer)
+                moved = True
                 with suppress(sqlite3.OperationalError):
                     self._write_changes(buffer)
             if not self._closing:
-                moved = self._adopt(buffer) or moved
+                self._adopt(buffer)
                 moved = self._read_pages(buffer) or moved
-                self._finish_other()
-                self._tidy()
+                self._finish_adopted(buffer)
+                self._tidy(buffer)
         except (sqlite3.Error, OSError, ConfigurationError) as error:
-            if is_damage(error):
+            if is_damage(error) and self._files.own is not None:
                 self._set_aside(buffer, self._files.own, error)
                 self.wake()
             else:
                 self._degrade(buffer, error)
-            moved = self._keep_in_memory(buffer) or moved
+            self._keep_in_memory(buffer)
+            return True
         return moved
 
     def _write_changes(self, buffer: Any) -> None:
         """Write what was settled, without new messages."""
-        own = self._files.own
-        assert own is not None
         marked = self._collect()
         failure: SpoolError | None = self.error
         try:
-            self._commit(own, [])
-            failure = None
+            if self._files.own is not None:
+                self._commit(self._files.own, [])
+            failure = self._commit_adopted(buffer)
         finally:
             for future in marked:
                 _resolve(future, failure)
-        self._commit_others(buffer)
 
-    def _keep_in_memory(self, buffer: Any) -> bool:
+    def _keep_in_memory(self, buffer: Any) -> None:
         """Keep in memory what cannot be written, and fail the marks: their updates wait."""
         if not _is_writing(buffer):
             buffer.take_staged(respool=False)
@@ -344,7 +352,6 @@ class SpoolWriter:
                 _resolve(
                     future, self.error or SpoolError("the spool is starting a new file: try again")
                 )
-        return True
 
     # ---- opening --------------------------------------------------------------------------------
 
@@ -352,32 +359,36 @@ class SpoolWriter:
         own = self._files.own
         if own is not None:
             self._check_still_there(buffer, own)
-        own = self._files.own
-        if own is not None:
-            if not own.base:  # its messages could not be counted when it was opened
-                self._count(own, buffer)
+        if self._files.own is not None:
             return
         self.folder = folder = destination_folder(self.options.folder, self.options.destination)
-        source = self._claim(folder, buffer)
-        if source is None:
-            path, lock = create_file(folder)
-            try:
-                source = Source(SpoolStore(path, self.options.durability), lock)
-            except BaseException:
-                remove_file(path)
-                lock.release()
-                raise
-        self._files.own = source
         try:
-            source.store.set_meta(
+            self._files.own = own = self._new_file(folder)
+        except (sqlite3.OperationalError, OSError) as error:
+            if is_full(error):
+                self._adopt(buffer)  # sending what is on disk makes space
+            raise
+        try:
+            own.store.set_meta(
                 pid=str(os.getpid()), host=socket.gethostname(), opened=str(round(now(), 3)),
                 durability=self.options.durability,
             )  # fmt: skip
         except sqlite3.OperationalError as error:
             if not is_full(error):
                 raise
-        self.dead_letters = source.store.dead_totals()[0]
-        self._count(source, buffer)
+        # Before new messages are written: they line up behind those of earlier processes. At the
+        # end there is no time for it.
+        if not self._closing:
+            self._adopt(buffer)
+
+    def _new_file(self, folder: Path) -> Source:
+        path, lock = create_file(folder)
+        try:
+            return Source(SpoolStore(path, self.options.durability), lock)
+        except BaseException:
+            remove_file(path)
+            lock.release()
+            raise
 
     def _check_still_there(self, buffer: Any, own: Source) -> None:
         """Start a new file when this one was removed."""
@@ -388,47 +399,48 @@ class SpoolWriter:
 
     def _count(self, source: Source, buffer: Any) -> None:
         """Count the messages of a file as accepted by this process."""
-        # All that can fail comes first: nothing is counted twice, or by one of the two alone.
-        store = source.store
-        totals, places, ages = store.totals(), {}, {}
+        totals = source.store.totals()
         for endpoint in buffer.queues:
-            places[endpoint] = store.last_place(endpoint)
+            count, size = totals.get(endpoint, (0, 0))
+            if not count:
+                continue
             created = None
             # Messages whose age cannot be read are counted all the same, and read later.
             with suppress(sqlite3.DatabaseError):
-                created = store.oldest([endpoint])
-            ages[endpoint] = 0.0 if created is None else age_of(created)
-        for endpoint in buffer.queues:
-            count, size = totals.get(endpoint, (0, 0))
-            source.base[endpoint], source.position[endpoint] = places[endpoint], 0
+                created = source.store.oldest([endpoint])
+                source.oldest = min(source.oldest, created or 0.0)
+            age = 0.0 if created is None else age_of(created)
             source.left[endpoint] = count
-            if count:
-                buffer.adopted(endpoint, count, size, ages[endpoint])
+            buffer.adopted(endpoint, count, size, age)
 
-    def _claim(self, folder: Path, buffer: Any) -> Source | None:
-        """Return the file of a process that has ended, locked and open; None without one."""
-        taken = {each.store.path for each in (self._files.own, self._files.other) if each}
-        for path in orphans(folder, exclude=frozenset(taken | self._unusable)):
-            try:
-                lock = claim_orphan(path)
-            except OSError as error:
+    def _claim(self, path: Path, buffer: Any) -> Source | None:
+        """Return the file of a process that has ended, locked and open; None if it is in use."""
+        try:
+            lock = claim_orphan(path)
+        except OSError as error:
+            if not is_full(error):
                 self._unusable.add(path)
-                logger.warning("the spool file %s cannot be used: %s", path, error)
-                continue
-            if lock is None:
-                continue
+            logger.warning("the spool file %s cannot be used: %s", path, error)
+            return None
+        if lock is None:
+            return None
+        source = None
+        try:
+            store = SpoolStore(path, self.options.durability)
+            source = Source(store, lock, is_adopted=True)
+            source.dead = store.dead_totals()[0]
+            self._count(source, buffer)
+            return source
+        except BaseException as error:
             try:
-                return Source(SpoolStore(path, self.options.durability), lock)
-            except sqlite3.Error as error:
+                if source is not None:
+                    source.store.close()
                 if not is_damage(error):
-                    lock.release()
                     raise
                 self._quarantine(path, error, buffer)
+            finally:
                 lock.release()
-            except BaseException:
-                lock.release()
-                raise
-        return None
+            return None
 
     def _check_space(self) -> None:
         """Check the free space of the disk once a second.
@@ -457,16 +469,25 @@ class SpoolWriter:
             for endpoint, records in staged.items()
             for new, part in new_blocks(own, endpoint, records, codec, self.credentials)
         ]
+        failure: SpoolError | None = None
         try:
             self._commit(own, [new for _, new, _ in runs])
             own.store.check_there()
+            self._make_available(buffer, own, runs)
+            failure = self._commit_adopted(buffer)
         except BaseException as error:
-            for future in marked:
-                _resolve(future, _as_spool_error(error))
+            failure = _as_spool_error(error)
             raise
-        # Not before the commit: the updates are sent as soon as their marks are resolved.
-        for future in marked:
-            _resolve(future, None)
+        finally:
+            # Not before all commits: the updates are sent as soon as their marks are resolved.
+            for future in marked:
+                _resolve(future, failure)
+        return bool(runs)
+
+    def _make_available(
+        self, buffer: Any, own: Source, runs: list[tuple[str, NewBlock, list[Record]]]
+    ) -> None:
+        """Let senders take messages that were committed."""
         by_endpoint: dict[str, list[tuple[Block, list[Record]]]] = {}
         for endpoint, new, part in runs:
             block = _block_of(own, new)
@@ -479,16 +500,13 @@ class SpoolWriter:
             buffer.written(endpoint, pairs)
         if buffer.memory_only:
             self._write_in_flight(buffer, own)
-        self._commit_others(buffer)
-        return bool(runs)
 
     def _write_in_flight(self, buffer: Any, own: Source) -> None:
         """Write messages of failed writes that are being sent now."""
         refused = buffer.refused_in_flight()
         for endpoint, records in refused.items():
-            for new, part in new_blocks(
-                own, endpoint, records, self.options.codec, self.credentials
-            ):
+            codec = self.options.codec
+            for new, part in new_blocks(own, endpoint, records, codec, self.credentials):
                 block = _block_of(own, new)
                 # An update that is being sent counts as attempted until its outcome is known.
                 for index, record in enumerate(part):
@@ -555,59 +573,62 @@ class SpoolWriter:
                 for part in parts:
                     store.set_state(part.id, bytes(part.state), part.remaining)
             if changes.dead:
-                self.dead_letters = store.dead_totals()[0]
                 changes.dead.clear()
+                self._count_dead(own)
         for each in mine:
             del changes.finished[each]
         for each in parts:
             del changes.touched[each]
 
-    def _commit_others(self, buffer: Any) -> None:
-        changes, other = self._changes, self._files.other
+    def _commit_adopted(self, buffer: Any) -> SpoolError | None:
+        """Write changes to adopted files; return an error if one had to be set aside."""
+        changes, files = self._changes, self._files
+        before = files.adopted
+        for each in before:
+            self._use(buffer, each, self._commit, each, [])
+        for blocks in (changes.finished, changes.touched):
+            # Files that were closed or set aside cannot be written.
+            for block in [each for each in blocks if each.source not in files.all()]:
+                del blocks[block]
+        if len(files.adopted) < len(before):
+            return SpoolError("the file of an earlier process is damaged: try again")
+        return None
+
+    def _use(self, buffer: Any, source: Source, call: Callable[..., T], *args: Any) -> T | None:
+        """Make a call that uses a file; if that proves to be damaged, set it aside, return None."""
         try:
-            self._commit_other(other)
-        except (sqlite3.Error, OSError) as error:
+            return call(*args)
+        except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            self._set_aside(buffer, other, error)
-        # The rest is about files that were closed or set aside, which cannot be written.
-        changes.finished.clear()
-        changes.touched.clear()
-
-    def _commit_other(self, other: Source | None) -> None:
-        changes = self._changes
-        if other is not None and (changes.finished or changes.touched):
-            done = [block for block in changes.finished if block.source is other]
-            parts = [block for block in changes.touched if block.source is other]
-            with other.store.transaction():
-                if done:
-                    other.store.remove([block.id for block in done])
-                for part in parts:
-                    other.store.set_state(part.id, bytes(part.state), part.remaining)
+            self._set_aside(buffer, source, error)
+            self.wake()
+            return None
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def _adopt(self, buffer: Any) -> bool:
-        """Adopt the file of a process that has ended, if there is one; look every `ADOPT_EVERY`."""
-        if self._files.other is not None or time.monotonic() < self._adopt_at:
-            return False
-        assert self.folder is not None
+    def _adopt(self, buffer: Any) -> None:
+        """Adopt the files of processes that have ended; look for them every `ADOPT_EVERY`."""
+        files = self._files
+        if self.folder is None or time.monotonic() < self._adopt_at:
+            return
         self._adopt_at = time.monotonic() + ADOPT_EVERY
-        source = self._claim(self.folder, buffer)
-        if source is None:
-            return False
-        self._files.other = source
-        self._count(source, buffer)
-        logger.debug("the spool adopted %s", source.store.path)
-        return True
+        taken = {each.store.path for each in files.all()}
+        for path in orphans(self.folder, exclude=frozenset(taken | self._unusable)):
+            if len(files.adopted) >= MAX_ADOPTED:
+                break
+            source = self._claim(path, buffer)
+            if source is not None:
+                files.adopted = sorted([*files.adopted, source], key=_oldest)
+                logger.debug("the spool adopted %s", path)
+        self._sum_dead()
 
     def _read_pages(self, buffer: Any) -> bool:
         """Read at most one page per endpoint, so that settled messages are deleted in between."""
         moved = False
         for endpoint, queue in buffer.queues.items():
-            # An adopted file first: its messages are older than those of this process.
-            for source in (self._files.other, self._files.own):
-                if source is None or not source.left.get(endpoint, 0):
+            for source in self._files.all():
+                if not source.left.get(endpoint, 0):
                     continue
                 if queue.has_space():
                     moved = self._read_page(buffer, source, endpoint) or moved
@@ -616,8 +637,10 @@ class SpoolWriter:
         return moved
 
     def _read_page(self, buffer: Any, source: Source, endpoint: str) -> bool:
-        position = source.position[endpoint]
-        found = source.store.read(endpoint, position, PAGE_MESSAGES, PAGE_BYTES)
+        place, read = source.position.get(endpoint, 0), source.store.read
+        found = self._use(buffer, source, read, endpoint, place, PAGE_MESSAGES, PAGE_BYTES)
+        if found is None:
+            return True  # what memory has of the damaged file is sent, and written to another
         if not found:
             # The counts of the file are higher than what it has.
             buffer.lost(endpoint, source.left[endpoint], "corrupt", on_disk=True)
@@ -654,7 +677,7 @@ class SpoolWriter:
             self._drop_damaged(buffer, endpoint, block, stored)
             return
         enqueued = buffer.clock() - age_of(stored.created)
-        sequence = max(0, place - source.base[endpoint]) if source is self._files.own else 0
+        sequence = 0 if source.is_adopted else max(0, place - FIRST_PLACE)
         for record in records:
             record.enqueued_at = enqueued
             record.sequence = sequence
@@ -695,32 +718,60 @@ class SpoolWriter:
         )
         self.wake()
 
-    def _finish_other(self) -> None:
-        """Remove an adopted file when everything in it is settled."""
-        other, own = self._files.other, self._files.own
-        if other is None or any(other.left.values()) or other.store.totals():
-            return
-        assert own is not None
+    def _finish_adopted(self, buffer: Any) -> None:
+        """Remove adopted files in which everything is settled, and whose dead letters moved."""
+        files = self._files
+        for each in files.adopted:
+            if any(each.left.values()):
+                continue
+            rest = self._use(buffer, each, _rest_of, each.store)
+            if rest is None or rest[0]:
+                continue
+            if letters := rest[1]:
+                if files.own is not None:
+                    self._move_dead(buffer, letters, files.own, each)
+                continue
+            self._forget(buffer, each)
+            each.store.close()
+            remove_file(each.store.path)
+            each.lock.release()
+            self._adopt_at = 0.0  # there may be more than `MAX_ADOPTED`
+            self.wake()
+
+    def _forget(self, buffer: Any, source: Source) -> None:
+        files = self._files
+        files.adopted = [each for each in files.adopted if each is not source]
+        if not files.adopted:
+            buffer.adopted_bytes = 0
+
+    def _move_dead(
+        self, buffer: Any, letters: Sequence[DeadLetter], own: Source, adopted: Source
+    ) -> None:
         # A crash in between leaves copies, not a loss; `key` then keeps one of each.
-        while letters := other.store.dead():
-            with own.store.transaction():
-                own.store.add_dead(letters, self.options.limits.max_dead_letter_bytes)
-            other.store.remove_dead([letter.id for letter in letters])
-        self.dead_letters = own.store.dead_totals()[0]
-        self._files.other = None
-        other.store.close()
-        remove_file(other.store.path)
-        other.lock.release()
-        self._adopt_at = 0.0
+        with own.store.transaction():
+            own.store.add_dead(letters, self.options.limits.max_dead_letter_bytes)
+        self._count_dead(own)
+        moved = [letter.id for letter in letters]
+        self._use(buffer, adopted, adopted.store.remove_dead, moved)
+        adopted.dead -= len(moved)
+        self._sum_dead()
         self.wake()
 
-    def _tidy(self) -> None:
-        own = self._files.own
-        if own is None:
-            return
-        self.file_bytes = own.store.file_bytes()
-        if not any(own.left.values()) and own.store.free_pages() > SHRINK_PAGES:
-            own.store.shrink(SHRINK_PAGES)
+    def _count_dead(self, source: Source) -> None:
+        source.dead = source.store.dead_totals()[0]
+        self._sum_dead()
+
+    def _sum_dead(self) -> None:
+        self.dead_letters = sum([each.dead for each in self._files.all()])
+
+    def _tidy(self, buffer: Any) -> None:
+        own, files = self._files.own, self._files.all()
+        self.file_bytes = sum([each.store.file_bytes() for each in files])
+        # On a full disk, adopted files have to make space for one of this process.
+        sources, unused = ([own], SHRINK_PAGES) if own is not None else (files, 0)
+        for each in sources:
+            if not any(each.left.values()) and each.store.free_pages() > unused:
+                self._use(buffer, each, each.store.shrink, SHRINK_PAGES)
 
     # ---- failures -------------------------------------------------------------------------------
 
@@ -744,32 +795,22 @@ class SpoolWriter:
         logger.warning("the spool can be written again")
 
     def _set_aside(
-        self, buffer: Any, source: Source | None, error: BaseException, *, gone: bool = False
+        self, buffer: Any, source: Source, error: BaseException, *, gone: bool = False
     ) -> None:
         """Close a damaged file and rename it; what memory holds is written to a new one."""
-        damaged = [source] if source is not None else []
-        if not gone and self._files.other is not None:
-            # SQLite does not report which of them is damaged.
-            both = [each for each in (self._files.own, self._files.other) if each is not None]
-            damaged = [each for each in both if _is_bad(each)] or damaged
-        for each in damaged:
-            with suppress(Exception):
-                each.store.close()
-            if not gone:
-                self._quarantine(each.store.path, error, buffer)
-            each.lock.release()
-            for endpoint, left in each.left.items():
-                if left:
-                    buffer.lost(endpoint, left, "corrupt", on_disk=True)
-            if each is self._files.own:
-                self._files.own = None
-            if each is self._files.other:
-                self._files.other = None
-            buffer.forget_blocks(each)
-            for block in [*self._changes.touched, *self._changes.finished]:
-                if block.source is each:
-                    self._changes.touched.pop(block, None)
-                    self._changes.finished.pop(block, None)
+        with suppress(Exception):
+            source.store.close()
+        if not gone:
+            self._quarantine(source.store.path, error, buffer)
+        source.lock.release()
+        for endpoint, left in source.left.items():
+            if left:
+                buffer.lost(endpoint, left, "corrupt", on_disk=True)
+        if source is self._files.own:
+            self._files.own = None
+        else:
+            self._forget(buffer, source)
+        buffer.forget_blocks(source)
 
     def _quarantine(self, path: Path, error: BaseException, buffer: Any) -> None:
         kept = path
@@ -786,10 +827,7 @@ class SpoolWriter:
     # ---- the end --------------------------------------------------------------------------------
 
     def _close_files(self) -> None:
-        own, other = self._files.own, self._files.other
-        for source in (own, other):
-            if source is None:
-                continue
+        for source in self._files.all():
             empty = False
             with suppress(sqlite3.Error):
                 empty = source.store.is_empty()
@@ -799,7 +837,7 @@ class SpoolWriter:
                 with suppress(OSError):
                     remove_file(source.store.path)
             source.lock.release()
-        self._files.own = self._files.other = None
+        self._files.own, self._files.adopted = None, []
 
     def _fail_waiters(self, error: SpoolError) -> None:
         for future in _drain(self._waiters):
@@ -810,8 +848,8 @@ class SpoolWriter:
 
     def leave_to_parent(self) -> None:
         """Forget the files in a forked child, without closing them: they are the parent's."""
-        _inherited.append((self._files.own, self._files.other, self._files))
-        self._files.own = self._files.other = None
+        _inherited.append((self._files.all(), self._files))
+        self._files.own, self._files.adopted = None, []
 
 
 def _release(files: _Files, wakeup: Any) -> None:
@@ -842,15 +880,17 @@ def _block_of(source: Source, new: NewBlock) -> Block:
     return Block(source, new.id, new.created, new.auth, count, bytearray(count))
 
 
+def _oldest(source: Source) -> float:
+    return source.oldest
+
+
+def _rest_of(store: SpoolStore) -> tuple[bool, list[DeadLetter]]:
+    """Return whether a file has messages, and its first dead letters."""
+    return bool(store.totals()), store.dead(limit=PAGE_LETTERS)
+
+
 def _is_writing(buffer: Any) -> bool:
     return any(queue.writing for queue in buffer.queues.values())
-
-
-def _is_bad(source: Source) -> bool:
-    try:
-        return source.store.integrity() != "ok"
-    except sqlite3.Error:
-        return True
 
 
 def _drain(queue: deque[Any]) -> list[Any]:
