@@ -1,10 +1,12 @@
 """The edges of the buffer's decisions, each one off by one: see tests/faults/mutation.py."""
 
 import sys
+from collections import deque
 
 import pytest
 
-from mixpanel._delivery.buffer import Buffer, Claim
+from mixpanel._delivery.buffer import Buffer, Claim, locked
+from mixpanel._delivery.health import SpoolHealth
 from mixpanel._delivery.stats import DeliveryStats
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ClosedError, QueueFullError, TransportError
@@ -49,6 +51,12 @@ def test_put_asks_for_a_look_at_each_batch_that_is_full_by_bytes():
     """Bodies of seven bytes, in requests of twenty."""
     buffer = make(max_batch_bytes=20)
     assert put(buffer, *map(event, range(7))) == [True, False, True, False, False, True, False]
+
+
+def test_a_batch_is_full_by_bytes_at_its_limit_exactly():
+    """Two bodies of seven bytes fill fourteen."""
+    buffer = make(max_batch_bytes=14)
+    assert put(buffer, *map(event, range(4))) == [True, True, False, True]
 
 
 def test_a_buffer_is_full_at_its_limit_exactly():
@@ -158,6 +166,70 @@ def test_a_put_that_fails_leaves_counts_that_add_up():
     assert (buffer.bytes, buffer.stats.pending, buffer.stats.changing) == (7, 1, False)
 
 
+class Interrupting(dict):
+    """Queues, the first use of which is interrupted by a signal handler."""
+
+    handler = staticmethod(lambda: None)
+
+    def __getitem__(self, name):
+        handler, self.handler = self.handler, lambda: None
+        handler()
+        return super().__getitem__(name)
+
+
+def test_a_message_of_a_signal_handler_follows_the_one_that_it_interrupted():
+    """It is put once that is in its queue."""
+    buffer = make()
+    buffer.queues = queues = Interrupting(buffer.queues)
+    queues.handler = lambda: buffer.put(event(1))
+    buffer.put(event(0))
+    assert numbers(queues["events"].unsent) == [0, 1]
+    assert [one.sequence for one in queues["events"].unsent] == [1, 2]
+
+
+class Slow(Buffer):
+    """A buffer with one more method, during which a signal handler tracks."""
+
+    @locked
+    def interrupted(self):
+        self.put(event(0))
+        return self.stats.pending
+
+
+def test_a_message_of_a_signal_handler_is_put_when_the_method_it_interrupted_ends():
+    """Not before: what that method has read would change under it."""
+    buffer = Slow(Limits(), DeliveryStats(), clock=Clock())
+    assert buffer.interrupted() == 0
+    assert buffer.stats.pending == 1
+
+
+class Raced(deque):
+    """Messages of signal handlers, of which another thread is faster to take the last."""
+
+    def popleft(self):
+        super().popleft()
+        raise IndexError
+
+
+def test_two_threads_may_put_what_was_deferred():
+    """Each message is put by one of them."""
+    buffer = make()
+    defer(buffer, event(0))
+    buffer._deferred = Raced(buffer._deferred)
+    buffer.mark_for_flush()
+    assert buffer.stats.pending == 0
+
+
+def test_each_message_that_was_deferred_and_dropped_is_reported():
+    """Although the callback uses the buffer."""
+    buffer, _ = reported(max_queue_size=1)
+    drops = []
+    buffer.stats.on_drop = lambda why, some: drops.append(some) or buffer.mark_for_flush()
+    defer(buffer, event(0), event(1), event(2))
+    buffer.mark_for_flush()
+    assert drops == [[{"n": 1}], [{"n": 2}]]
+
+
 def defer(buffer, *some):
     """Put messages as a signal handler does that interrupts a change."""
     with buffer.lock:
@@ -247,6 +319,7 @@ def test_an_exception_amid_a_change_leaves_counts_that_add_up():
     buffer.bytes = buffer.stats.pending = buffer.stats.accepted = 99
     buffer.queues["events"].bytes = 7000
     batch.live = False
+    batch.bytes = 99
     # The batch was not yet removed from the queue.
     buffer.queues["events"].unsent.appendleft(batch.unsettled[0])
     with pytest.raises(KeyError):
@@ -254,7 +327,7 @@ def test_an_exception_amid_a_change_leaves_counts_that_add_up():
     assert (buffer.bytes, buffer.stats.pending, buffer.stats.accepted) == (28, 4, 5)
     assert buffer.queues["events"].bytes == 21
     assert numbers(buffer.queues["events"].unsent) == [2, 3, 4]
-    assert batch.live
+    assert (batch.live, batch.bytes) == (True, 7)
     assert not buffer.stats.changing
 
 
@@ -527,6 +600,15 @@ def test_dropping_all_includes_what_is_in_flight():
     assert not buffer.has_in_flight()
 
 
+def test_dropping_all_wakes_what_waits_for_the_messages():
+    """They will not be delivered any more."""
+    buffer, woken = make(), []
+    buffer.put(event(0))
+    buffer.watchers.add(lambda: woken.append(buffer.stats.pending))
+    buffer.drop_all("why")
+    assert woken == [0]
+
+
 # ---- results and health -------------------------------------------------------------------------
 
 
@@ -591,6 +673,30 @@ def test_health_shows_what_each_queue_is_doing():
     later.queues["events"].paused_by = TransportError("broken")
     assert later.health().queues["events"].state == "halted"
     assert not later.health().ok
+
+
+def test_the_age_of_a_buffer_is_that_of_its_oldest_message():
+    """In whichever queue; also a short one."""
+    buffer = make()
+    buffer.put(event(0, "people"))
+    buffer.clock.now += 0.25
+    buffer.put(event(1))
+    buffer.clock.now += 0.25
+    health = buffer.stats.snapshot().health
+    assert health.oldest_age == 0.5
+    ages = {name: each.oldest_age for name, each in health.queues.items()}
+    assert ages == {"events": 0.25, "imports": None, "people": 0.5, "groups": None}
+
+
+def test_a_buffer_whose_spool_cannot_be_written_is_not_well():
+    """Without a spool, and with one that is written, it is."""
+    for degraded in (None, "no space left on device"):
+        spool = SpoolHealth("folder", "process", 0, 0, 0, 0, 0, 0, degraded)
+        buffer = make()
+        buffer._spool_health = lambda spool=spool: spool
+        assert buffer.health().ok is (degraded is None)
+        assert buffer.health().spool is spool
+    assert make().health().ok
 
 
 def test_the_oldest_message_of_a_queue_may_be_in_flight():

@@ -1450,9 +1450,7 @@ def test_an_observer_sees_messages_and_requests(made):
     """From the first one; it knows endpoints by the names of their vendor."""
     calls = []
     names = ("queued", "attempted", "settled")
-    observer = SimpleNamespace(
-        **{name: lambda *_, name=name: calls.append(name) for name in names}
-    )
+    observer = SimpleNamespace(**{name: lambda *_, name=name: calls.append(name) for name in names})
     system = made()
     system.sender.observe(observer)
     assert system.sender.observer is observer
