@@ -96,7 +96,7 @@ class Durable(Buffer):
 
     async def commit(self, timeout=None):
         self.calls.append(("commit", timeout))
-        self.put(event(9))
+        self.put(event(9, "people"))
         if self.failure is not None:
             raise self.failure
 
@@ -814,7 +814,7 @@ def test_a_flush_sends_what_the_spool_has_as_well(made, failure):
         assert (result.delivered, result.pending) == (2, 0)
 
     run(main)
-    assert system.connections.sent == [[0, 9]]
+    assert system.connections.sent == [[0], [9]]
 
 
 def test_messages_of_an_earlier_process_are_sent_without_another_message(made):
