@@ -8,6 +8,7 @@ import pytest
 from mixpanel._delivery.buffer import Buffer, Claim, locked
 from mixpanel._delivery.health import SpoolHealth
 from mixpanel._delivery.stats import DeliveryStats
+from mixpanel._records.record import Record
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ClosedError, QueueFullError, TransportError
 from mixpanel.settings import Limits
@@ -63,7 +64,7 @@ def test_a_buffer_is_full_at_its_limit_exactly():
     """By count and by bytes."""
     for bound in ({"max_queue_size": 2}, {"max_queue_bytes": 14}):
         buffer, outcomes = reported(**bound)
-        put(buffer, event(0), event(1), event(2))
+        assert put(buffer, event(0), event(1), event(2)) == [True, False, False]
         assert buffer.stats.pending == 2
         assert buffer.bytes == 14
         assert outcomes == [([2], "dropped", "queue_full")]
@@ -329,6 +330,28 @@ def test_an_exception_amid_a_change_leaves_counts_that_add_up():
     assert numbers(buffer.queues["events"].unsent) == [2, 3, 4]
     assert (batch.live, batch.bytes) == (True, 7)
     assert not buffer.stats.changing
+
+
+class Body(bytes):
+    """A body of a message; a signal handler runs when its length is read."""
+
+    handler = staticmethod(lambda: None)
+
+    def __len__(self):
+        self.handler()
+        return super().__len__()
+
+
+def test_a_message_of_a_signal_handler_that_interrupts_the_recount_is_counted():
+    """It is put once the counts are derived."""
+    buffer = make()
+    body = Body(b"{}")
+    put(buffer, event(0), Record("people", body))
+    body.handler = lambda: vars(body).clear() or buffer.put(event(1))
+    with pytest.raises(KeyError):
+        buffer.mark_endpoint_for_flush("nowhere")
+    assert (buffer.stats.pending, buffer.stats.accepted, buffer.bytes) == (3, 3, 16)
+    assert numbers(buffer.queues["events"].unsent) == [0, 1]
 
 
 # ---- what is due --------------------------------------------------------------------------------
@@ -615,10 +638,11 @@ def test_dropping_all_wakes_what_waits_for_the_messages():
 def test_a_result_has_what_was_settled_since_the_snapshot():
     """And the errors since then, once."""
     buffer = make()
-    put(buffer, *map(event, range(8)))
+    put(buffer, *map(event, range(9)))
     batch = take(buffer, everything=True)
     buffer.settle(batch, batch.records[:1], "delivered")
     buffer.settle(batch, batch.unsettled[:1], "dropped", "before")
+    buffer.settle(batch, batch.unsettled[:1], "rejected")
     buffer.announce([], "rejected", error=TransportError("earlier"))
     before = buffer.snapshot()
     buffer.settle(batch, batch.unsettled[:2], "delivered")
