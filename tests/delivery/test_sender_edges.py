@@ -958,15 +958,19 @@ def test_a_task_that_is_idle_ends_and_the_next_message_starts_another(made, monk
 
 def test_a_message_that_comes_as_the_task_ends_is_sent(made, monkeypatch):
     """The task looks once more under the lock."""
-    monkeypatch.setattr(sender_module, "IDLE_TIMEOUT", 0.01)
+    monkeypatch.setattr(sender_module, "IDLE_TIMEOUT", math.inf)
     system = made(max_batch_size=1)
 
     async def main():
         system.accept(0)
-        await until(lambda: system.connections.sent)
-        system.sender.buffer.put(event(1))  # of another thread, which has not woken the task yet
-        await until(lambda: not system.sender.has_loop)
+        await turns()
+        monkeypatch.setattr(sender_module, "IDLE_TIMEOUT", 0.0)
+        system.sender.wake()
+        # Of another thread, which has not woken the task yet. This runs once the task waits.
+        asyncio.get_running_loop().call_soon(system.sender.buffer.put, event(1))
+        await turns()
         assert system.connections.sent == [[0], [1]]
+        assert not system.sender.has_loop
 
     run(main)
 
@@ -986,9 +990,11 @@ def test_an_idle_loop_takes_the_task_from_no_other_loop(made, monkeypatch):
 
     try:
         first.run_until_complete(send(0))
+        monkeypatch.setattr(sender_module, "IDLE_TIMEOUT", math.inf)
         second.run_until_complete(send(1))
         first.run_until_complete(idle())
         assert system.sender._loop.key is second
+        monkeypatch.setattr(sender_module, "IDLE_TIMEOUT", 0.01)
         second.run_until_complete(send(2))
         second.run_until_complete(idle())
         assert system.sender._loop is None
