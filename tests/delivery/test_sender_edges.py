@@ -673,6 +673,22 @@ def test_a_forked_child_has_no_messages_and_no_connections(made, monkeypatch):
     assert system.sender.stats.snapshot().accepted == 1
 
 
+def test_a_child_that_is_forked_in_a_replaced_flush_is_not_in_it(made):
+    """A flush there waits for its own messages as ever."""
+    system = made()
+    calls = []
+
+    def flush():
+        calls.append(system.sender.flush_hooks.are_called_at_end)
+        system.sender.after_fork()
+        calls.append(system.sender.flush_hooks.are_called_at_end)
+
+    system.sender.flush_hooks.add(flush)
+    system.accept(0)
+    system.sender.flush_blocking(soon())
+    assert calls == [True, False]
+
+
 def test_a_sender_that_was_closed_is_closed_in_the_child(made):
     """It was closed for good."""
     system = made()
