@@ -1150,10 +1150,10 @@ def test_a_sender_knows_whether_it_sends_in_the_running_loop(made):
         system.sender._loop = own
 
     run(main)
-    system.sender._loop = Loop()
-    assert not system.sender.sends_in_this_loop
-    system.sender._loop = None
-    assert not system.sender.sends_in_this_loop
+    for loop, runs in ((Loop(), True), (Loop(running=False), False), (None, False)):
+        system.sender._loop = loop
+        assert not system.sender.sends_in_this_loop
+        assert system.sender.has_loop is runs
 
 
 def test_a_task_takes_no_batch_once_another_loop_or_the_drain_has_its_place(made):
