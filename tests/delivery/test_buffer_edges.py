@@ -188,17 +188,15 @@ def test_a_message_of_a_signal_handler_follows_the_one_that_it_interrupted():
     assert [one.sequence for one in queues["events"].unsent] == [1, 2]
 
 
-class Slow(Buffer):
-    """A buffer with one more method, during which a signal handler tracks."""
-
-    @locked
-    def interrupted(self):
-        self.put(event(0))
-        return self.stats.pending
-
-
 def test_a_message_of_a_signal_handler_is_put_when_the_method_it_interrupted_ends():
     """Not before: what that method has read would change under it."""
+
+    class Slow(Buffer):
+        @locked
+        def interrupted(self):
+            self.put(event(0))
+            return self.stats.pending
+
     buffer = Slow(Limits(), DeliveryStats(), clock=Clock())
     assert buffer.interrupted() == 0
     assert buffer.stats.pending == 1

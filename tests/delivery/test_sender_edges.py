@@ -529,7 +529,7 @@ def test_flushing_in_a_signal_handler_needs_messages_and_no_client_of_the_user(m
     assert (own.transport.sent, own.transport.closed) == ([], 0)
 
 
-def test_a_signal_handler_does_not_wait_for_the_code_that_it_interrupted(made):
+def test_a_signal_handler_does_not_wait_for_the_code_that_it_interrupted(made, monkeypatch):
     """For another thread it does."""
     system = made()
     system.accept(0)
@@ -542,11 +542,10 @@ def test_a_signal_handler_does_not_wait_for_the_code_that_it_interrupted(made):
         system.sender.buffer.settle(claim.batch, claim.batch.unsettled, "delivered")
         system.sender.dispatcher.finish(claim)
 
-    timer = threading.Timer(0.1, finish)
-    timer.start()
-    system.sender.flush_blocking(soon())
+    sleeps = sleeps_of(monkeypatch, finish)
+    system.sender.flush_blocking(time.monotonic() + 2)
     assert not system.sender.buffer.has_in_flight()
-    timer.join()
+    assert len(sleeps) == 1
 
 
 def test_a_signal_handler_sends_all_batches(made):
@@ -744,6 +743,7 @@ def test_calling_threads_share_a_connection_unless_only_a_loop_can_send(made, mo
     assert system.sender._sync_transport is None
     system.sender.close_sync()
     assert system.transport.closed == 1
+    monkeypatch.setattr(sender_module, "getproxies", dict)
     assert made(client=object()).sender.sync_transport() is None
     other = made()
     other.connections.transport = TransportOptions(proxy="http://127.0.0.1:9")
@@ -1448,12 +1448,14 @@ def test_closing_cancels_the_requests_that_are_not_finished_in_time(made):
 
 
 def test_closing_drops_what_a_thread_is_still_sending(made):
-    """Without a task in a loop there is none to cancel."""
+    """Without a task in a loop there is none to cancel; nothing is left for the drain at exit."""
     system = made(background=False)
     system.accept(0)
     in_flight(system)
+    assert system.sender in shutdown._with_messages
     result = asyncio.run(system.sender.aclose(0))
     assert (result.pending, result.dropped) == (0, {"closed": 1})
+    assert system.sender not in shutdown._with_messages
 
 
 # ---- captured by a test, and observed -----------------------------------------------------------
