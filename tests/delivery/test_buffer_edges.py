@@ -602,6 +602,23 @@ def test_records_that_skip_the_queue_are_in_claims_by_batch():
     assert (buffer.stats.pending, buffer.bytes) == (1, 7)
 
 
+def test_records_whose_claim_is_interrupted_were_not_accepted():
+    """By Ctrl-C, whose error reaches the caller: its claims hold nothing to give back."""
+
+    class Claims(list):
+        def append(self, claim):
+            super().append(claim)
+            raise KeyboardInterrupt
+
+    buffer, claims = make(), Claims()
+    with pytest.raises(KeyboardInterrupt):
+        buffer.claim_directly([event(0)], claims, lambda: True)
+    for claim in claims:
+        buffer.finish(claim.batch)
+    assert not buffer.queues["events"].unsent
+    assert (buffer.stats.accepted, buffer.stats.pending, buffer.bytes) == (0, 0, 0)
+
+
 def test_a_lone_record_goes_back_to_the_head_of_its_queue():
     """Before those that follow it."""
     buffer = make(max_batch_size=1)

@@ -86,7 +86,7 @@ class Durable(Buffer):
 
     def __init__(self, *settings):
         super().__init__(*settings)
-        self.calls, self.failure = [], None
+        self.calls, self.failure, self.unwritten = [], None, []
 
     def attach(self, on_ready, in_caller):
         self.on_ready, self.in_caller = on_ready, in_caller
@@ -102,6 +102,11 @@ class Durable(Buffer):
 
     def commit_blocking(self, timeout=None):
         self.calls.append(("commit_blocking", timeout))
+
+    def take(self, claim, *, everything=False):
+        while everything and self.unwritten:
+            self.put(self.unwritten.pop())
+        return super().take(claim, everything=everything)
 
 
 class Loop:
@@ -839,6 +844,16 @@ def test_a_flush_sends_what_the_spool_has_as_well(made, failure):
 
     run(main)
     assert system.connections.sent == [[0], [9]]
+
+
+@pytest.mark.parametrize("end", [Sender.drain_at_exit, Sender.flush_blocking])
+def test_at_its_end_a_process_sends_what_the_spool_is_still_writing(made, end):
+    """It waits for the disk."""
+    system = made(kind=Durable)
+    system.accept(0)
+    system.sender.buffer.unwritten.append(event(1))
+    end(system.sender, soon())
+    assert system.transport.sent == [[0, 1]]
 
 
 def test_messages_of_an_earlier_process_are_sent_without_another_message(made):
