@@ -1247,6 +1247,17 @@ def test_a_direct_delivery_sends_its_messages_now(made):
     assert (stats.delivered, stats.dropped, stats.pending) == (3, {"raised": 1}, 0)
 
 
+def test_a_direct_delivery_in_a_loop_raises_its_error(made):
+    """Later batches are not tried, and count as dropped."""
+    system = made(max_batch_size=1)
+    system.connections.replies = [OK, Response(400, {}, b'{"error":"bad","status":0}')]
+    with pytest.raises(RejectedError):
+        asyncio.run(system.sender.deliver([event(0), event(1), event(2)]))
+    stats = system.sender.stats.snapshot()
+    assert system.connections.sent == [[0], [1]]
+    assert (stats.delivered, stats.rejected, stats.dropped) == (1, 1, {"raised": 1})
+
+
 def run_alone(main):
     """Run an async function whose task has no parent that is cancelled with the others."""
     asyncio.run(main())
