@@ -152,8 +152,7 @@ def locked(
                 self._recount()
             raise
         finally:
-            if self._deferred and not self._putting_deferred and not self.is_held_here():
-                self._put_deferred()
+            self.put_deferred()
         return result
 
     return cast("Callable[Concatenate[B, P], R]", wrapper)
@@ -317,6 +316,15 @@ class Buffer:
             stats.report_drop(reason, list(evicted))
             self._report_outcome(evicted, "dropped", reason)
         return signal
+
+    def put_deferred(self) -> None:
+        """Put what was deferred, unless this thread is inside the buffer.
+
+        Each change here ends with this, but for the counts of `stats`: a message that a signal
+        handler tracked while those were read would wait for the next change.
+        """
+        if self._deferred and not self._putting_deferred and not self.is_held_here():
+            self._put_deferred()
 
     def _put_deferred(self) -> None:
         """Put what signal handlers and finalizers deferred while this thread held the lock."""

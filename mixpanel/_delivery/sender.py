@@ -52,6 +52,8 @@ IDLE_TIMEOUT = 5.0  # seconds without a message after which the background task 
 RESTART_DELAY = 0.1  # seconds until the background task starts again after it was cancelled
 CANCEL_TIMEOUT = 0.1  # seconds that cancelled requests may take to unwind
 POLL_INTERVAL = 0.01  # seconds
+LOOK_INTERVAL = 0.25  # seconds after which code that waits looks again, whatever happens
+LOOP_CHECK_INTERVAL = 0.5  # seconds between looks whether the background task's loop has ended
 COMMIT_TIMEOUT = 30.0  # seconds that the disk may take
 
 # At exit there are a few seconds in all: short waits, and messages of any age.
@@ -279,8 +281,7 @@ class Sender(Generic[R]):
                 return
             self._loop, self._wake, self._send_scopes = here, None, set()
             self.flush_hooks.backend = here.backend
-        if loop is not None:
-            self.buffer.reclaim(dead_only=True)  # what the previous loop had in flight
+        # The task looks at once, and first takes back what the previous loop had in flight.
         here.spawn(lambda: self._run(here), on_done=lambda: self._task_ended(here))
 
     def _notify_task(self) -> None:
@@ -337,7 +338,7 @@ class Sender(Generic[R]):
             loop.call_later(RESTART_DELAY, self._wake_if_needed)
 
     def _wake_if_needed(self) -> None:
-        if self.stats.pending and not self.has_loop:
+        if self.stats.pending:
             self.wake()
 
     def _take_in(self, loop: event_loop.Loop, claim: Claim) -> Batch | None:
@@ -363,8 +364,6 @@ class Sender(Generic[R]):
         """
         if self.captures(records):
             return
-        if self.closed:
-            raise ClosedError("the client is closed: this message was not accepted")
         try:
             await event_loop.in_own_task(lambda: self._deliver(records))
         except event_loop.TaskEndedError as error:
@@ -418,7 +417,7 @@ class Sender(Generic[R]):
                 mark = self._mark_for_flush(endpoint)  # with what an earlier process has left
             if self.background:
                 self.wake()
-                await self._wait_up_to(mark)
+                await self._wait_up_to(mark, endpoint)
             else:
                 await self._send_up_to(mark, endpoint)
         return self.buffer.result_since(before)
@@ -428,7 +427,7 @@ class Sender(Generic[R]):
             return self.buffer.mark_for_flush()
         return self.buffer.mark_endpoint_for_flush(endpoint)
 
-    async def _wait_up_to(self, mark: int) -> None:
+    async def _wait_up_to(self, mark: int, endpoint: str | None) -> None:
         here = event_loop.running_loop()
         assert here is not None
         changed = anyio.Event()
@@ -439,9 +438,9 @@ class Sender(Generic[R]):
         notify = partial(here.call_soon, set_changed)
         self.buffer.watchers.add(notify)
         try:
-            while self.buffer.has_unsettled(mark):
-                # No event says that the sender's loop has ended: look twice a second.
-                with anyio.move_on_after(0.5):
+            while self.buffer.has_unsettled(mark, endpoint):
+                # No event says that the sender's loop has ended.
+                with anyio.move_on_after(LOOP_CHECK_INTERVAL):
                     await changed.wait()
                     changed = anyio.Event()
                     continue
@@ -455,7 +454,8 @@ class Sender(Generic[R]):
                 for _ in range(self.buffer.due()):
                     in_flight.start_soon(self.dispatcher.send_due)
             if self.buffer.has_unsettled(mark, endpoint):
-                await anyio.sleep(min(self.buffer.seconds_until_due() or POLL_INTERVAL, 0.25))
+                seconds = self.buffer.seconds_until_due() or POLL_INTERVAL
+                await anyio.sleep(min(seconds, LOOK_INTERVAL))
 
     def check_durable(self, what: str) -> bool:
         """Return True if messages outlive the process once committed; False if they are sent first.
@@ -514,7 +514,7 @@ class Sender(Generic[R]):
         self.buffer.mark_for_flush()
         self.wake()
         try:
-            with anyio.move_on_after(0.25):
+            with anyio.move_on_after(LOOK_INTERVAL):
                 await changed.wait()
         finally:
             self.buffer.watchers.discard(notify)
@@ -615,6 +615,7 @@ class Sender(Generic[R]):
         Called in a signal handler, whose process is going to end, but not yet.
         """
         in_this_thread = self.sends_in_this_loop or self.is_interrupted
+        self.buffer.put_deferred()
         self.buffer.stop_gathering()
         send_rest = partial(self._send_until, end, in_this_thread=in_this_thread)
         self.flush_hooks.call_at_end(end, send_rest)
@@ -643,19 +644,16 @@ class Sender(Generic[R]):
 
         Nothing is accepted after that: what other threads track then counts as dropped.
         """
+        self.buffer.put_deferred()
         self.flush_hooks.call_at_end(end, lambda: self._drain(end, waiting=False))
-        if self.stats.pending or self.stats.deferred:
+        if self.stats.pending:
             in_this_thread = self.sends_in_this_loop or self.is_interrupted
             with self.buffer.lock:
                 # A loop in another thread may still run. From here on its background task takes no
                 # batch (`_take_in` looks at `_loop`): the process would end before it is sent.
                 self._draining = True
                 loop, self._loop = self._loop, None
-                waiting = (
-                    self.buffer.has_in_flight()
-                    and (loop is None or loop.is_running())
-                    and not in_this_thread
-                )
+                waiting = (loop is None or loop.is_running()) and not in_this_thread
             try:
                 self._drain(end, waiting=waiting)
             finally:

@@ -1,11 +1,14 @@
 """The edges of the buffer's decisions, each one off by one: see tests/faults/mutation.py."""
 
 import sys
+from collections import deque
 
 import pytest
 
-from mixpanel._delivery.buffer import Buffer, Claim
+from mixpanel._delivery.buffer import Buffer, Claim, locked
+from mixpanel._delivery.health import SpoolHealth
 from mixpanel._delivery.stats import DeliveryStats
+from mixpanel._records.record import Record
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ClosedError, QueueFullError, TransportError
 from mixpanel.settings import Limits
@@ -51,11 +54,17 @@ def test_put_asks_for_a_look_at_each_batch_that_is_full_by_bytes():
     assert put(buffer, *map(event, range(7))) == [True, False, True, False, False, True, False]
 
 
+def test_a_batch_is_full_by_bytes_at_its_limit_exactly():
+    """Two bodies of seven bytes fill fourteen."""
+    buffer = make(max_batch_bytes=14)
+    assert put(buffer, *map(event, range(4))) == [True, True, False, True]
+
+
 def test_a_buffer_is_full_at_its_limit_exactly():
     """By count and by bytes."""
     for bound in ({"max_queue_size": 2}, {"max_queue_bytes": 14}):
         buffer, outcomes = reported(**bound)
-        put(buffer, event(0), event(1), event(2))
+        assert put(buffer, event(0), event(1), event(2)) == [True, False, False]
         assert buffer.stats.pending == 2
         assert buffer.bytes == 14
         assert outcomes == [([2], "dropped", "queue_full")]
@@ -158,6 +167,68 @@ def test_a_put_that_fails_leaves_counts_that_add_up():
     assert (buffer.bytes, buffer.stats.pending, buffer.stats.changing) == (7, 1, False)
 
 
+class Interrupting(dict):
+    """Queues, the first use of which is interrupted by a signal handler."""
+
+    handler = staticmethod(lambda: None)
+
+    def __getitem__(self, name):
+        handler, self.handler = self.handler, lambda: None
+        handler()
+        return super().__getitem__(name)
+
+
+def test_a_message_of_a_signal_handler_follows_the_one_that_it_interrupted():
+    """It is put once that is in its queue."""
+    buffer = make()
+    buffer.queues = queues = Interrupting(buffer.queues)
+    queues.handler = lambda: buffer.put(event(1))
+    buffer.put(event(0))
+    assert numbers(queues["events"].unsent) == [0, 1]
+    assert [one.sequence for one in queues["events"].unsent] == [1, 2]
+
+
+def test_a_message_of_a_signal_handler_is_put_when_the_method_it_interrupted_ends():
+    """Not before: what that method has read would change under it."""
+
+    class Slow(Buffer):
+        @locked
+        def interrupted(self):
+            self.put(event(0))
+            return self.stats.pending
+
+    buffer = Slow(Limits(), DeliveryStats(), clock=Clock())
+    assert buffer.interrupted() == 0
+    assert buffer.stats.pending == 1
+
+
+class Raced(deque):
+    """Messages of signal handlers, of which another thread is faster to take the last."""
+
+    def popleft(self):
+        super().popleft()
+        raise IndexError
+
+
+def test_two_threads_may_put_what_was_deferred():
+    """Each message is put by one of them."""
+    buffer = make()
+    defer(buffer, event(0))
+    buffer._deferred = Raced(buffer._deferred)
+    buffer.mark_for_flush()
+    assert buffer.stats.pending == 0
+
+
+def test_each_message_that_was_deferred_and_dropped_is_reported():
+    """Although the callback uses the buffer."""
+    buffer, _ = reported(max_queue_size=1)
+    drops = []
+    buffer.stats.on_drop = lambda why, some: drops.append(some) or buffer.mark_for_flush()
+    defer(buffer, event(0), event(1), event(2))
+    buffer.mark_for_flush()
+    assert drops == [[{"n": 1}], [{"n": 2}]]
+
+
 def defer(buffer, *some):
     """Put messages as a signal handler does that interrupts a change."""
     with buffer.lock:
@@ -247,6 +318,7 @@ def test_an_exception_amid_a_change_leaves_counts_that_add_up():
     buffer.bytes = buffer.stats.pending = buffer.stats.accepted = 99
     buffer.queues["events"].bytes = 7000
     batch.live = False
+    batch.bytes = 99
     # The batch was not yet removed from the queue.
     buffer.queues["events"].unsent.appendleft(batch.unsettled[0])
     with pytest.raises(KeyError):
@@ -254,8 +326,30 @@ def test_an_exception_amid_a_change_leaves_counts_that_add_up():
     assert (buffer.bytes, buffer.stats.pending, buffer.stats.accepted) == (28, 4, 5)
     assert buffer.queues["events"].bytes == 21
     assert numbers(buffer.queues["events"].unsent) == [2, 3, 4]
-    assert batch.live
+    assert (batch.live, batch.bytes) == (True, 7)
     assert not buffer.stats.changing
+
+
+class Body(bytes):
+    """A body of a message; a signal handler runs when its length is read."""
+
+    handler = staticmethod(lambda: None)
+
+    def __len__(self):
+        self.handler()
+        return super().__len__()
+
+
+def test_a_message_of_a_signal_handler_that_interrupts_the_recount_is_counted():
+    """It is put once the counts are derived."""
+    buffer = make()
+    body = Body(b"{}")
+    put(buffer, event(0), Record("people", body))
+    body.handler = lambda: vars(body).clear() or buffer.put(event(1))
+    with pytest.raises(KeyError):
+        buffer.mark_endpoint_for_flush("nowhere")
+    assert (buffer.stats.pending, buffer.stats.accepted, buffer.bytes) == (3, 3, 16)
+    assert numbers(buffer.queues["events"].unsent) == [0, 1]
 
 
 # ---- what is due --------------------------------------------------------------------------------
@@ -508,6 +602,23 @@ def test_records_that_skip_the_queue_are_in_claims_by_batch():
     assert (buffer.stats.pending, buffer.bytes) == (1, 7)
 
 
+def test_records_whose_claim_is_interrupted_were_not_accepted():
+    """By Ctrl-C, whose error reaches the caller: its claims hold nothing to give back."""
+
+    class Claims(list):
+        def append(self, claim):
+            super().append(claim)
+            raise KeyboardInterrupt
+
+    buffer, claims = make(), Claims()
+    with pytest.raises(KeyboardInterrupt):
+        buffer.claim_directly([event(0)], claims, lambda: True)
+    for claim in claims:
+        buffer.finish(claim.batch)
+    assert not buffer.queues["events"].unsent
+    assert (buffer.stats.accepted, buffer.stats.pending, buffer.bytes) == (0, 0, 0)
+
+
 def test_a_lone_record_goes_back_to_the_head_of_its_queue():
     """Before those that follow it."""
     buffer = make(max_batch_size=1)
@@ -527,16 +638,26 @@ def test_dropping_all_includes_what_is_in_flight():
     assert not buffer.has_in_flight()
 
 
+def test_dropping_all_wakes_what_waits_for_the_messages():
+    """They will not be delivered any more."""
+    buffer, woken = make(), []
+    buffer.put(event(0))
+    buffer.watchers.add(lambda: woken.append(buffer.stats.pending))
+    buffer.drop_all("why")
+    assert woken == [0]
+
+
 # ---- results and health -------------------------------------------------------------------------
 
 
 def test_a_result_has_what_was_settled_since_the_snapshot():
     """And the errors since then, once."""
     buffer = make()
-    put(buffer, *map(event, range(8)))
+    put(buffer, *map(event, range(9)))
     batch = take(buffer, everything=True)
     buffer.settle(batch, batch.records[:1], "delivered")
     buffer.settle(batch, batch.unsettled[:1], "dropped", "before")
+    buffer.settle(batch, batch.unsettled[:1], "rejected")
     buffer.announce([], "rejected", error=TransportError("earlier"))
     before = buffer.snapshot()
     buffer.settle(batch, batch.unsettled[:2], "delivered")
@@ -591,6 +712,30 @@ def test_health_shows_what_each_queue_is_doing():
     later.queues["events"].paused_by = TransportError("broken")
     assert later.health().queues["events"].state == "halted"
     assert not later.health().ok
+
+
+def test_the_age_of_a_buffer_is_that_of_its_oldest_message():
+    """In whichever queue; also a short one."""
+    buffer = make()
+    buffer.put(event(0, "people"))
+    buffer.clock.now += 0.25
+    buffer.put(event(1))
+    buffer.clock.now += 0.25
+    health = buffer.stats.snapshot().health
+    assert health.oldest_age == 0.5
+    ages = {name: each.oldest_age for name, each in health.queues.items()}
+    assert ages == {"events": 0.25, "imports": None, "people": 0.5, "groups": None}
+
+
+def test_a_buffer_whose_spool_cannot_be_written_is_not_well():
+    """Without a spool, and with one that is written, it is."""
+    for degraded in (None, "no space left on device"):
+        spool = SpoolHealth("folder", "process", 0, 0, 0, 0, 0, 0, degraded)
+        buffer = make()
+        buffer._spool_health = lambda spool=spool: spool
+        assert buffer.health().ok is (degraded is None)
+        assert buffer.health().spool is spool
+    assert make().health().ok
 
 
 def test_the_oldest_message_of_a_queue_may_be_in_flight():

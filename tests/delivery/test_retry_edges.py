@@ -188,6 +188,13 @@ def test_updates_in_a_rejected_batch_are_sent_again_where_nothing_was_processed(
     assert run.settled == {"rejected": [2], "delivered": [0, 1, 3]}
 
 
+def test_updates_in_a_rejected_batch_are_not_sent_again_where_some_were_processed():
+    """Two are enough: it is not known which."""
+    run = Run(records(2, "people", repeatable=False), script(COUNTED))
+    assert sizes(run) == [2]
+    assert run.settled == {"dropped ambiguous": [0, 1]}
+
+
 def test_a_lone_update_that_is_rejected_was_not_applied():
     """There is no other record that a wrong index could be about."""
     listed = response(400, {"failed_records": [{"index": 9, "message": "bad"}]})
@@ -283,6 +290,13 @@ def test_a_wait_ends_before_the_youngest_record_expires():
     run = Run(aged(30, 10), script(response(503)), policy=policy)
     assert [step.seconds for step in run.of(Wait)] == [39.5]
     assert run.settled == {"dropped expired": [0], "delivered": [1]}
+
+
+def test_a_wait_of_all_the_time_that_is_left_ends_before_the_record_expires():
+    """Else the wait that a server asked for would leave no attempt."""
+    run = Run(aged(0), script(response(503, retry_after="50")), policy=RetryPolicy(max_age=50))
+    assert [step.seconds for step in run.of(Wait)] == [49.5]
+    assert run.settled == {"delivered": [0]}
 
 
 def test_a_record_with_less_than_a_second_left_waits_until_its_end():

@@ -66,7 +66,10 @@ def mutated_code(source: str, file: str, mutant: Mutant) -> CodeType:
 
 
 def marked_codes(source: str, file: str) -> dict[tuple[str, int], CodeType]:
-    """Return the code of each function, calling `_reached` with its name and line first."""
+    """Return the code of each function, calling `_reached` with its name and line first.
+
+    Functions inside of it call it with the name of the outermost one.
+    """
     tree = _Marker().visit(ast.parse(source))
     return functions_of(compile(ast.fix_missing_locations(tree), file, "exec"))
 
@@ -119,7 +122,9 @@ class _Scopes(ast.NodeTransformer):
 
 class _Marker(_Scopes):
     def body(self, node: ast.FunctionDef, *, outer: bool) -> None:
-        if outer and self.key is not None:
+        # An inner function, as the wrapper of a decorator, is mutated as part of its outer one.
+        node.body = [self.visit(each) for each in node.body]
+        if self.key is not None:
             mark = ast.parse(f"_reached({self.key!r})").body
             at = 1 if ast.get_docstring(node) is not None else 0
             node.body[at:at] = mark

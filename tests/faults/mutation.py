@@ -58,7 +58,7 @@ SPOOL_TESTS = tuple(
 TESTS = {
     "retry": ("tests/delivery/test_retry.py", "tests/delivery/test_retry_edges.py"),
     "buffer": ("tests/delivery/test_buffer.py", "tests/delivery/test_buffer_edges.py"),
-    "sender": ("tests/delivery/test_sender_edges.py",),
+    "sender": ("tests/delivery/test_sender_edges.py", *DELIVERY[:2]),
     "spool": SPOOL_TESTS,
     "spool/maintenance": (
         "tests/delivery/test_spool_maintenance.py",
@@ -136,16 +136,17 @@ class Code:
         for name, (source, file) in self.sources.items():
             module = importlib.import_module(MODULES[name])
             vars(module)["_reached"] = lambda key, name=name: reached.add((name, key[0]))
-            for key, code in marked_codes(source, file).items():
-                for function in self.functions[name, key]:
-                    function.__code__ = code
+            for code in marked_codes(source, file).values():
+                self._replace(name, code)
 
     def apply(self, job: Job) -> None:
         """Replace the code of the mutant's function."""
         source, file = self.sources[job.module]
-        code = mutated_code(source, file, job.mutant)
+        self._replace(job.module, mutated_code(source, file, job.mutant))
+
+    def _replace(self, name: str, code: CodeType) -> None:
         for each in _with_inner(code):  # an inner one may be in use, as the wrapper of a decorator
-            for function in self.functions[job.module, (each.co_qualname, each.co_firstlineno)]:
+            for function in self.functions[name, (each.co_qualname, each.co_firstlineno)]:
                 if function.__code__.co_freevars == each.co_freevars:
                     function.__code__ = each
 

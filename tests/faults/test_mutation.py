@@ -4,6 +4,7 @@ import inspect
 import json
 from importlib import import_module
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_a_changed_function_does_what_its_mutant_says():
     assert not space["larger"](1, 1)
     space["larger"].__code__ = mutated_code(source, "file", mutant)
     assert space["larger"](1, 1)
+
+
+def test_a_decorator_is_reached_by_the_tests_that_call_its_wrapper():
+    """It was called itself when the module was imported, and no test does so again."""
+    source = "def twice(call):\n    def wrapper():\n        return 2 * call()\n    return wrapper\n"
+    reached = []
+    space = {"_reached": reached.append}
+    exec(compile(source, "file", "exec"), space)
+    doubled = space["twice"](lambda: 21)
+    marked = marked_codes(source, "file")["twice", 1]
+    doubled.__code__ = next(each for each in marked.co_consts if isinstance(each, CodeType))
+    assert (doubled(), reached) == (42, [("twice", 1)])
 
 
 def test_the_stored_score_counts_each_mutant_once():
