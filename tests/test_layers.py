@@ -106,6 +106,7 @@ def test_imports_go_down_only():
     assert not wrong
 
 
+@pytest.mark.slow
 def test_folders_of_one_layer_do_not_import_each_other():
     """`flags` and `data` are independent of each other."""
     wrong = []
@@ -187,6 +188,7 @@ def test_the_root_holds_few_private_modules():
     assert len(list(PACKAGE.glob("_*.py"))) - 1 <= 3  # `__init__` aside
 
 
+@pytest.mark.slow
 def test_public_modules_name_what_they_offer():
     """Each public module with code has `__all__`."""
     for path in FILES:

@@ -72,6 +72,7 @@ def test_a_page_holds_what_fits_and_states_the_rest():
     assert None is page_of([1], {}, limit=1, total=1).cursor
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**9), st.dictionaries(st.text(), st.text()))
 def test_a_cursor_comes_back_as_its_offset(offset, scope):
     """For the call that it belongs to, and no other."""

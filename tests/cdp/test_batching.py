@@ -53,6 +53,7 @@ def test_a_client_fills_a_batch_to_the_last_byte(spare, expected):
     client.close(0)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(60, 250), max_size=40),
     limit=st.integers(300, 1500),

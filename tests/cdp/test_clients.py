@@ -91,6 +91,7 @@ def test_the_six_calls_are_sent_in_one_batch(emu, runtime, vendor):
     assert (6, {4}) == (len(ids), {one.version for one in ids})
 
 
+@pytest.mark.slow
 def test_send_immediately_uses_the_endpoint_of_each_kind(emu, runtime, vendor):
     """All six, each in a request of its own; `batch` is the seventh."""
     batch = [{"type": kind, "userId": "u2"} for kind in ("identify", "page")]
@@ -109,6 +110,7 @@ def test_send_immediately_raises_the_servers_error(emu, runtime):
     assert (400, "u1") == (caught.value.status, caught.value.rejected_records[0].record["userId"])
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_an_error_and_keeps_the_messages(runtime, vendor):
     """In the background the messages stay pending, and `flush` returns at once."""
     errors = []
@@ -125,6 +127,7 @@ def test_a_wrong_key_is_an_error_and_keeps_the_messages(runtime, vendor):
     assert "ixpanel" not in str(errors[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [{"success_status": 204}, {"empty_body": True},
                                    {"success_status": 202}])  # fmt: skip
 def test_any_2xx_even_empty_is_a_success(runtime, vendor, rules):
@@ -134,6 +137,7 @@ def test_any_2xx_even_empty_is_a_success(runtime, vendor, rules):
     assert (6, 0) == (result.delivered, stats.retried)
 
 
+@pytest.mark.slow
 def test_an_html_page_is_not_a_success(emu, runtime, vendor):
     """A captive portal answers 200 to everything: the request is retried and the error reported."""
     emu.play(Fault.html() * 2)
@@ -146,6 +150,7 @@ def test_an_html_page_is_not_a_success(emu, runtime, vendor):
     assert "received an HTML page, probably from a captive portal or a proxy" in str(errors[0])
 
 
+@pytest.mark.slow
 def test_repeated_html_pages_end_in_an_error(emu, runtime, vendor):
     """Calls that send immediately raise it; in the background it is treated as an outage."""
     emu.play(Fault.html().forever())
@@ -240,6 +245,7 @@ def test_any_response_is_classified(status, headers, body):
     assert judged.outcome is not ResponseOutcome.DELIVERED or 200 <= status < 300
 
 
+@pytest.mark.slow
 def test_a_partial_success_loses_only_the_rejected_message(emu, runtime, vendor):
     """Smaller batches with the same message ids show which message failed."""
     calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(9)]
@@ -273,6 +279,7 @@ def test_one_invalid_message_does_not_lose_the_rest_of_its_batch(emu, runtime):
     assert stats.balanced
 
 
+@pytest.mark.slow
 def test_order_is_kept_when_requests_fail(emu, runtime, vendor):
     """By default one request is sent at a time."""
     emu.play(Fault.status(500), Fault.status(429), Fault.status(503))
@@ -362,6 +369,7 @@ def test_gzip_is_turned_off_when_the_server_rejects_it(emu, runtime, vendor):
     assert ["gzip", None] == encodings
 
 
+@pytest.mark.slow
 def test_a_repeated_request_has_the_same_message_ids(emu, runtime, vendor):
     """So the vendor can de-duplicate, also when only the response was lost."""
     emu.play(Fault.reset("after"))
@@ -405,6 +413,7 @@ def test_customerio_methods_send_what_the_api_reads(emu, runtime):
     ] == [m["event"] for m in messages(emu) if m["type"] == "track"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_track_accepts_a_semantic_event(emu, runtime, vendor):
     """Its fields are sent at their paths, together with extra properties."""
     paid = semantic.OrderCompleted(order_id="o-1", total=12.5)
@@ -465,6 +474,7 @@ def test_an_empty_batch_is_rejected(emu, runtime, vendor):
         run_calls(runtime, emu, vendor, lambda c: c.batch(iter(())))
 
 
+@pytest.mark.slow
 def test_requests_wait_for_the_rate_limit(runtime):
     """No request gets a 429, although more are made than the limit allows."""
     dialect = Dialect("Slow", {"us": "http://127.0.0.1:1"}, rate=(3, 0.3))
@@ -522,6 +532,7 @@ def test_hightouch_warns_about_an_action_of_customerio(emu, runtime):
         run_calls(runtime, emu, "hightouch", call, validation="raise")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "why"),
     [
@@ -572,6 +583,7 @@ def test_messages_are_serialised_when_the_method_is_called(emu):
     assert {"n": 1} == messages(emu)[0]["traits"]
 
 
+@pytest.mark.slow
 def test_a_disabled_client_validates_and_counts_but_sends_nothing(emu, runtime, vendor):
     """Invalid calls still raise."""
     _, stats = run_calls(runtime, emu, vendor, *SIX, disabled=True)
@@ -626,6 +638,7 @@ def test_when_full_decides_what_a_full_buffer_does(when_full):
     client.close(0)
 
 
+@pytest.mark.slow
 def test_waiting_for_space_in_the_buffer_loses_nothing(emu, runtime, vendor):
     """The caller is slowed down instead."""
     calls = [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(50)]
@@ -650,6 +663,7 @@ def test_unknown_client_options_are_rejected():
         CustomerIO("k", when_full="block")
 
 
+@pytest.mark.slow
 def test_an_error_in_a_callback_does_not_stop_delivery(emu, runtime, vendor):
     """It is logged; everything else arrives."""
 
@@ -814,6 +828,7 @@ def test_no_repr_or_error_contains_the_write_key(emu):
     assert "hunter2" not in f"{client!r} {client._api!r} {caught.value}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_a_retried_request_has_a_retry_count_header(emu, runtime, vendor, send_immediately):
     """So the server can recognise a retry."""
@@ -824,6 +839,7 @@ def test_a_retried_request_has_a_retry_count_header(emu, runtime, vendor, send_i
     assert [None, "1", "2", *[None] * send_immediately] == values
 
 
+@pytest.mark.slow
 def test_messages_expire_and_are_counted_after_an_outage(emu, runtime, vendor):
     """After `max_age`, with the reason, and `flush` returns."""
     emu.play(Fault.status(500).forever())

@@ -124,6 +124,7 @@ def test_a_wrong_key_is_reported_at_once_and_named_at_shutdown(emu, vendor, capl
     assert str(error) in caplog.text
 
 
+@pytest.mark.slow
 def test_a_passing_failure_is_logged_and_not_passed_to_on_error(emu, vendor, caplog):
     """The vendors call `on_error` only when a message is lost."""
     calls = []

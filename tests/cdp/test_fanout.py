@@ -316,6 +316,7 @@ def test_consent_is_one_or_several_texts():
     assert {"ads"} == parse_consent("ads") == parse_consent({"ads": True, "mail": None, "sms": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["call", "context", "before_send"])
 def test_ids_that_are_converted_are_counted_by_each_client(emu, runtime, way):
     """As the clients count them without a fan-out: 17.0 becomes 17, a missing value no id."""

@@ -99,6 +99,7 @@ def test_a_validation_error_names_the_sinks(emu):
     fan_out.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_affects_only_its_own_sink(emu, runtime):
     """The others get everything; its messages are waited for, then counted."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/batch")
@@ -112,6 +113,7 @@ def test_a_server_that_is_down_affects_only_its_own_sink(emu, runtime):
     assert {"expired": 20} == stats["hightouch"].client.dropped
 
 
+@pytest.mark.slow
 def test_an_error_of_a_sink_that_sends_immediately_is_its_rejection(emu, runtime, caplog):
     """It is reported to `on_error`, or logged; the other sinks receive the call."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/track")
@@ -239,6 +241,7 @@ CALLS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=cases(50, 1000))
 @given(st.lists(CALLS, max_size=12))
 def test_the_counts_of_every_sink_balance(calls):

@@ -75,6 +75,7 @@ def test_htevents_requires_a_write_key():
         htevents.track("u", "Visit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["flush", "join", "shutdown"])
 def test_flush_join_and_shutdown_send_pending_messages(emu, ht, end):
     """In Hightouch's library `join` lost the queue."""

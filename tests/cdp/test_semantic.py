@@ -180,6 +180,7 @@ def test_each_event_has_the_fields_of_the_reference(name):
     assert set(REFERENCE[name].split()) == paths_of(EVENTS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE)
 def test_each_event_takes_the_types_of_the_reference_and_no_others(name):
     """A sample of every field is accepted; a value of another type is rejected by name."""
@@ -230,6 +231,7 @@ def test_each_class_is_named_after_its_event(name):
     assert (EVENTS[name].__doc__ or "").rstrip().endswith((".", ").", "`."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), EVENTS.items())
 def test_each_event_knows_which_ids_it_requires(name, kind):
     """A user id for actions, none for reports, a placeholder for objects, else any id."""
@@ -253,6 +255,7 @@ def test_each_event_knows_which_ids_it_requires(name, kind):
             composer().track(None, event)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), EVENTS.items())
 def test_each_event_can_be_sent_again_from_its_dict(name, kind):
     """As from a file of failed records."""
@@ -413,6 +416,7 @@ def test_a_misspelt_event_name_is_recognised(written, meant):
     assert meant == did_you_mean(written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -275,6 +275,7 @@ def test_test_says_whose_credentials_were_refused(two):
     assert "s4cret" not in result.output
 
 
+@pytest.mark.slow
 def test_test_says_that_it_waits_and_for_how_long(two):
     """After a 429, instead of waiting in silence."""
     with Emulator(service_accounts={"robot": "s3cret"}) as emu:

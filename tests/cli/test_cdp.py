@@ -67,6 +67,7 @@ def sent(result):
 # ---- the six kinds ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "fields"),
     [
@@ -129,6 +130,7 @@ def test_json_may_come_from_a_file_and_stdin(emu, tmp_path):
     assert ({"amount": 12.5}, "203.0.113.9") == (message["properties"], message["context"]["ip"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["segment", "rudderstack"])
 def test_segment_and_rudderstack_are_vendors_too(emu, tmp_path, to):
     """By --to, or by the key in the environment; single messages, files and `ping`."""
@@ -175,6 +177,7 @@ def test_a_schema_version_is_for_hightouch(emu):
     assert "Customer.io has no contracts" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [("identify",), TRACK, ("page", "Docs"), ("screen", "Home"), ("group", "g")]
 )
@@ -236,6 +239,7 @@ def test_wrong_arguments_are_explained(emu, vendor, arguments, why):
 # ---- Customer.io's own --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "fields"),
     [
@@ -285,6 +289,7 @@ def test_customerio_commands_send_its_own_messages(emu, arguments, fields):
         assert ("--delete" in arguments) is ("type" not in device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -379,6 +384,7 @@ def test_a_message_with_a_warning_is_sent(emu, arguments, why):
 # ---- a dry run ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [TRACK, ("identify", "--user-id", "u-17"), ("page",), *ENDS])
 def test_a_dry_run_shows_the_message(emu, arguments):
     """It needs no key and no confirmation."""
@@ -485,6 +491,7 @@ def test_gzip_compresses_large_requests(emu, tmp_path):
     assert {"gzip"} == {one["headers"].get("content-encoding") for one in emu.cdp_messages()}
 
 
+@pytest.mark.slow
 def test_hightouch_accepts_oauth(tmp_path):
     """By options or by the environment; a part of it is a mistake."""
     pem = tmp_path / "key.pem"
@@ -507,6 +514,7 @@ def test_hightouch_accepts_oauth(tmp_path):
         assert 1 == len(messages(emu))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["client-id", "key-id", "key-file", "server", "scope"])
 def test_oauth_options_are_refused_for_customerio(emu, option):
     """Variables for Hightouch in the environment are ignored."""
@@ -533,6 +541,7 @@ def test_the_vendors_own_variable_sets_the_address(emu, vendor):
 # ---- what the server says -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code"),
     [

@@ -40,6 +40,7 @@ def test_a_table_is_exported_to_one_parquet_file(mp, tmp_path):
     assert ExitCode.OK == mp("export", "parquet", "events", path, "--overwrite").exit_code
 
 
+@pytest.mark.slow
 def test_parquet_may_be_partitioned_by_day(mp, tmp_path):
     """Exporting again makes no duplicates."""
     lake = tmp_path / "lake"
@@ -79,6 +80,7 @@ def test_csv_may_go_to_stdout(mp):
     assert {"Order Paid", "Order Shipped", "Paid, late"} == {row["event_name"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_missing_table_or_database_is_not_found(mp, tmp_path):
     """And no file is left behind."""
     for kind in ("parquet", "csv"):
@@ -90,6 +92,7 @@ def test_a_missing_table_or_database_is_not_found(mp, tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_query_are_exported(mp, tmp_path):
     """With --sql, the path is the only argument."""
     query = "SELECT event_name, count(*) AS n FROM events GROUP BY 1 ORDER BY 1;"
@@ -106,6 +109,7 @@ def test_the_rows_of_a_query_are_exported(mp, tmp_path):
     assert 5 == count(mp, f"read_parquet('{tmp_path}/lake/**/*.parquet')")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -91,6 +91,7 @@ def corrected(record):
         fields["time"] = AT
 
 
+@pytest.mark.slow
 def test_rejected_events_of_a_table_come_back_as_the_events_they_should_be(mp, emu, tmp_path):
     """With the types of the other rows, and those that are still wrong are rejected again."""
     table, failed, again = (tmp_path / name for name in ("a.csv", "f.ndjson", "g.ndjson"))
@@ -112,6 +113,7 @@ def test_rejected_events_of_a_table_come_back_as_the_events_they_should_be(mp, e
     assert came == of_events(emu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".ndjson", ".ndjson.gz", ".json"])
 def test_rejected_events_of_an_export_come_back(mp, emu, tmp_path, ending):
     """An event without a name, one with a wrong id, and a line with a typing error."""

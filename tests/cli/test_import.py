@@ -88,6 +88,7 @@ def test_ragged_lines_go_to_the_failed_rows(mp, emu, tmp_path):
     assert "the line has 3 cells, the first line has 4" == lines[0]["message"]
 
 
+@pytest.mark.slow
 def test_a_bad_cell_among_numbers_is_reported_or_rejected(mp, emu, tmp_path):
     """Without a type there is a warning; with one, the row is rejected."""
     path, failed = tmp_path / "a.csv", tmp_path / "failed.ndjson"
@@ -118,6 +119,7 @@ def test_dates_and_encodings_can_be_stated(mp, emu, tmp_path):
     assert ("Café", 1_769_817_600_000) == (event["event"], event["properties"]["time"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -143,6 +145,7 @@ def test_wrong_options_are_explained_in_the_words_of_the_shell(mp, emu, tmp_path
 # What arrives
 
 
+@pytest.mark.slow
 def test_a_file_of_exported_events_arrives(mp, emu):
     """Importing it twice makes no duplicates."""
     result = mp(FLIGHTS)
@@ -173,6 +176,7 @@ def test_rejected_events_are_counted_by_reason(mp, orders):
     assert 2 == len(summary["reasons"])
 
 
+@pytest.mark.slow
 def test_rejected_events_are_written_to_a_file(mp, orders, tmp_path):
     """With position and reason; resuming keeps the earlier ones."""
     file = tmp_path / "failed.ndjson"
@@ -202,6 +206,7 @@ def test_the_imported_file_is_never_overwritten(mp, emu, orders):
     assert (before, []) == (file.read_text(), emu.requests())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "env"),
     [
@@ -301,6 +306,7 @@ def test_the_account_comes_from_the_environment(orders):
 # When it cannot go on
 
 
+@pytest.mark.slow
 def test_a_stopped_import_says_where_to_resume(mp, emu, tmp_path):
     """The result so far is on stdout, and the exit code is that of the error."""
     file = many(tmp_path / "many.ndjson", 5000)

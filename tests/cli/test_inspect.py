@@ -61,6 +61,7 @@ def test_info_shows_the_project_of_the_account(mp, shop, tmp_path):
     assert ("7", "us", "environment") == (result["project_id"], result["region"], result["source"])
 
 
+@pytest.mark.slow
 def test_tables_show_their_days_and_filters(mp):
     """In full as JSON, as text in a table."""
     events, profiles = output_of(mp, "tables")
@@ -76,6 +77,7 @@ def test_tables_show_their_days_and_filters(mp):
     assert ["none", "complete"] == first.split()[-2:]
 
 
+@pytest.mark.slow
 def test_schema_shows_the_columns(mp):
     """With `--sample`, a value of each."""
     result = output_of(mp, "schema", "events")
@@ -103,6 +105,7 @@ def test_a_table_is_named_by_argument_or_option(mp):
         assert "there are: events, profiles\n" in none.stderr
 
 
+@pytest.mark.slow
 def test_a_sample_has_properties_as_objects(mp):
     """Not as JSON text."""
     rows = output_of(mp, "sample", "events", "-n", "3")
@@ -121,6 +124,7 @@ def test_summarize_describes_each_column(mp):
     assert ["Order Paid", "Paid, late"] == [rows[0]["min"], rows[0]["max"]]
 
 
+@pytest.mark.slow
 def test_breakdown_counts_events_and_users(mp):
     """By event name."""
     result = output_of(mp, "breakdown", "events")
@@ -136,6 +140,7 @@ def test_breakdown_counts_events_and_users(mp):
     assert "T00:00:00+00:00" in mp("inspect", "breakdown", "events", "-f", "csv").stdout
 
 
+@pytest.mark.slow
 def test_a_typed_view_has_a_column_for_each_property(mp, copy):
     """Its name is printed, and it can be created again."""
     for _ in range(2):
@@ -148,6 +153,7 @@ def test_a_typed_view_has_a_column_for_each_property(mp, copy):
     assert "TABLE is missing" in mp("inspect", "typed-view", "--db", copy).stderr
 
 
+@pytest.mark.slow
 def test_a_typed_table_shows_its_columns(mp, copy):
     """A type can be stated; a wrong one is refused before anything changes."""
     arguments = ("inspect", "typed-table", "events", "--db", copy, "--type")
@@ -161,6 +167,7 @@ def test_a_typed_table_shows_its_columns(mp, copy):
     assert "created events_typed (72 rows)" in result.stderr
 
 
+@pytest.mark.slow
 def test_keys_are_the_names_of_properties(mp):
     """Sorted, one a line in plain."""
     keys = mp("inspect", "keys", "events", "-f", "plain").stdout.split()

@@ -158,6 +158,7 @@ LISTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "expected"), LISTS, ids=lambda value: str(value)[:60])
 def test_lists_in_plain_format_have_one_name_per_line(mp, arguments, expected):
     """For other programs."""
@@ -207,6 +208,7 @@ def test_jq_filters_the_json_of_a_result(mp):
     assert done.stdout == "71\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["80", "120"])
 @pytest.mark.parametrize(
     "arguments",
@@ -243,6 +245,7 @@ def test_a_truncated_result_is_noted_on_stderr(mp, server):
     assert "10% of the events" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "about"),
     [

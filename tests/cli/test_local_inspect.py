@@ -79,6 +79,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code", "text"), WRONG, ids=[each[2] for each in WRONG])
 def test_mistakes_are_said(shop, arguments, code, text):
     """With an exit code of their kind."""

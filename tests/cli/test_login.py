@@ -96,6 +96,7 @@ def test_login_without_a_browser_takes_the_pasted_address(mp, emu):
     assert 1 == len(printed)
 
 
+@pytest.mark.slow
 def test_login_says_where_to_open_the_link_without_a_browser(mp, monkeypatch):
     """A machine without a display has none, and one for the terminal is not started."""
     import webbrowser
@@ -119,6 +120,7 @@ def test_a_denied_access_stores_nothing(mp, browser, path):
     assert [] == [*path.parent.glob("logins/*")]
 
 
+@pytest.mark.slow
 def test_a_project_must_be_one_of_theirs(mp, browser, emu, path):
     """Nothing is stored, and the tokens are revoked again."""
     done = mp("auth", "login", "--project", "7")
@@ -166,6 +168,7 @@ def test_a_server_that_fails_is_a_clear_error(mp, browser, emu):
     assert "/oauth/token/: HTTP 400: invalid_grant\n" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_login_replaces_the_first(mp, browser, path):
     """It keeps project and default, and may change the project."""
     mp("auth", "login")
@@ -176,6 +179,7 @@ def test_a_second_login_replaces_the_first(mp, browser, path):
     assert 1 == len(json.loads(mp("auth", "list").stdout))
 
 
+@pytest.mark.slow
 def test_status_shows_each_login_and_until_when(mp, browser, emu, path):
     """Without asking Mixpanel."""
     empty = mp("auth", "status")
@@ -196,6 +200,7 @@ def test_status_shows_each_login_and_until_when(mp, browser, emu, path):
     assert ExitCode.NOT_FOUND == mp("auth", "status", "nope").exit_code
 
 
+@pytest.mark.slow
 def test_a_revoked_login_names_the_command_to_renew_it(mp, browser, emu):
     """With the exit code of refused credentials, and afterwards status knows, too."""
     mp("auth", "login", "me")
@@ -249,6 +254,7 @@ def test_removing_a_login_ends_it(mp, browser, emu, path):
     assert ([], []) == (Config(path).names(), [*path.parent.glob("logins/*")])
 
 
+@pytest.mark.slow
 def test_a_login_does_not_import_events(mp, browser, tmp_path):
     """That needs a service account, and the error says so."""
     mp("auth", "login")
@@ -266,6 +272,7 @@ DOCUMENTED = re.findall(
 )
 
 
+@pytest.mark.slow
 def test_the_documented_commands_work(mp, browser, emu):
     """In their order, against the emulator."""
     emu._project.saved.add_project("12345")

@@ -36,6 +36,7 @@ def test_rows_are_objects_in_json(mp):
     assert expected == json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_every_format_shows_the_same_rows(mp):
     """JSON, lines, CSV and a table."""
     assert 3 == len(mp("query", "sql", COUNTS, "-f", "jsonl").stdout.splitlines())
@@ -68,6 +69,7 @@ def test_csv_without_rows_has_a_header(mp):
     assert "no rows\n" == mp("query", "sql", "SELECT 1 a WHERE false", "-f", "table").stderr
 
 
+@pytest.mark.slow
 def test_a_scalar_is_one_value(mp):
     """Bare in every format, for shell variables and jq."""
     count = "SELECT count(*) FROM events"
@@ -96,6 +98,7 @@ def test_a_missing_query_is_a_usage_error(mp, tmp_path):
     assert missing.stderr.endswith("none.sql: No such file or directory\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "option"),
     [
@@ -112,6 +115,7 @@ def test_sql_is_read_only_and_stays_in_the_database(mp, query, option):
     assert "72\n" == mp("query", "sql", "-s", "SELECT count(*) FROM events", "-f", "plain").stdout
 
 
+@pytest.mark.slow
 def test_write_allows_changes(mp, tmp_path):
     """A table that was created stays."""
     assert ExitCode.OK == mp("query", "sql", "--write", "CREATE TABLE mine AS SELECT 7 n").exit_code
@@ -185,6 +189,7 @@ def test_several_processes_can_read_at_once(shop, monkeypatch):
 # Rows as they come
 
 
+@pytest.mark.slow
 def test_properties_are_nested_in_json(mp):
     """As `mp inspect sample` shows them, whether DuckDB or Python writes the rows."""
     query = "SELECT properties FROM events ORDER BY insert_id"
@@ -202,6 +207,7 @@ TYPES = """SELECT 1::BIGINT AS i, sum(9) AS large, 1.25::DECIMAL(5,2) AS d, 'nan
     NULL AS none, 'é "x"' AS text, '{"a": [1]}'::JSON AS json"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
 def test_duckdb_writes_rows_as_python_does(mp, form):
     """With --limit Python writes them."""

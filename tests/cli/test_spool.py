@@ -128,6 +128,7 @@ def fill_cdp(spool, url, vendor="customerio", key="key", count=3):
 NOWHERE = "http://127.0.0.1:9"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_drain_sends_messages_of_each_vendor_with_the_key_of_the_environment(
     mp, spool, server, vendor, monkeypatch
@@ -167,6 +168,7 @@ def test_drain_chooses_the_key_that_the_messages_were_tracked_with(mp, spool, se
     assert set(server.record.applied.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mixpanel", "customerio"])
 def test_drain_sends_the_files_of_all_ended_processes(mp, spool, server, kind, monkeypatch):
     """One after the other, and leaves that of a living one alone."""
@@ -196,6 +198,7 @@ def test_drain_says_which_program_can_send_to_an_unknown_vendor(mp, spool):
     assert "needs a client of acme" in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_cdp_file_is_listed_exported_retried_and_purged_like_any_other(
     mp, spool, server, monkeypatch
 ):

@@ -50,6 +50,7 @@ async def test_every_kind_of_stream_is_imported(emu, anyio_backend, as_stream):
     assert numbers(emu) == list(range(4500))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_rejections_are_mapped_to_positions_in_the_stream(emu, anyio_backend):
     """Rejected by the server or before it: each has its position and reason."""
@@ -91,6 +92,7 @@ async def test_429_and_413_and_resets_lose_nothing(emu, anyio_backend):
     assert numbers(emu) == list(range(9000))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_fatal_response_stops_the_import_and_says_where_to_resume(emu, anyio_backend):
     """Nothing before `position` is missing; resuming there completes the import."""
@@ -185,6 +187,7 @@ class Unreadable(dict):
     keys = get
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "odd",
@@ -209,6 +212,7 @@ async def test_an_odd_row_does_not_affect_its_neighbours(emu, anyio_backend, odd
     assert [e["properties"]["n"] for e in emu.events() if e["event"] == "Past"] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_callback_that_raises_does_not_stop_the_import(emu, anyio_backend, caplog):
     """It is logged once."""

@@ -99,6 +99,7 @@ def test_an_invalid_host_is_refused_at_construction(make, host):
             make(f"https://{host}/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", NO_TEXT, ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize("name", ORIGINS)
 def test_a_url_of_another_type_is_refused(name, given):
@@ -159,6 +160,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_or_secret_that_no_header_can_hold_is_refused(name, text):
@@ -170,6 +172,7 @@ def test_a_name_or_secret_that_no_header_can_hold_is_refused(name, text):
     assert "\udc80" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [None, 7, b"bytes", ["list"], {}, True], ids=lambda given: type(given).__name__
 )

@@ -55,6 +55,7 @@ def test_a_new_table_has_nothing_to_compare_with(db):
     assert load(db, {1: [line(1, 1)]}).changes is None
 
 
+@pytest.mark.slow
 def test_events_are_compared_by_their_key(db):
     """The order of properties does not matter; what did not come again has vanished."""
     load(db, {1: [line(1, n, plan="a", seats=1) for n in range(4)], 2: [line(2, 0)]})
@@ -67,6 +68,7 @@ def test_events_are_compared_by_their_key(db):
     assert 4 == db.sql_scalar("SELECT count(*) FROM events")
 
 
+@pytest.mark.slow
 def test_events_without_an_insert_id_are_counted_by_their_number(db):
     """Two equal ones are two events."""
     anonymous = [line(1, 1, insert_id=False)] * 2
@@ -75,6 +77,7 @@ def test_events_without_an_insert_id_are_counted_by_their_number(db):
     assert 3 == db.sql_scalar("SELECT count(*) FROM events")
 
 
+@pytest.mark.slow
 def test_a_repeated_load_changes_nothing(db):
     """All events are as before."""
     days = {n: [line(n, i) for i in range(3)] for n in (1, 2)}
@@ -82,6 +85,7 @@ def test_a_repeated_load_changes_nothing(db):
     assert (0, 0, 6, 0) == counts(load(db, days))
 
 
+@pytest.mark.slow
 def test_other_filters_leave_vanished_events_unknown(db):
     """Rows of the other filters are not in the export."""
     load(db, {1: [line(1, 1)]})
@@ -93,6 +97,7 @@ def test_other_filters_leave_vanished_events_unknown(db):
 # ---- one event in the exports of two days -------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_is_latest", [True, False])
 def test_an_event_in_the_exports_of_two_days_is_one_row(db, first_is_latest):
     """The copy that Mixpanel processed last is kept, and the result counts the other."""
@@ -115,6 +120,7 @@ def test_an_event_in_the_exports_of_two_days_is_one_row(db, first_is_latest):
     assert 3 == first + second
 
 
+@pytest.mark.slow
 def test_an_event_without_a_time_in_two_exports_is_one_row(db):
     """A missing time is a part of the key, too."""
     timeless = json.dumps({"event": "A", "properties": {"distinct_id": "u", "$insert_id": "i"}})
@@ -122,6 +128,7 @@ def test_an_event_without_a_time_in_two_exports_is_one_row(db):
     assert (1, 1) == (loaded.rows, loaded.merged)
 
 
+@pytest.mark.slow
 def test_an_event_in_the_exports_of_two_loads_is_one_row(db):
     """The later load counts the row that it replaces outside of its own days."""
     load(db, {1: [line(1, 1, hour=23), line(1, 2)]})
@@ -130,6 +137,7 @@ def test_an_event_in_the_exports_of_two_loads_is_one_row(db):
     assert 3 == db.sql_scalar("SELECT count(*) FROM events")
 
 
+@pytest.mark.slow
 def test_a_key_that_differs_in_one_part_is_another_event(db):
     """Nothing else is merged."""
     base = {"time": 1767225600000, "distinct_id": "u", "$insert_id": "i"}
@@ -145,6 +153,7 @@ def test_a_key_that_differs_in_one_part_is_another_event(db):
     assert (5, 0) == (loaded.rows, loaded.merged)
 
 
+@pytest.mark.slow
 def test_a_workspace_has_the_counts_in_its_result(tmp_path, monkeypatch):
     """A sync that has nothing to do has changed nothing."""
     for name in ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"):

@@ -74,6 +74,7 @@ def test_no_call_is_spent_on_an_empty_page(emu, ws, count, spent):
     assert [f"u-{n:04}" for n in range(count)] == ids(ws)
 
 
+@pytest.mark.slow
 def test_each_page_is_fetched_once(emu, ws):
     """Several concurrently after the first, all in one session, and reported in order."""
     put(emu, 75)
@@ -87,6 +88,7 @@ def test_each_page_is_fetched_once(emu, ws):
     assert [(n, 8 if n else 0) for n in range(9)] == [(one.steps_done, one.steps) for one in steps]
 
 
+@pytest.mark.slow
 def test_without_a_total_the_last_page_is_the_one_that_is_not_full(emu, ws):
     """Pages are fetched one by one then, and an empty one may cost a call; it is counted."""
     emu.play(page(0, "a", "b"), page(1, "c", "d"), page(2), path=ENGAGE)
@@ -119,6 +121,7 @@ def test_pages_have_a_thousand_profiles(count, spent):
 # What fails
 
 
+@pytest.mark.slow
 def test_a_failing_page_leaves_the_table_and_keeps_the_other_pages(emu, ws):
     """The error is typed, and the next call fetches only what is missing."""
     put(emu, 5)
@@ -216,6 +219,7 @@ def test_a_fetch_killed_with_several_requests_under_way_keeps_what_was_reported(
     assert {str(n) for n in range(5)} <= {page for page in asked if asked.count(page) == 1}
 
 
+@pytest.mark.slow
 def test_an_interrupted_fetch_starts_over_when_its_session_has_expired(emu, ws, caplog):
     """One more query is spent, and nothing of the old pages is left."""
     interrupt(emu, ws)
@@ -228,6 +232,7 @@ def test_an_interrupted_fetch_starts_over_when_its_session_has_expired(emu, ws, 
     assert "starts over" in caplog.text
 
 
+@pytest.mark.slow
 def test_only_an_equal_and_recent_query_is_resumed(emu, ws):
     """Another one starts over, as does one after an hour."""
     interrupt(emu, ws)
@@ -260,6 +265,7 @@ def test_a_fetch_that_fails_at_once_leaves_nothing(emu, ws):
 # What changed
 
 
+@pytest.mark.slow
 def test_the_result_counts_new_changed_unchanged_and_vanished_profiles(emu, ws):
     """The order of keys is no change; `append` keeps what vanished, `replace` removes it."""
     put(emu, 12, plan="free")
@@ -296,6 +302,7 @@ def change(emu):
     httpx.post(f"{emu.url}/engage", json=body).raise_for_status()
 
 
+@pytest.mark.slow
 def test_a_sync_fetches_what_was_seen_since(tmp_path):
     """The first one fetches all; a second one only what changed, for one query."""
     clock = [time.time() - 10 * 86400]
@@ -348,6 +355,7 @@ def test_the_past_of_a_profile_can_be_queried(emu, ws):
     assert [] == ws.tables()
 
 
+@pytest.mark.slow
 def test_a_table_of_your_own_is_not_taken_for_a_history(emu, ws):
     """Before any request."""
     ws.sql_rows("CREATE TABLE profiles_history AS SELECT 1 AS i", write=True)
@@ -361,6 +369,7 @@ def test_a_table_of_your_own_is_not_taken_for_a_history(emu, ws):
 # Which, and what of them
 
 
+@pytest.mark.slow
 def test_appending_updates_a_table(emu, ws):
     """The latest version of a profile is kept; deleted ones stay, too."""
     with pytest.raises(TableNotFoundError):
@@ -374,6 +383,7 @@ def test_appending_updates_a_table(emu, ws):
     assert 15 == len(ids(ws))
 
 
+@pytest.mark.slow
 def test_group_id_fetches_profiles_of_a_group(emu, ws):
     """Instead of those of users."""
     companies = [
@@ -386,6 +396,7 @@ def test_group_id_fetches_profiles_of_a_group(emu, ws):
     assert ["acme", "zorg"] == ids(ws, "companies")
 
 
+@pytest.mark.slow
 def test_cohort_id_fetches_the_members_of_a_cohort(emu, ws):
     """With `include_all_users`, also those without a profile."""
     put(emu, 15)
@@ -396,6 +407,7 @@ def test_cohort_id_fetches_the_members_of_a_cohort(emu, ws):
     assert ["ghost", "u-0003", "u-0012"] == ids(ws, "all_of_them")
 
 
+@pytest.mark.slow
 def test_output_properties_limit_what_is_fetched(emu, ws):
     """Nothing else of a profile is stored."""
     put(emu, 12, plan="team")
@@ -403,6 +415,7 @@ def test_output_properties_limit_what_is_fetched(emu, ws):
     assert [('{"plan":"team"}',)] == ws.sql_rows("SELECT DISTINCT properties FROM profiles").rows
 
 
+@pytest.mark.slow
 def test_behaviors_select_users_by_what_they_did(emu, ws):
     """Counted back from `as_of_timestamp`, on every page."""
     put(emu, 30)

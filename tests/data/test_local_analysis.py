@@ -88,6 +88,7 @@ def test_each_report_runs_on_a_fetched_table(ws):
     )
 
 
+@pytest.mark.slow
 def test_exploration_runs_on_a_fetched_table(ws):
     """The reports that used to need JQL."""
     plans = ws.local.property_distribution("Opened App", "plan", **DAYS)
@@ -153,6 +154,7 @@ def test_days_beyond_the_table_up_to_today_raise_a_warning(ws):
     ws.local.segmentation("Opened App", from_date="9000-01-01", to_date="9000-01-02")
 
 
+@pytest.mark.slow
 def test_a_property_that_the_event_lacks_raises_with_similar_names(ws):
     """Also if other events have it; but not if no event was counted."""
     for ask in (
@@ -183,6 +185,7 @@ def test_a_report_needs_an_existing_table_of_events(ws):
     assert 3 == ws.local.segmentation("Opened App", **DAYS, table="EVENTS").total
 
 
+@pytest.mark.slow
 def test_an_expression_of_the_wrong_type_raises(ws):
     """Mixpanel rejects it, too."""
     with pytest.raises(SQLError, match="joins conditions"):

@@ -156,6 +156,7 @@ def test_a_denied_access_is_a_login_error(attempt):
         assert reason == caught.value.reason
 
 
+@pytest.mark.slow
 def test_the_listener_takes_its_own_redirect_only(emu, capfd):
     """Others are refused, and it waits on; nothing is printed."""
     with RedirectListener() as listener:
@@ -496,6 +497,7 @@ def test_a_file_that_cannot_be_written_costs_no_call(me, emu, config, caplog, mo
     ] == (caplog.messages)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_login_reads_the_project(me, emu, tmp_path, anyio_backend):
     """Queries and exports, and the workspace names the account."""
@@ -559,6 +561,7 @@ def test_a_refresh_token_in_an_answer_is_not_shown(me, emu, config):
     assert secret not in f"{caught.value} {json.dumps(caught.value.to_dict(full=True))}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body", ['{"access_token": "canary', '["canary"]', '{"token": "canary"}', "canary"]
 )

@@ -35,6 +35,7 @@ def test_chunks_never_span_a_gap():
     assert all(date(2026, 1, 10) not in list(chunk) for chunk in chunks(days, calls=2))
 
 
+@pytest.mark.slow
 @given(
     st.sets(st.integers(0, 400), min_size=1, max_size=200),
     st.integers(1, 60),
@@ -129,6 +130,7 @@ def test_a_chunk_prints_its_range_of_dates():
     assert str(Chunk(date(2026, 1, 1), date(2026, 1, 2))) == "2026-01-01 to 2026-01-02"
 
 
+@pytest.mark.slow
 @given(st.sets(st.integers(0, 120), min_size=1, max_size=80), st.integers(0, 40))
 def test_chunks_are_as_short_as_the_rate_limit_allows(offsets, calls):
     """One day less per chunk would need too many calls."""

@@ -36,6 +36,7 @@ def most_within(starts, seconds):
 # ---- the rules ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 40), st.booleans()), max_size=60))
 def test_no_window_is_ever_exceeded(calls):
     """Not for any order, duration and rejection of calls; and each call starts in the end."""

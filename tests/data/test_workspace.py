@@ -125,6 +125,7 @@ def test_both_workspaces_take_the_same_arguments():
     assert inspect.signature(Workspace) == inspect.signature(AsyncWorkspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(public(Workspace)))
 def test_examples_of_sync_methods_are_sync(name):
     """An example with `await` would be a syntax error in the caller's code."""

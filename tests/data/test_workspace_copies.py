@@ -79,6 +79,7 @@ def test_a_copy_of_an_open_workspace_reads_the_same_file(kind, copied, tmp_path)
     new._core.close_database()
 
 
+@pytest.mark.slow
 @each_way
 def test_a_copy_of_a_workspace_in_memory_begins_empty(copied):
     """It is in memory, too, and no file is made."""

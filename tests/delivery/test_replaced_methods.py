@@ -85,6 +85,7 @@ def close(consumer):
         anyio.run(consumer.aclose)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_each_message_of_a_sync_client_goes_through_send(emu, kind):
     """Whichever method it comes from, and whichever consumer delivers it."""
@@ -98,6 +99,7 @@ def test_each_message_of_a_sync_client_goes_through_send(emu, kind):
     assert (mp.stats().accepted, mp.stats().delivered, mp.stats().pending) == (6, 6, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ALL)
 async def test_each_message_of_an_async_client_goes_through_send(emu, anyio_backend, kind):
@@ -444,6 +446,7 @@ def test_a_flush_that_never_returns_does_not_keep_the_process(emu):
     assert run_to_end(emu, ENDS["signal in a loop"], "endless") == ("Endless", "", ["A"])
 
 
+@pytest.mark.slow
 def test_the_end_of_a_job_calls_the_flush_of_a_subclass(emu):
     """As of RQ, whose processes run no exit handlers; what an async `send` has in hand, too."""
 

@@ -180,6 +180,7 @@ def test_a_rejection_of_what_all_records_share_is_not_bisected(refusal):
     assert {one.message for one in named} == {f"events: HTTP {refusal.status}: token"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poor", [{0, 1999}, set(range(1000)), set(range(2000)) - {133}])
 def test_equal_errors_do_not_reject_valid_events(poor):
     """With one valid event among those probed, the batch is bisected to the end."""
@@ -240,6 +241,7 @@ def test_retry_after_is_a_minimum_within_bounds(header, seconds):
     assert [step.seconds for step in Run(records(1), script(limited)).of(Wait)] == [seconds]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_retry_after_never_raises(text, date):
     """Any header gives a wait or none."""
@@ -269,6 +271,7 @@ FOREIGN_ERRORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"", b"<html>", *OWN_ERRORS])
 @pytest.mark.parametrize(
     "status", [408, 425, 460, 500, 501, 502, 504, 505, 506, 507, 508, 510, 511, 520, 529, 599]
@@ -347,6 +350,7 @@ def bad(*indices):
     return [{"index": index, "message": "bad"} for index in indices]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "outcome", "failed"),
     [

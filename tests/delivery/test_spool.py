@@ -137,6 +137,7 @@ def dead_letters(tmp_path):
 # ---- what outlives a process --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["killed", "closed"])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_the_next_process_delivers_what_is_left(tmp_path, server, end, backend):
@@ -442,6 +443,7 @@ def test_a_fan_out_commits_all_its_sinks(tmp_path, server):
 # ---- a backlog ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_backlog_stays_on_disk_and_is_read_in_pages(tmp_path, server, monkeypatch):
     """Memory holds a bounded number of messages, and order holds across pages and restarts."""
     monkeypatch.setattr(spooled_buffer, "LOADED", 100)
@@ -950,6 +952,7 @@ def test_health_shows_what_each_queue_is_doing(tmp_path, server):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", ["Mixpanel", "AsyncMixpanel", "CustomerIO", "AsyncFanOut"])
 def test_health_of_each_client_shows_what_an_earlier_process_left(
     tmp_path, server, monkeypatch, face

@@ -636,6 +636,7 @@ def test_counts_are_derived_from_the_records_after_an_exception(make, monkeypatc
     assert buffer.stats.changing is False
 
 
+@pytest.mark.slow
 def test_adopted_messages_need_no_space_of_their_own(make):
     """The limit of a spool is for what this process adds."""
     first = make(max_spool_bytes=14)
@@ -788,6 +789,7 @@ def test_a_mark_of_an_earlier_message_is_on_disk_before_its_request_leaves(make,
     buffer.finish(batch)
 
 
+@pytest.mark.slow
 def test_a_start_on_a_full_disk_sends_what_is_there(make, monkeypatch):
     """No file of its own is needed for it; new messages wait in memory, behind earlier ones."""
     path = leave(make(), event(1))

@@ -75,6 +75,7 @@ def test_a_file_without_an_owner_is_adopted_before_a_new_message_is_written(make
     assert (stored(buffer), buffer.disk_bytes, buffer.bytes) == (0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_earlier_files_are_sent_in_the_order_of_their_messages(make, monkeypatch, limit):
     """All of them, also if only some are open at a time; new messages come last."""

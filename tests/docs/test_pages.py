@@ -137,6 +137,7 @@ def test_a_command_without_an_example_is_found(monkeypatch):
     assert commands.without_example() == ["mp bare"]
 
 
+@pytest.mark.slow
 def test_a_public_module_without_a_page_is_found(monkeypatch):
     """A new module must be documented, or listed as internal."""
     known = api.public_modules()

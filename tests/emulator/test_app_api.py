@@ -215,6 +215,7 @@ def test_a_seeded_lookup_table_can_be_downloaded(http):
     assert ["sku,title", "A1,Green tea"] == found.splitlines()
 
 
+@pytest.mark.slow
 def test_saved_objects_are_kept_in_the_file_of_the_database(tmp_path):
     """With their ids; a removed one stays removed."""
     path = tmp_path / "project.duckdb"

@@ -98,6 +98,7 @@ GOOD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GOOD)
 @pytest.mark.parametrize("send", [post, hightouch])
 def test_each_endpoint_accepts_its_message(emu, send, kind):
@@ -326,6 +327,7 @@ def test_any_other_strict_mode_is_permissive(emu, value):
     assert 1 == len(emu.cdp_dropped())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -432,6 +434,7 @@ def test_a_request_may_have_500_kb(emu, size, status):
     assert {size} == {len(each.body) for each in emu.requests()}
 
 
+@pytest.mark.slow
 def test_gzip_does_not_raise_the_limit(emu):
     """A zip bomb does not fill the memory either."""
     body = gzip.compress(b" " * 50_000_000, compresslevel=1)

@@ -253,6 +253,7 @@ VIOLATIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "reason"), VIOLATIONS)
 @pytest.mark.parametrize("mode", ["mixed", "permissive"])
 def test_a_contract_blocks_an_event_with_200(emulate, mode, message, reason):

@@ -122,6 +122,7 @@ def unsigned(emu):
     return assertion(emu).rpartition(".")[0] + "."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signed", "status", "error", "words"),
     [

@@ -31,6 +31,7 @@ def send(emu, body, *, key="both", path="/v1/batch", **headers):
     return httpx.post(f"{emu.url}{path}", json=body, headers=fields, auth=auth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vendor", "body", "options"),
     [

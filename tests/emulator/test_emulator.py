@@ -294,6 +294,7 @@ def test_unusual_text_is_stored_unchanged(emu, http):
     assert [event("näme\x00'\"", **odd)] == emu.events()
 
 
+@pytest.mark.slow
 def test_reads_include_pending_events(emu, http):
     """However many are waiting to be written."""
     for batch in range(4):
@@ -344,6 +345,7 @@ def test_clear_removes_everything(emu, http):
 # Other paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path"),
     [

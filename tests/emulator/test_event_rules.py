@@ -126,6 +126,7 @@ def test_values_at_the_limits_are_accepted(record):
     assert [] == validate(record).rejected
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(BANNED_IDS)), st.data())
 def test_banned_ids_are_banned_in_any_case(banned, data):
     """They would merge unrelated users into one."""
@@ -148,6 +149,7 @@ def test_every_record_is_validated_and_nothing_raises(records, endpoint, strict)
         assert isinstance(stored.time, int)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=50), st.text() | st.integers() | st.booleans()))
 def test_valid_events_are_stored_as_sent(properties):
     """Except strings, which are truncated to 255 characters."""

@@ -238,6 +238,7 @@ def test_an_export_does_not_block_other_requests(emu, http, tmp_path):
 # Refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

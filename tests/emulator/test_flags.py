@@ -183,6 +183,7 @@ def test_etags_can_be_switched_off():
 # Credentials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/flags", "/flags/definitions"])
 @pytest.mark.parametrize(
     ("auth", "more", "status"),
@@ -235,6 +236,7 @@ def test_remote_evaluation_returns_the_selected_variants(emu):
     assert {"tested": "control"} == chosen(emu, "u1")
 
 
+@pytest.mark.slow
 def test_remote_evaluation_agrees_with_local_evaluation(emu):
     """The same flags select the same variants for every user, rollouts and splits included."""
     rule = {"==": [{"var": "plan"}, "team"]}
@@ -324,6 +326,7 @@ def test_a_cohort_of_one_member_may_be_a_string(emu):
     assert ({"a": "control"}, {}) == (chosen(emu, "u1"), chosen(emu, "u"))
 
 
+@pytest.mark.slow
 def test_rollouts_for_other_cohorts_keep_their_position(emu):
     """They are skipped but counted: the position is part of the salt."""
     second = {"rollout_percentage": 0.4}

@@ -189,6 +189,7 @@ def test_without_the_package_the_command_is_named(monkeypatch):
         Emulator().load("flights")
 
 
+@pytest.mark.slow
 def test_a_broken_package_is_an_error(monkeypatch, tmp_path):
     """Nothing is loaded, and the error names what to run."""
     monkeypatch.setattr(flights, "_data_folder", lambda: tmp_path)

@@ -40,6 +40,7 @@ def post_import(http, records, **params):
 # POST /track
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", [event(), [event()]], ids=["object", "array"])
 @pytest.mark.parametrize("form", ["json", "data", "base64", "gzip", "ndjson"])
 def test_track_decodes_every_documented_body(emu, http, records, form):

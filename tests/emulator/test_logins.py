@@ -116,6 +116,7 @@ def test_a_denied_access_is_an_error_in_the_redirect(http, client_id):
     assert {"error": "access_denied", "state": "s & s"} == decide(http, client_id, "deny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -167,6 +168,7 @@ def test_revoking_one_token_ends_the_login(http, client_id, tokens, emu):
     assert 401 == statuses(http, other["access_token"])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -185,6 +187,7 @@ def test_an_invalid_question_is_shown_and_not_redirected(http, client_id, change
     assert reason in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -221,6 +224,7 @@ def test_pages_of_other_sites_cannot_allow_the_access(http, client_id):
     assert (403, None) == (answer.status_code, answer.headers.get("location"))
 
 
+@pytest.mark.slow
 def test_static_access_tokens_can_be_named():
     """Without names any is accepted, unless there are service accounts."""
     for options, expected in (

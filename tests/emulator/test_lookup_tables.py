@@ -70,6 +70,7 @@ def test_tables_accept_service_accounts_and_secrets(auth):
         assert 404 == httpx.put(emulator.url + PATH, auth=ACCOUNT, content="a").status_code
 
 
+@pytest.mark.slow
 def test_a_hundred_replacements_per_day_are_accepted(http):
     """Then it is 429."""
     statuses = [http.put(PATH, content="sku\na\n").status_code for _ in range(101)]

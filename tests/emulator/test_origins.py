@@ -64,6 +64,7 @@ def raw_response(emu, *lines, body=b"", version="1.1", target="POST /track"):
 # ---- Host ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host",
     [
@@ -140,6 +141,7 @@ def test_without_a_host_only_http_1_0_is_accepted(emu):
     assert len(emu.events()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), LANES)
 def test_every_endpoint_checks_the_name(http, method, path):
     """Including the web page and unknown paths."""
@@ -218,6 +220,7 @@ def test_a_link_to_the_web_page_works(http):
     assert "access-control-allow-origin" not in answered.headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), LANES)
 def test_an_allowed_origin_may_send_and_read(http, method, path):
     """Every response has CORS headers, including those that refuse a request."""
@@ -240,6 +243,7 @@ def test_responses_of_faults_have_cors_headers(emu, http, fault):
     assert answered.headers.get_list("access-control-allow-origin") == [APP]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), LANES)
 def test_a_preflight_of_an_allowed_origin_is_answered(emu, http, method, path):
     """Browsers send one before JSON or an Authorization header."""

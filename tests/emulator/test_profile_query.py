@@ -318,6 +318,7 @@ def test_pages_may_be_read_concurrently(people):
     assert {1: ["u3", "u4"], 2: ["u5"]} == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -356,6 +357,7 @@ def often(name, operator, operand):
     return {"property": "behaviors", "value": name, "operator": operator, "operand": operand}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("definition", "expected"),
     [
@@ -383,6 +385,7 @@ def test_a_cohort_may_be_defined_in_the_query(emu, people, definition, expected)
     assert expected == everybody(people, filter_by_cohort=form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "definition",
     [

@@ -49,6 +49,7 @@ def test_an_operation_does_what_is_documented(before, operation, value, after):
     assert after == apply(before, operation, value)
 
 
+@pytest.mark.slow
 @given(PROFILES, REPEATABLE)
 def test_repeating_a_repeatable_operation_changes_nothing(properties, change):
     """This is why clients may send them again."""

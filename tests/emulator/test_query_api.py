@@ -343,6 +343,7 @@ async def test_the_activity_feed_is_read_page_by_page(ws, emu):
 # Errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "parameters", "status", "message"),
     [
@@ -398,6 +399,7 @@ def test_plans_restrict_queries(emu, http):
     assert 200 == http.get("/api/query/segmentation", params=sent).status_code
 
 
+@pytest.mark.slow
 async def test_insights_may_report_errors_with_200(emu, ws):
     """On a switch; the client raises all the same."""
     emu.restrict_queries(errors_as_200=True)

@@ -62,6 +62,7 @@ async def test_an_inline_total_equals_segmentation(ws):
     assert ("$metric", "plan") == live.headers
 
 
+@pytest.mark.slow
 async def test_inline_figures_are_filtered_and_grouped_twice(ws):
     """Each level has its own `$overall`; a bar chart has one number."""
     live = await ws.query(
@@ -76,6 +77,7 @@ async def test_inline_figures_are_filtered_and_grouped_twice(ws):
     assert team == found["team"]
 
 
+@pytest.mark.slow
 async def test_inline_figures_of_numbers_and_formulas(ws):
     """An average, the maximum of each user's sum, and a rate of two metrics."""
     average = await ws.query(
@@ -171,6 +173,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bookmark", MALFORMED)
 def test_malformed_bookmarks_are_refused(http, bookmark):
     """With 400, whatever their shape."""
@@ -182,6 +185,7 @@ def test_malformed_bookmarks_are_refused(http, bookmark):
 # Saved objects
 
 
+@pytest.mark.slow
 async def test_saved_reports_are_read_by_id(emu, ws):
     """A funnel and retention, as inline reports compute them."""
     number = emu.add_funnel("Checkout", ["Opened App", "Order Paid"])
@@ -204,6 +208,7 @@ def test_reports_are_created_changed_and_deleted(http):
     assert 400 == http.post(f"{APP}/bookmarks", json={}).status_code
 
 
+@pytest.mark.slow
 async def test_the_lexicon_is_written_and_read(http, ws):
     """One entry, several, and none."""
     entry = {"entityType": "event", "name": "Order Paid", "schemaJson": {"description": "Paid"}}

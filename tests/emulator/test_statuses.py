@@ -55,6 +55,7 @@ def test_a_status_can_be_scripted_on_every_endpoint(emu, http_client, path, stat
     assert (status, True) == (response.status_code, bool(response.content))
 
 
+@pytest.mark.slow
 def test_every_status_can_be_scripted(emu, http_client):
     """From 200 to 599, without breaking the connection."""
     path, statuses = "/hightouch/v1/track", range(200, 600)
@@ -99,6 +100,7 @@ def test_an_invalid_status_is_an_error(status):
         Fault.status(status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
 @pytest.mark.parametrize("status", UNNAMED)
 def test_clients_report_an_unnamed_status(emu, vendor, status):

@@ -81,6 +81,7 @@ def test_the_request_has_context_token_and_credentials(emu):
     assert request.headers["traceparent"].startswith("00-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -123,6 +124,7 @@ def test_a_malformed_flag_in_a_remote_response_affects_no_other(emu):
         assert flags.get_variant("bad", NONE, USER).fallback_reason.kind == "FLAG_NOT_FOUND"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 60])
 @pytest.mark.parametrize("context", [{}, {"distinct_id": object()}, None, {"distinct_id": 5}])
 def test_hostile_contexts_get_the_fallback(emu, context, keep):

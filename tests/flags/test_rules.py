@@ -387,6 +387,7 @@ def test_versions_and_times_compare_alike_in_both_engines(engine, name, rows):
         assert (YES if expected else NO) == decided, (actual, symbol, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["default", "json-logic"])
 @pytest.mark.parametrize("operands", [[], [X], [X, "==="], [X, "===", "1", "1"]])
 def test_own_operators_take_exactly_three_operands(engine, operands):
@@ -457,6 +458,7 @@ def test_inline_comparisons_agree_with_the_operators(constant):
             assert short == outcome("default", {symbol: [X, long_way]}, properties)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 40])
 @pytest.mark.parametrize("chain", ["and", "or"])
 def test_a_chain_has_the_result_of_its_clauses(chain, count):

@@ -232,6 +232,7 @@ COMPARABLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "rule"), COMPARABLE)
 def test_a_property_is_compared_as_its_json(value, rule):
     """Whatever type the program has it in."""
@@ -263,6 +264,7 @@ def test_explain_names_a_value_that_can_never_match(value):
     assert note == f"custom_properties['x'] is a {type(value).__name__}, which no rule can match"
 
 
+@pytest.mark.slow
 def test_explain_names_what_the_json_logic_engine_cannot_compare():
     """That engine compares as mixpanel-python 5.x does."""
     rollout = {"rollout_percentage": 1.0, "runtime_evaluation_rule": {"==": [X, "a"]}}
@@ -283,6 +285,7 @@ def remote(emu):
     return RemoteFeatureFlagsProvider("tok", config, "1", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -115,6 +115,7 @@ def with_the_query_api(url):
 FACES = [with_consumer, with_async_consumer, with_the_query_api]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
 def test_each_variable_names_the_trusted_authorities(

@@ -110,6 +110,7 @@ def test_the_flush_ends_before_the_deadline(options, seconds, expected, caplog):
     assert ("no time is left" in caplog.text) is (expected is None)
 
 
+@pytest.mark.slow
 def test_what_was_not_sent_waits_for_the_next_call(emu, sync_mp, caplog):
     """It is logged, the response is not changed, and nothing is lost."""
     emu.play(Fault.latency(1.0))

@@ -315,6 +315,7 @@ def test_the_export_has_a_line_for_each_entry(emu, http):
     assert ["B"] == [json.loads(each)["record"]["event"] for each in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -48,6 +48,7 @@ def connection():
         yield opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", RUNS)
 def test_text_that_a_spreadsheet_would_evaluate_is_guarded(text):
     """Also fullwidth forms, and text after white space or invisible characters."""
@@ -60,6 +61,7 @@ def test_other_text_and_numbers_are_unchanged(text):
     assert text == guarded(text)
 
 
+@pytest.mark.slow
 @given(st.text(st.sampled_from(STARTS + "".join(BEFORE) + "a0.5e\x00'\u0661 "), max_size=6))
 def test_sql_and_python_guard_the_same_text(connection, text):
     """Two regular expression engines, one meaning."""

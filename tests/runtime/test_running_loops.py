@@ -79,6 +79,7 @@ async def test_the_default_consumer_names_the_one_that_never_waits(anyio_backend
         mp.track("u", "Visit")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("make", [AsyncBufferedConsumer, BufferedConsumer])
 async def test_only_a_full_buffer_that_would_wait_raises(emu, anyio_backend, make):

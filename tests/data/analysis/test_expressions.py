@@ -269,6 +269,7 @@ def test_a_compiled_expression_lists_the_names_it_uses():
     assert {"user"} == compile_expression('defined(user["$email"])', names).uses
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_names_and_strings_are_never_part_of_the_sql(name, value):
     """They are passed as parameters, whatever they contain."""
@@ -285,6 +286,7 @@ def test_names_and_strings_are_never_part_of_the_sql(name, value):
     assert value in compiled.parameters.values()
 
 
+@pytest.mark.slow
 @given(dividend=st.floats(allow_nan=False, allow_infinity=False), divisor=st.integers(1, 10**6))
 def test_remainders_have_the_sign_of_the_dividend(table, dividend, divisor):
     """As in C and JavaScript, unlike in Python."""

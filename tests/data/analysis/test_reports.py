@@ -262,6 +262,7 @@ def test_funnel_segments_beyond_the_limit_are_reported(tables):
     assert 2 == found.steps[0].count
 
 
+@pytest.mark.slow
 def test_a_table_may_have_the_name_of_a_common_table_expression(tables):
     """It is qualified with its schema."""
     for name in ("events", "births", "returns", "step1", "attempts", "sequence", "paths", "active"):
@@ -430,6 +431,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_invalid_arguments_of_reports_raise(case):
     """Before any SQL runs, with an error that names them."""

@@ -29,6 +29,7 @@ def emu(monkeypatch, tmp_path):
         yield emulator
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs(emu, capsys):
     """In its order, as one program."""
     pytest.importorskip("pandas")
@@ -42,6 +43,7 @@ def test_the_code_of_the_page_runs(emu, capsys):
     assert "SUCCESS" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_of_the_page_run(emu, line):
     """As they stand there."""

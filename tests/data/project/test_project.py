@@ -187,6 +187,7 @@ async def test_a_lookup_table_is_created_replaced_and_downloaded(emu, ws):
         await ws.project.lookup_tables.upload("Twice", "sku\nA\nA\n")
 
 
+@pytest.mark.slow
 async def test_a_large_lookup_table_is_waited_for(ws):
     """Mixpanel reads files from 5 MB on after it has answered."""
     rows = "".join(f"{n},{'x' * 90}\n" for n in range(56_000))

@@ -204,6 +204,7 @@ async def test_a_change_is_sent_once(fake, ws, status):
     assert 3 == len(fake.sent)
 
 
+@pytest.mark.slow
 async def test_a_refused_rate_is_waited_for(fake, ws):
     """A change that got 429 was not applied, so it is sent again."""
     limited = httpx.Response(429, headers={"Retry-After": "0"}, json={"error": "slow down"})

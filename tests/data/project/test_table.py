@@ -30,6 +30,7 @@ def test_names_are_used_once():
     assert len({each.name for each in RESOURCES}) == len(RESOURCES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resource", "endpoint"), ENDPOINTS, ids=NAMES)
 def test_an_endpoint_is_described(resource, endpoint):
     """Each has a summary, arguments with help, and paths that its arguments fill."""

@@ -45,12 +45,14 @@ def value_in(expression, properties="{}"):
 # ---- text ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(TEXT)
 def test_any_text_survives_as_a_literal(text):
     """The emulator's parser reads back every string unchanged."""
     assert (value_in(as_expression(text)) or "") == text
 
 
+@pytest.mark.slow
 @given(TEXT.filter(bool), TEXT)
 def test_any_text_is_read_back_by_our_own_parser(name, text):
     """Names and values keep quotes, backslashes and line breaks."""
@@ -59,6 +61,7 @@ def test_any_text_is_read_back_by_our_own_parser(name, text):
     assert again.right.value == text
 
 
+@pytest.mark.slow
 @given(st.text(st.sampled_from("\\\"'nu0]) or properties["), max_size=30))
 def test_a_value_cannot_become_part_of_the_expression(text):
     """A hostile value stays a literal."""
@@ -84,12 +87,14 @@ CONDITIONS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(CONDITIONS)
 def test_rendering_and_parsing_are_inverse(condition):
     """Parsed text renders to the same text."""
     assert str(parse(str(condition))) == str(condition)
 
 
+@pytest.mark.slow
 @given(CONDITIONS)
 def test_the_emulator_reads_whatever_we_render(condition):
     """No condition that can be built is a syntax error there."""
@@ -142,6 +147,7 @@ def test_helpers_render_the_documented_language(expression, text):
     assert str(expression) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["==", "!=", "<", "<=", ">", ">="])
 @pytest.mark.parametrize("moment", ["2026-01-30T23:59:59", "2026-01-31", "2026-01-31T18:00:00"])
 @pytest.mark.parametrize("next_day", [False, True])
@@ -166,6 +172,7 @@ def test_a_list_of_dates_is_joined_by_or():
     assert str(prop("t").is_in([date(2026, 1, 1)])) == str(prop("t") == date(2026, 1, 1))
 
 
+@pytest.mark.slow
 def test_many_conditions_are_joined_without_nesting():
     """Hundreds of them are one level deep, as servers limit the depth."""
     condition = prop("a") == 0

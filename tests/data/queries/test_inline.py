@@ -218,6 +218,7 @@ def test_a_flow_is_sent_as_one_flat_object():
         bookmarks.flow(Step("a", where=prop("x").starts_with("y")), RANGE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

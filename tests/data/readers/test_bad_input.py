@@ -85,6 +85,7 @@ def test_a_bad_cell_among_numbers_is_reported(write):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cells", ["a b c 1", "x y", "1", "1 2", "1 a", "true", "2026-01-01 n/a", "1  2"]
 )
@@ -111,6 +112,7 @@ def test_a_stated_type_rejects_rows_with_other_cells(write):
     assert ("amount is not a number", {"amount": "n/a", "n": 2}) == (bad.problem, bad.record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("type_", "cell", "value"),
     [
@@ -169,12 +171,14 @@ def test_a_number_that_would_change_is_rejected_with_the_reason(write, cell, why
     assert row.record["x"] == cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["1e+400", "1e-400", "-0", "017", "+5", "1_000"])
 def test_a_number_that_would_change_stays_text(write, cell):
     """Without a stated type."""
     assert [cell, cell] == column(write("a.csv", f"x,y\n{cell},1\n{cell},1\n"), "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["017", "1_000", "٣", "Y"])
 def test_a_stated_date_is_no_such_number(write, cell):
     """Seconds since 1970 are written plainly."""
@@ -349,6 +353,7 @@ def test_an_open_quote_cannot_be_set_aside(write):
         rows(write("a.csv", 'x,y\n1,2\n"1,2\n3,4\n'), keep_ragged=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -375,6 +380,7 @@ def test_a_line_of_json_that_cannot_be_read_is_named(write, monkeypatch, line, p
     assert found[1].record.get("truncated", False) == (len(line) > 1000)
 
 
+@pytest.mark.slow
 def test_a_csv_line_may_be_longer_than_two_megabytes(write):
     """DuckDB's default is shorter."""
     assert [3_000_000] == [
@@ -395,6 +401,7 @@ def test_a_csv_line_that_is_too_long_is_set_aside(write):
     assert found[1].record["truncated"]
 
 
+@pytest.mark.slow
 def test_a_truncated_gzip_file_says_so(write):
     """The rows before the end are read."""
     whole = gzip.compress("".join(f'{{"n": {n}}}\n' for n in range(100_000)).encode())

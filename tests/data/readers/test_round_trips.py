@@ -108,6 +108,7 @@ def test_an_export_is_read_as_the_same_events(exported, name):
     assert canonical(EVENTS) == canonical(map(without_additions, read_events(folder / name)))
 
 
+@pytest.mark.slow
 def test_streamed_events_are_imported_as_the_same_events(exported):
     """`import_events` takes the rows of `stream_events`, with aware times."""
     _, streamed = exported

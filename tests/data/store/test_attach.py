@@ -71,6 +71,7 @@ def test_a_file_is_a_table_for_joins(path, kind, face, read_only):
     assert before == sorted(path.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_a_database_in_memory_has_files_too(path):
     """They are found by the connection that is handed out, as well."""
     with Database.open() as db:
@@ -84,6 +85,7 @@ def test_a_database_in_memory_has_files_too(path):
             db.connection.execute("FROM again")
 
 
+@pytest.mark.slow
 def test_codes_stay_text_and_ids_keep_their_digits(path):
     """0123 is not 123, and 2**64 is not rounded."""
     with Database.open(path) as db:
@@ -99,6 +101,7 @@ def test_codes_stay_text_and_ids_keep_their_digits(path):
         assert "12345678901234567890" == db.sql_scalar("SELECT max(id) FROM ids WHERE id < '15'")
 
 
+@pytest.mark.slow
 def test_attaching_again_reads_the_changes(path):
     """Until then, rows are those at the time of attaching; detaching frees the name."""
     csv = path.with_name("plans.csv")
@@ -115,6 +118,7 @@ def test_attaching_again_reads_the_changes(path):
             db.detach("plans")
 
 
+@pytest.mark.slow
 def test_sql_reads_no_file_by_its_path(path):
     """Neither the file that is attached, nor its copy, nor others."""
     with Database.open(path) as db:
@@ -130,6 +134,7 @@ def test_sql_reads_no_file_by_its_path(path):
             db.sql_rows("INSERT INTO plans VALUES ('x', 'y', 1)", write=True)
 
 
+@pytest.mark.slow
 def test_a_table_is_never_hidden_by_a_file(path):
     """Neither one that exists, nor one that is created or fetched later."""
     csv = path.with_name("plans.csv")
@@ -211,6 +216,7 @@ def test_what_is_no_file_is_refused(path, kind):
                 attach("a", path.with_name("pipe"))
 
 
+@pytest.mark.slow
 def test_paths_with_characters_of_patterns_are_taken_as_they_are(path):
     """`*` stands for itself."""
     folder = path.with_name("it's [a] *")
@@ -221,6 +227,7 @@ def test_paths_with_characters_of_patterns_are_taken_as_they_are(path):
         assert 2 == db.attach_csv("plans", folder / "p*.csv").rows
 
 
+@pytest.mark.slow
 def test_two_handles_of_a_file_have_attachments_of_their_own(path):
     """Closing one leaves the other's."""
     with Database.open(path) as one:
@@ -289,6 +296,7 @@ def test_another_database_that_cannot_be_attached_is_named(path, other):
         db.attach(other, as_="eu")
 
 
+@pytest.mark.slow
 def test_external_access_attaches_at_any_time(path, other):
     """In memory, too."""
     for file in (None, path):
@@ -321,6 +329,7 @@ def test_a_database_in_use_is_waited_for(path, other):
 # ---- projects -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_has_the_data_of_one_project(tmp_path):
     """Another project's workspace is refused, before anything is fetched; readers are not."""
     path = tmp_path / "shop.db"
@@ -347,6 +356,7 @@ def test_two_projects_cannot_both_fill_a_new_file(tmp_path):
             two.begin_profiles("more", filters=Filters(), mode="new")
 
 
+@pytest.mark.slow
 def test_files_of_earlier_versions_have_no_project_yet(tmp_path):
     """Reading works; the next fetch records it."""
     path = tmp_path / "old.db"

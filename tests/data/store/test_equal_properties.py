@@ -100,6 +100,7 @@ def test_an_event_with_two_names_is_in_neither(line):
     assert parts.has_key_twice(line.encode())
 
 
+@pytest.mark.slow
 def test_counts_come_with_the_result_of_a_fetch(monkeypatch, tmp_path):
     """As of other lines that were repaired."""
     for name, value in {"USERNAME": "u", "SECRET": "s", "PROJECT_ID": "7"}.items():

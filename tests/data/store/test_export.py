@@ -74,6 +74,7 @@ def test_a_partitioned_export_to_a_path_like_a_file_is_refused(db, tmp_path, nam
     assert [str(path)] == db.export_parquet("events", path, partition_by=None)
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_earlier_exports_only(db, tmp_path):
     """Without overwrite=True nothing is replaced, and never files that no export created."""
     lake = tmp_path / "lake"
@@ -96,6 +97,7 @@ def test_overwrite_replaces_earlier_exports_only(db, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_table_without_event_time_is_exported_as_one_file(db, tmp_path):
     """Profiles have no time to partition by."""
     db.begin_profiles("users", filters=Filters(), mode="new").finish()
@@ -106,6 +108,7 @@ def test_a_table_without_event_time_is_exported_as_one_file(db, tmp_path):
     db.export_parquet("users", written, partition_by=None, overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partition_by", [None, "day"])
 def test_parquet_keeps_the_digits_of_long_integers(db, tmp_path, partition_by):
     """They are decimals there, as DuckDB has them in Arrow; its own export would round them."""
@@ -139,6 +142,7 @@ def test_formulas_in_csv_cells_become_text(db, tmp_path):
     assert b"\x1f\x8b" == Path(packed).read_bytes()[:2]
 
 
+@pytest.mark.slow
 def test_a_read_only_database_can_be_exported(db, tmp_path):
     """It leaves no folder of parts."""
     db.close()
@@ -149,6 +153,7 @@ def test_a_read_only_database_can_be_exported(db, tmp_path):
     assert ["a.db", "lake"] == sorted(p.name for p in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_object_storage_goes_through_fsspec(db):
     """Files are written under new names before the old ones are deleted."""
     fsspec = pytest.importorskip("fsspec")
@@ -182,6 +187,7 @@ def test_a_missing_filesystem_package_is_named(db, monkeypatch):
         db.export_csv("events", "x.csv", storage_options={"key": "k"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on Windows")
 def test_an_export_never_replaces_a_device_or_a_pipe(db, tmp_path):
     """Nor a link to one, such as /dev/stdout; overwrite=True is about files."""

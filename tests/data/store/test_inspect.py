@@ -35,6 +35,7 @@ def db():
         yield database
 
 
+@pytest.mark.slow
 def test_event_breakdown_counts_events_and_users(db):
     """The most frequent event is first; a user of several events is counted once in the total."""
     found = db.event_breakdown("EVENTS")
@@ -47,6 +48,7 @@ def test_event_breakdown_counts_events_and_users(db):
     assert first == found.events[0].first_seen
 
 
+@pytest.mark.slow
 def test_event_breakdown_of_an_empty_table_has_no_dates(db):
     """It has no counts either."""
     found = db.event_breakdown("none")
@@ -55,6 +57,7 @@ def test_event_breakdown_of_an_empty_table_has_no_dates(db):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_property_keys_are_collected_from_all_rows(db):
     """They are sorted, and can be limited to one event."""
     assert sorted({key for _, _, found in SENT for key in found}) == db.property_keys("events")
@@ -62,6 +65,7 @@ def test_property_keys_are_collected_from_all_rows(db):
     assert [] == db.property_keys("none")
 
 
+@pytest.mark.slow
 def test_unique_count_does_not_exceed_the_number_of_rows(db):
     """DuckDB's estimate may be too high."""
     for rows in (100, 1_000, 5_000, 20_000):
@@ -72,6 +76,7 @@ def test_unique_count_does_not_exceed_the_number_of_rows(db):
     db.drop("t")
 
 
+@pytest.mark.slow
 def test_column_stats_of_columns_and_properties(db):
     """Numeric statistics need a number in every row with a value; invalid columns are refused."""
     found = db.column_stats("events", "properties->>'$.amount'")
@@ -99,6 +104,7 @@ def test_column_stats_of_columns_and_properties(db):
             db.column_stats("events", "event_name", top_n=wrong)
 
 
+@pytest.mark.slow
 def test_sample_summary_and_schema_describe_a_table(db):
     """They return typed results."""
     assert (2, 4) == (len(db.sample("events", 2)), len(db.sample("events")))

@@ -237,6 +237,7 @@ def test_what_is_no_folder_by_day_is_refused(db, tmp_path):
     assert not (tmp_path / "lake").exists()
 
 
+@pytest.mark.slow
 def test_other_engines_read_the_folder(db, tmp_path):
     """polars and pyarrow find the same rows, also after a sync."""
     polars, dataset = pytest.importorskip("polars"), pytest.importorskip("pyarrow.dataset")

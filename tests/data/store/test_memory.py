@@ -91,6 +91,7 @@ def test_a_load_of_profiles_without_enough_memory_goes_on_in_pieces(
     assert (1, suffices) == (tried.count(None), tried[-1])
 
 
+@pytest.mark.slow
 def test_a_statement_without_enough_memory_says_what_helps(tmp_path):
     """The limit, and how to set it in Python and in a shell."""
     with Database.open(tmp_path / "a.db", memory_limit="60MB", threads=1) as db:

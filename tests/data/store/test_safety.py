@@ -46,6 +46,7 @@ def part(db, name="part", received_at=None, **properties):
 # ---- concurrency --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_table_has_one_load_at_a_time(db, tmp_path):
     """A second one is refused, also from another handle; other tables are not affected."""
     load = begin(db, filters=Filters(events=("A",)))
@@ -62,6 +63,7 @@ def test_a_table_has_one_load_at_a_time(db, tmp_path):
     assert set() == begin(db, mode="replace").done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["stop", "abandon", "finish"])
 def test_a_load_can_begin_after_the_last_one_ended(db, end):
     """The ended one cannot be used further."""
@@ -116,6 +118,7 @@ def test_a_table_created_during_a_load_is_not_replaced(db, mode):
     assert 1 == load.finish().rows
 
 
+@pytest.mark.slow
 def test_many_threads_can_open_one_file_at_once(tmp_path):
     """None of them fails."""
     together, failed = threading.Barrier(8), []
@@ -272,6 +275,7 @@ def test_reusable_parts_are_found_by_name(db):
     assert sorted(kept) == names(db)
 
 
+@pytest.mark.slow
 def test_the_age_of_a_day_counts_from_its_receipt(db):
     """It does not count from a later load; a time in the future is not accepted."""
     load = begin(db)
@@ -323,6 +327,7 @@ def test_sql_that_is_not_text_raises_a_sql_error(db):
 # ---- exports ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_export_does_not_write_over_the_database(db, tmp_path):
     """This holds for links and other spellings of its path."""
     begin(db).finish()

@@ -257,6 +257,7 @@ def test_sql_that_writes_cannot_access_files(prepared, query):
     assert before == files(prepared)
 
 
+@pytest.mark.slow
 def test_sql_that_writes_can_change_the_database(db):
     """This includes views, macros and sequences of any name."""
     db.sql_rows("CREATE TABLE t (i INT)", write=True)
@@ -309,6 +310,7 @@ def test_explaining_a_copy_with_external_access_still_writes_nothing(tmp_path):
         assert (tmp_path / "y.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_very_long_statement_is_checked(db):
     """It may have some hundred thousand tokens."""
     listed = ", ".join(map(str, range(20_000)))
@@ -371,6 +373,7 @@ def test_a_part_is_trusted_by_its_digest(db):
     assert 0 == db.sql_scalar("SELECT count(*) FROM _parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["changed", "forged"])
 def test_a_part_with_another_digest_is_set_aside(db, caplog, how):
     """It is moved to the folder of unreadable lines, and logged."""
@@ -391,6 +394,7 @@ def test_a_part_with_another_digest_is_set_aside(db, caplog, how):
     assert not db.unreadable.exists()
 
 
+@pytest.mark.slow
 def test_two_handles_of_a_file_load_through_one_folder(db):
     """The second finds the settings locked, and uses the folder they allow."""
     with Database.open(db.path) as other:

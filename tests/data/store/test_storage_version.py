@@ -43,6 +43,7 @@ def test_the_storage_version_is_that_of_the_oldest_duckdb_allowed():
     assert f"v{oldest[0]}.{oldest[1]}.0" == engine.STORAGE_VERSION
 
 
+@pytest.mark.slow
 def test_new_files_have_the_storage_version(tmp_path):
     """Whatever DuckDB is installed; a file keeps the format that it was created with."""
     Database.open(tmp_path / "new.db").close()

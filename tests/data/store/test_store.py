@@ -126,6 +126,7 @@ def test_sql_can_only_read_tables(db, tmp_path, query):
     assert here == [{"a": 1}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query", [q for q in FORBIDDEN if q.startswith(("COPY (SELECT 1) TO '{f", "FROM g", "ATTACH"))]
 )
@@ -136,6 +137,7 @@ def test_sql_that_writes_is_confined_to_tables(db, tmp_path, query):
         db.sql_rows(query, write=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "rows"),
     [
@@ -236,6 +238,7 @@ def test_arrow_tables_are_checked_like_rows(db):
         db.sql_arrow("DROP TABLE _ledger")
 
 
+@pytest.mark.slow
 def test_polars_frames_are_checked_like_rows(db):
     """The same statements are allowed, and parameters are bound."""
     pytest.importorskip("polars")
@@ -246,6 +249,7 @@ def test_polars_frames_are_checked_like_rows(db):
         db.sql_polars("DROP TABLE _ledger")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["sql_df", "sql_arrow", "sql_polars"])
 def test_frames_of_statements_that_write_have_the_count(db, run):
     """Each of them runs once."""

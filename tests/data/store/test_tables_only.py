@@ -87,6 +87,7 @@ def test_no_built_in_name_shows_the_path(database):
     assert answered > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", WRITTEN)
 def test_no_way_of_writing_it_shows_the_path(database, query):
     """In a subquery, a view or macro, a plan, or a statement of another kind."""

@@ -118,6 +118,7 @@ def test_a_typed_table_that_cannot_be_refreshed_does_not_harm_the_fetch(db, monk
     assert 4 == fetch(db, [{"id": 8}], day=DAY + timedelta(2)).typed.rows
 
 
+@pytest.mark.slow
 def test_rare_properties_of_very_many_have_no_column(db, monkeypatch, caplog):
     """They are counted, and stay in `properties`."""
     from mixpanel.data.store import typed_tables, typed_views
@@ -176,6 +177,7 @@ def test_a_fetch_after_a_change_by_sql_leaves_no_old_row_in_the_typed_table(db):
     assert [(7,), (8,)] == db.sql_rows("SELECT id FROM events_typed ORDER BY id").rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "threads", "ranges"), [(0, 4, 0), (9, 4, 1), (5000, 4, 3)])
 def test_several_threads_scan_a_small_table(rows, threads, ranges):
     """Each row is scanned once, in its order, also after rows were deleted."""

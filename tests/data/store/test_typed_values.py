@@ -172,6 +172,7 @@ def test_a_rare_spelling_does_not_hide_the_frequent_one(db):
     assert [(999, 1)] == db.sql_rows('SELECT count(plan), count("Plan_2") FROM t_typed').rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "type_", "distinct"),
     [
