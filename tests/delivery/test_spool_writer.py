@@ -12,11 +12,22 @@ from mixpanel._delivery.spool.folder import claim_orphan, spool_files
 from mixpanel._delivery.spool.store import ATTEMPTED, DONE, WAITING, SpoolStore, peek
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import SpoolError
-from tests.delivery import test_spool_edges as edges
-from tests.delivery.test_spool_edges import commits, cycle, event, leave, settle_all, stored, take
+from tests.delivery import manual_spool
+from tests.delivery.manual_spool import (
+    break_page_with,
+    commits,
+    cycle,
+    event,
+    large,
+    leave,
+    rejected,
+    settle_all,
+    stored,
+    take,
+)
 from tests.delivery.test_spool_model import BrokenStore, ManualWriter
 
-make = edges.make
+make = manual_spool.make
 FULL = "database or disk is full"
 
 
@@ -235,8 +246,8 @@ def test_a_disk_that_fails_while_a_file_is_adopted_leaves_it_for_later(make, tim
 
 def test_damage_that_is_found_while_reading_ends_the_use_of_that_file_only(make, monkeypatch):
     """It is closed, renamed, unlocked and counted; the file of this process stays."""
-    path = leave(make(), *map(edges.large, range(4)))
-    edges.break_page_with(path, b'{"n":1,')
+    path = leave(make(), *map(large, range(4)))
+    break_page_with(path, b'{"n":1,')
     buffer = make()
     errors = reported(buffer, monkeypatch)
     buffer.put(event(9))
@@ -802,7 +813,7 @@ def test_unused_pages_return_to_the_file_system_when_nothing_waits_on_disk(make,
     monkeypatch.setattr(writer, "SHRINK_PAGES", 3)
     buffer = make()
     for n in range(8):
-        buffer.put(edges.large(n))
+        buffer.put(large(n))
         cycle(buffer)
     store = buffer.writer._files.own.store
     assert buffer.writer.file_bytes == store.file_bytes()
@@ -829,7 +840,7 @@ def test_a_process_without_messages_leaves_no_file(make):
     first = make()
     first.put(event(0))
     cycle(first)
-    edges.rejected(first)
+    rejected(first)
     path = leave(first)
     assert path.exists()
     second = make()
