@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,8 @@ def test_a_notebook_runs_and_shows_its_stored_output(path, executed):
     assert (folder / path.name).exists(), text
     stored, shown = cells(path, "code"), cells(folder / path.name, "code")
     assert len(stored) == len(shown)
+    if int(version("pandas").partition(".")[0]) < 3:
+        pytest.skip("the stored output is that of current versions of pandas and matplotlib")
     for number, (before, now) in enumerate(zip(stored, shown, strict=True), 1):
         assert words(before) == words(now), f"[{number}] {before['source']}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ LEAST_MEMORY = 50_000_000
 MEMORY_PER_THREAD = 300_000_000  # of a load of events with 200 properties
 UNLIMITED = 1 << 60  # version 1 has a number near 2**63 for no limit
 MAX_THREADS = 1024
+SAFE_WITH_THREADS = (1, 5)  # versions of DuckDB
 
 _SIZE = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?i?B?)\s*", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -49,7 +51,8 @@ def memory_limit(given: str | int | None = None) -> int:
 def threads(given: int | None = None, *, memory: int) -> int:
     """Return the number of DuckDB's threads: given, of `MP_THREADS`, or one a processor.
 
-    By default there are no more than `memory` suffices for.
+    By default there are no more than `memory` suffices for, and one with DuckDB 1.4: there, a
+    statement that fails in one of several threads may wait for the others forever.
 
     :raises ConfigError: unless it is a whole number from 1 to 1024.
     """
@@ -60,10 +63,19 @@ def threads(given: int | None = None, *, memory: int) -> int:
         if isinstance(value, str):
             value = int(value) if re.fullmatch(r"\s*\d{1,9}\s*", value) else value
     if value is None:
+        if _duckdb_version() < SAFE_WITH_THREADS:
+            return 1
         return max(1, min(available_processors(), memory // MEMORY_PER_THREAD))
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
         raise ConfigError(f"{source}={value!r} must be a whole number from 1 to {MAX_THREADS}")
     return value
+
+
+@cache
+def _duckdb_version() -> tuple[int, ...]:
+    import duckdb
+
+    return tuple(int(each) for each in re.findall(r"\d+", duckdb.__version__)[:2])
 
 
 def parsed_size(size: str | int, source: str = "memory_limit") -> int:

@@ -14,6 +14,7 @@ def groups(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(resources, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(resources, "_machine_memory", lambda: 64 * GB)
+    monkeypatch.setattr(resources, "_duckdb_version", lambda: (1, 5))
     monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: range(32), raising=False)
     monkeypatch.delenv("MP_MEMORY_LIMIT", raising=False)
     monkeypatch.delenv("MP_THREADS", raising=False)
@@ -35,6 +36,15 @@ def test_a_machine_without_groups_gives_all_it_has(groups):
     assert 32 == resources.threads(memory=32 * GB)
     assert 3 == resources.threads(memory=1_000_000_000)
     assert 1 == resources.threads(memory=50_000_000)
+
+
+def test_duckdb_1_4_has_one_thread_unless_more_are_set(groups, monkeypatch):
+    """A load of a malformed file with several of its threads may never end."""
+    monkeypatch.setattr(resources, "_duckdb_version", lambda: (1, 4))
+    assert 1 == resources.threads(memory=32 * GB)
+    assert 4 == resources.threads(4, memory=32 * GB)
+    monkeypatch.setenv("MP_THREADS", "2")
+    assert 2 == resources.threads(memory=32 * GB)
 
 
 def test_the_smallest_group_of_version_2_holds(groups):
