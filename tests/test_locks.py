@@ -73,6 +73,7 @@ WANTED = {
 }
 
 
+@pytest.mark.slow
 @each_lock
 def test_each_locked_version_has_hashes_and_no_address(path):
     """A different file of the same version is rejected, whichever index serves it."""
@@ -86,6 +87,7 @@ def test_each_locked_version_has_hashes_and_no_address(path):
     assert [lines[n] for n in starts if not HASH.fullmatch(lines[n + 1])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WANTED)
 def test_locked_versions_meet_the_bounds_of_the_project(name):
     """A bound that was raised without renewing the locks fails."""

@@ -82,6 +82,7 @@ def test_a_cursor_comes_back_as_its_offset(offset, scope):
         decoded_cursor(cursor, {**scope, "more": 1})
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_other_text_is_no_cursor(text):
     """And raises nothing else."""

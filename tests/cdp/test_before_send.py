@@ -15,6 +15,7 @@ def without_email(_kind, message):
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_the_hook_changes_what_is_sent(emu, runtime, send_immediately):
@@ -30,6 +31,7 @@ def test_the_hook_changes_what_is_sent(emu, runtime, send_immediately):
     assert 1 == stats.delivered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_the_hook_drops_a_message_by_none(emu, runtime, send_immediately):
@@ -93,6 +95,7 @@ def test_the_hook_comes_before_the_fields_of_a_vendor(emu):
     assert "server" == messages(emu)[0]["channel"]
 
 
+@pytest.mark.slow
 def test_the_hook_may_send_messages_itself(emu):
     """They are not passed to it, or it would never return."""
 

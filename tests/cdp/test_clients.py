@@ -80,6 +80,7 @@ def vendor(request):
 # ---- delivery -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_six_calls_are_sent_in_one_batch(emu, runtime, vendor):
     """In the order they were made, each with a random UUID for its id."""
     result, stats = run_calls(runtime, emu, vendor, *SIX)
@@ -261,6 +262,7 @@ def test_a_partial_success_loses_only_the_rejected_message(emu, runtime, vendor)
     )
 
 
+@pytest.mark.slow
 def test_one_invalid_message_does_not_lose_the_rest_of_its_batch(emu, runtime):
     """Strict mode rejects the whole batch; halving it finds the invalid message."""
     calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(60)]
@@ -319,6 +321,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     assert HIGHTOUCH.max_batch_bytes == empty + api.capacity
 
 
+@pytest.mark.slow
 def test_messages_that_are_too_large_are_passed_to_on_drop(emu, runtime, vendor):
     """The others are delivered, and `flush` does not wait."""
     drops = []
@@ -333,6 +336,7 @@ def test_messages_that_are_too_large_are_passed_to_on_drop(emu, runtime, vendor)
     assert ["identify", "track"] == [m["type"] for m in messages(emu)]
 
 
+@pytest.mark.slow
 def test_send_immediately_raises_for_a_message_that_is_too_large(emu, runtime, vendor):
     """Without sending it, and without its content in the error."""
     with pytest.raises(PayloadTooLargeError) as caught:
@@ -357,6 +361,7 @@ def test_a_raised_message_limit_is_used(runtime):
     assert (1, True) == (result.delivered, result.ok)
 
 
+@pytest.mark.slow
 def test_gzip_is_turned_off_when_the_server_rejects_it(emu, runtime, vendor):
     """No vendor documents whether every source accepts it."""
     calls = [lambda c: c.track("u", "Visit")] * 20
@@ -381,6 +386,7 @@ def test_a_repeated_request_has_the_same_message_ids(emu, runtime, vendor):
 # ---- Customer.io --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_strict_mode_is_requested_by_default(emu, runtime):
     """Otherwise a wrong key or a missing id would be answered with 200."""
     run_calls(runtime, emu, "customerio", SIX[0])
@@ -389,6 +395,7 @@ def test_strict_mode_is_requested_by_default(emu, runtime):
     assert ("1", None) == (first.get("x-strict-mode"), second.get("x-strict-mode"))
 
 
+@pytest.mark.slow
 def test_customerio_methods_send_what_the_api_reads(emu, runtime):
     """People, devices, objects, relationships, merges, preferences, reports."""
     report = semantic.ReportDeliveryEvent(delivery_id="d", metric="opened")
@@ -451,6 +458,7 @@ def test_clients_of_one_source_share_its_rate():
     assert one is not other
 
 
+@pytest.mark.slow
 def test_a_batch_has_default_context_and_integrations(emu, runtime, vendor):
     """The message's own values take precedence, and do not leak into the next message."""
     rows = [
@@ -468,6 +476,7 @@ def test_a_batch_has_default_context_and_integrations(emu, runtime, vendor):
     assert {"ip": "::1"} == rows[0]["context"]
 
 
+@pytest.mark.slow
 def test_an_empty_batch_is_rejected(emu, runtime, vendor):
     """An empty batch is a mistake of the caller."""
     with pytest.raises(ValidationError, match="the batch is empty"):
@@ -592,6 +601,7 @@ def test_a_disabled_client_validates_and_counts_but_sends_nothing(emu, runtime, 
         run_calls(runtime, emu, vendor, lambda c: c.track(None, "Visit"), disabled=True)
 
 
+@pytest.mark.slow
 def test_default_context_is_merged_into_each_call(emu, runtime, vendor):
     """The call's own values take precedence, key by key; neither dict is modified."""
     given = {"ip": "1.1.1.1", "locale": "de"}
@@ -606,6 +616,7 @@ def test_default_context_is_merged_into_each_call(emu, runtime, vendor):
     assert {"ip": "1.1.1.1", "locale": "de"} == given
 
 
+@pytest.mark.slow
 def test_a_batch_with_an_invalid_message_sends_nothing(emu, runtime, vendor):
     """The error names the message, and none was accepted."""
     values = [{"type": "track", "userId": "u", "event": "V"}, {"type": "track", "event": "V"}]

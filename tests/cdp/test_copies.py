@@ -67,6 +67,7 @@ def agreed(_person):
     return {"marketing"}
 
 
+@pytest.mark.slow
 @each_kind
 @each_way
 def test_a_copy_of_a_client_has_its_settings_and_an_empty_buffer(kind, copied):
@@ -135,6 +136,7 @@ def test_a_drop_in_client_with_a_log_handler_can_be_pickled():
         logging.getLogger("mixpanel").removeHandler(handler)
 
 
+@pytest.mark.slow
 @each_way
 @pytest.mark.parametrize("make", [*KINDS[:2], *(module.Client for module in MODULES)])
 def test_an_object_that_holds_a_client_can_be_copied(make, copied):

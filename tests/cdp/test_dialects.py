@@ -292,6 +292,7 @@ def test_segment_and_rudderstack_have_clients(emu, asynchronous, synchronous, di
     assert issubclass(synchronous, SegmentClient)
 
 
+@pytest.mark.slow
 def test_any_dialect_has_oauth_by_public_names(emu):
     """With an access token in the header the write key is in the body."""
     oauth = SegmentOAuth("client", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)

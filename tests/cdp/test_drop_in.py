@@ -60,6 +60,7 @@ def test_the_parameters_of_a_client_have_the_order_of_the_vendors(vendor):
     assert all(each.default is not each.empty for each in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", RETURNED)
 def test_a_returned_message_has_all_keys_of_the_vendors(emu, vendor, call):
     """Also those without a value, which are not sent."""

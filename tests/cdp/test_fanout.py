@@ -43,6 +43,7 @@ def runtime(request):
 # ---- the same fan_out -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_sinks_receive_the_same_id_and_timestamp(emu, runtime):
     """So the same event can be found at all three vendors."""
     results, stats = send(runtime, sinks(runtime, emu), lambda f: f.track(*PAID))
@@ -93,6 +94,7 @@ def test_a_fan_out_copies_arguments_when_it_is_called(emu):
         assert expected == {name: each["properties"][name] for name in expected}
 
 
+@pytest.mark.slow
 def test_a_fan_out_uses_the_ids_of_the_context(emu, runtime):
     """In all sinks; a call with its own ids does not mix them with those of the context."""
 

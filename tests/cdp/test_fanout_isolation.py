@@ -36,6 +36,7 @@ def runtime(request):
 # ---- one sink never harms another ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_call_that_one_sink_rejects_is_sent_to_the_others(emu, runtime):
     """It is reported to `on_error`, and counted."""
     reported = []
@@ -131,6 +132,7 @@ def test_an_error_of_a_sink_that_sends_immediately_is_its_rejection(emu, runtime
     assert (2, 2) == (len(emu.events()), len(messages(emu, "customerio")))
 
 
+@pytest.mark.slow
 def test_full_and_closed_clients_do_not_affect_other_sinks(emu, runtime):
     """A callback that raises changes nothing."""
 
@@ -272,6 +274,7 @@ def test_the_counts_of_every_sink_balance(calls):
 # ---- opening, flushing, closing ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_closing_a_fan_out_leaves_keep_open_clients_open(emu, runtime):
     """Those are flushed and stay usable."""
     made = sinks(runtime, emu, hightouch={"keep_open": True})
@@ -294,6 +297,7 @@ def test_closing_a_fan_out_leaves_keep_open_clients_open(emu, runtime):
     assert 2 == len(messages(emu, "hightouch"))
 
 
+@pytest.mark.slow
 def test_a_closed_fan_out_accepts_nothing(emu, runtime):
     """Closing it again has no effect."""
     made = sinks(runtime, emu)
@@ -327,6 +331,7 @@ class Broken:
         raise OSError("disk full")
 
 
+@pytest.mark.slow
 def test_a_failing_consumer_does_not_keep_other_sinks_from_closing(emu, runtime):
     """Its error is raised at the end; its messages are counted as rejected."""
     made = sinks(runtime, emu, only=["hightouch"])

@@ -150,6 +150,7 @@ def visit_call(user_id, **arguments):
     return Call("track", data, user_id, None, "m-1", "2026-01-31T12:00:00.000Z")
 
 
+@pytest.mark.slow
 def test_sampling_keeps_a_share_of_the_people():
     """Within three standard deviations of 10,000, and the smaller sample is part of the larger."""
     tenth, half = rules(sample=0.1), rules(sample=0.5)

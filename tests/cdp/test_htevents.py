@@ -97,6 +97,7 @@ def test_after_shutdown_settings_are_read_again(emu, ht):
     assert ht.flush() is ht.shutdown() is ht.join() is None
 
 
+@pytest.mark.slow
 def test_htevents_on_error_is_called_once_per_lost_message(emu, ht):
     """With the lost messages; an exception that it raises is logged."""
     notes = []
@@ -132,6 +133,7 @@ def test_a_call_returns_false_for_a_message_that_is_too_large(emu, ht):
     assert {"too_large": 1} == ht.default_client.stats().dropped
 
 
+@pytest.mark.slow
 def test_sync_mode_sends_immediately_and_retries(emu, ht):
     """Hightouch's library tried once, and could not be shut down."""
     ht.sync_mode, ht.timeout = True, 5
@@ -154,6 +156,7 @@ def test_send_false_validates_and_sends_nothing(emu, ht):
     assert [] == emu.requests()
 
 
+@pytest.mark.slow
 def test_oauth_and_gzip_settings_reach_the_client(emu, ht):
     """All five OAuth settings."""
     ht.oauth_client_id, ht.oauth_key_id = "client", "key-1"

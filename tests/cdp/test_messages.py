@@ -173,6 +173,7 @@ class Colour(StrEnum):
     RED = "red"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -516,6 +517,7 @@ def test_invalid_composer_settings_are_rejected():
         composer(default_context="x")
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy():
     """Submodules are loaded when a name is first used."""
     source = """

@@ -174,6 +174,7 @@ def test_there_are_72_semantic_events():
     assert 9 == sum(kind.action for kind in EVENTS.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE)
 def test_each_event_has_the_fields_of_the_reference(name):
     """Each in its place, and required where the schema says so."""
@@ -223,6 +224,7 @@ def test_the_type_of_an_object_is_sent_as_an_integer(given):
                 kind(object_id="acme", object_type_id=given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCE)
 def test_each_class_is_named_after_its_event(name):
     """So the class can be found by the name."""

@@ -145,6 +145,7 @@ def test_a_text_body_is_a_type_error():
         webhooks.verify(BODY.decode(), signed(), KEY, now=NOW)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=40), st.binary(max_size=40))
 def test_only_the_signed_body_passes(body, other):
     """Byte for byte."""

@@ -161,6 +161,7 @@ def test_help_explains_in_whole_sentences(mp, typed, words):
     assert words in " ".join(shown.replace("│", " ").split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [(), ("auth",), ("cdp",), ("import",)])
 def test_a_call_without_a_command_prints_help(mp, group):
     """It goes to stdout, and the exit code is 0."""
@@ -210,6 +211,7 @@ def test_the_exit_code_tells_the_kind_of_error(error, code):
     assert code == exit_code(error)
 
 
+@pytest.mark.slow
 def test_without_the_cli_extra_mp_says_what_to_install():
     """`pip install mixpanel-async` alone installs the command, but not its dependencies."""
     for missing, command in (("typer", ["--help"]), ("rich", ["auth", "list", "-f", "table"])):
@@ -218,6 +220,7 @@ def test_without_the_cli_extra_mp_says_what_to_install():
         assert "mp needs: pip install 'mixpanel-async[cli]'\n" == done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_emulator_extra_mp_says_what_to_install():
     """The extra `cli` alone cannot run the emulator."""
     done = python(without("starlette") + RUN, "emulator")

@@ -293,6 +293,7 @@ def test_an_address_without_a_scheme_is_that_of_this_machine(two):
     assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["ftp://x", "http://example.com", "localhost:99999", "https://a b"])
 def test_an_invalid_address_is_named(two, url):
     """It has nothing to do with the credentials."""

@@ -111,6 +111,7 @@ def test_each_message_type_arrives(emu, vendor, arguments, fields):
     assert "203.0.113.9" == message["context"]["ip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["1767268800", "1767268800000", "2026-01-01T12:00:00"])
 def test_a_timestamp_may_be_a_number(emu, when):
     """Seconds, milliseconds, or ISO 8601, in UTC unless it has an offset."""
@@ -350,6 +351,7 @@ def test_help_of_suppress_explains_unsubscribing():
     assert """--traits '{"unsubscribed": true}'""" in result
 
 
+@pytest.mark.slow
 def test_every_example_of_cdp_can_be_parsed():
     """Help shows no option that does not exist."""
     for name, command in typer.main.get_command(app).commands["cdp"].commands.items():
@@ -363,6 +365,7 @@ def test_every_example_of_cdp_can_be_parsed():
 # ---- what is doubtful ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -408,6 +411,7 @@ def test_a_dry_run_refuses_a_message_that_is_too_large(emu):
 # ---- who to send to -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_vendor_is_inferred_from_the_key_that_is_set(emu):
     """With both keys or none, `--to` or MP_CDP_TO is needed."""
     both = {"MP_CUSTOMERIO_WRITE_KEY": "c", "MP_HIGHTOUCH_WRITE_KEY": "h"}
@@ -526,6 +530,7 @@ def test_oauth_options_are_refused_for_customerio(emu, option):
     assert 1 == len(messages(emu))
 
 
+@pytest.mark.slow
 def test_the_vendors_own_variable_sets_the_address(emu, vendor):
     """As for the clients; --base-url and MP_CDP_BASE_URL override it."""
     variable = f"MP_{vendor.upper()}_BASE_URL"
@@ -561,6 +566,7 @@ def test_the_response_decides_the_exit_code(emu, vendor, fault, code):
     assert 1 == len(emu.requests())
 
 
+@pytest.mark.slow
 def test_transient_failures_are_retried(emu):
     """A few times by default."""
     emu.play(Fault.status(503))

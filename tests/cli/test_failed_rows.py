@@ -141,6 +141,7 @@ def test_rejected_events_of_an_export_come_back(mp, emu, tmp_path, ending):
     assert PAD in [one["properties"].get("pad") for one in emu.events()]
 
 
+@pytest.mark.slow
 def test_a_shortened_line_cannot_be_imported(mp, tmp_path):
     """Its end is in the file it came from."""
     path, failed = tmp_path / "a.ndjson", tmp_path / "f.ndjson"
@@ -230,6 +231,7 @@ def test_replay_reads_lines_that_could_not_be_read(mp, emu, tmp_path):
     assert "read this file with mp cdp backfill" in mp("cdp", "replay", failed).stdout
 
 
+@pytest.mark.slow
 def test_people_of_a_file_come_back(mp, emu, tmp_path):
     """By the command that wrote them, or `replay`."""
     path, failed = tmp_path / "people.ndjson", tmp_path / "f.ndjson"

@@ -46,6 +46,7 @@ def test_list_shows_the_flags(emu, defined, file):
     assert [one["key"] for one in listed["flags"]] == ["checkout", "ruled"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remote", [[], ["--remote"]])
 def test_eval_returns_the_variant(emu, defined, remote):
     """Evaluated here or by Mixpanel; no exposure is reported."""
@@ -98,6 +99,7 @@ def test_lint_reports_and_ends_with_6(tmp_path, file):
     assert {one["flag"] for one in problems} == {"odd"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -176,6 +178,7 @@ def test_invalid_input_is_reported_in_one_line(arguments, code, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remote", [[], ["--remote"]])
 def test_a_service_account_is_enough(defined, remote):
     """It needs no token; an incomplete account is a mistake."""

@@ -71,6 +71,7 @@ AT = 1_767_268_800
 RAGGED = f"event,time,user_id,amount\nA,{AT},u,1\nA,{AT},u\nA,{AT},u,2\nA,{AT},u,3,x\n"
 
 
+@pytest.mark.slow
 def test_ragged_lines_go_to_the_failed_rows(mp, emu, tmp_path):
     """With the line, the reason and the cells; the others are imported."""
     path, failed = tmp_path / "a.csv", tmp_path / "failed.ndjson"
@@ -108,6 +109,7 @@ def test_a_bad_cell_among_numbers_is_reported_or_rejected(mp, emu, tmp_path):
     assert "" == mp(path, "--type", "net amount=text").stderr
 
 
+@pytest.mark.slow
 def test_dates_and_encodings_can_be_stated(mp, emu, tmp_path):
     """As spreadsheets write them."""
     path = tmp_path / "a.csv"
@@ -155,6 +157,7 @@ def test_a_file_of_exported_events_arrives(mp, emu):
     assert (975, 1950) == (len(emu.events()), len(emu.events(raw=True)))
 
 
+@pytest.mark.slow
 def test_a_table_arrives_as_events(mp, emu, orders):
     """Mapped columns become event, time, user and id; the rest are properties."""
     result = mp(*orders)
@@ -165,6 +168,7 @@ def test_a_table_arrives_as_events(mp, emu, orders):
     assert done.items() <= event["properties"].items()
 
 
+@pytest.mark.slow
 def test_rejected_events_are_counted_by_reason(mp, orders):
     """In a table and in JSON."""
     table = [line.split() for line in mp(*orders, "--format", "table").stdout.splitlines()]
@@ -226,6 +230,7 @@ def test_a_wrong_argument_leaves_the_failed_rows_of_an_earlier_run(
     assert "{}\n" == failed.read_text()
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_if_failed_rows_cannot_be_written(mp, emu, orders, tmp_path):
     """The error is one line."""
     result = mp(*orders, "--failed", tmp_path / "none" / "failed.ndjson")
@@ -235,6 +240,7 @@ def test_nothing_is_imported_if_failed_rows_cannot_be_written(mp, emu, orders, t
     assert [] == emu.requests()
 
 
+@pytest.mark.slow
 def test_start_at_skips_rows(mp, emu):
     """To resume an import."""
     assert ExitCode.OK == mp(FLIGHTS, "--start-at", 900).exit_code
@@ -291,6 +297,7 @@ def test_an_incomplete_account_is_a_mistake(mp):
     assert "MP_SECRET" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_account_comes_from_the_environment(orders):
     """A secret on the command line would be in the process list."""
     with Emulator(service_accounts={"robot": "s3cret"}, tokens=[]) as emu:

@@ -51,6 +51,7 @@ def test_info_shows_the_database(mp, shop):
     assert "events, profiles" in people
 
 
+@pytest.mark.slow
 def test_info_shows_the_project_of_the_account(mp, shop, tmp_path):
     """And where the credentials came from."""
     home = tmp_path / ".mp" / "data"
@@ -115,6 +116,7 @@ def test_a_sample_has_properties_as_objects(mp):
     assert ExitCode.USAGE == mp("inspect", "sample", "events", "-n", "0").exit_code
 
 
+@pytest.mark.slow
 def test_summarize_describes_each_column(mp):
     """CSV has a row for each, as the table has."""
     result = output_of(mp, "summarize", "events")

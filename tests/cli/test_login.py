@@ -68,6 +68,7 @@ def browser(monkeypatch):
             thread.join()
 
 
+@pytest.mark.slow
 def test_login_opens_the_browser_and_stores_an_account(mp, browser, path, emu):
     """Of the only project; the link is printed, and no token is."""
     done = mp("auth", "login")
@@ -110,6 +111,7 @@ def test_login_says_where_to_open_the_link_without_a_browser(mp, monkeypatch):
     assert "--no-browser" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_denied_access_stores_nothing(mp, browser, path):
     """With the exit code of refused credentials."""
     browser("deny")
@@ -136,6 +138,7 @@ def test_a_project_must_be_one_of_theirs(mp, browser, emu, path):
     assert "43" == json.loads(done.stdout)["project_id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -156,6 +159,7 @@ def test_what_cannot_work_is_refused_before_the_browser_opens(mp, browser, argum
     assert [] == used.opened
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_is_a_clear_error(mp, browser, emu):
     """Before the browser opens, and after it."""
     emu.play(Fault.status(503), path="/oauth/mcp/register")
@@ -213,6 +217,7 @@ def test_a_revoked_login_names_the_command_to_renew_it(mp, browser, emu):
     assert ExitCode.OK == mp("auth", "test").exit_code
 
 
+@pytest.mark.slow
 def test_logout_revokes_and_deletes_the_tokens(mp, browser, emu, path):
     """The account stays, to log in again; a second logout does nothing."""
     mp("auth", "login")
@@ -226,6 +231,7 @@ def test_logout_revokes_and_deletes_the_tokens(mp, browser, emu, path):
     assert "account 'me' is logged out: log in again with `mp auth login me`" in done.stderr
 
 
+@pytest.mark.slow
 def test_logout_without_the_server_says_that_nothing_was_revoked(mp, browser, emu, path):
     """The tokens are deleted all the same."""
     mp("auth", "login")
@@ -245,6 +251,7 @@ def test_logout_is_for_logins(mp):
         assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_removing_a_login_ends_it(mp, browser, emu, path):
     """The tokens are revoked and deleted."""
     mp("auth", "login")

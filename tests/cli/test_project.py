@@ -57,6 +57,7 @@ def test_every_example_runs(emu, mp, resource):
             assert done.stderr == "", example
 
 
+@pytest.mark.slow
 def test_what_cannot_be_undone_asks(emu, mp):
     """Nothing is sent without a yes; scripts pass --yes, and --dry-run sends nothing at all."""
     deleting = ("project", "dashboards", "delete", "1002")
@@ -96,6 +97,7 @@ def test_passwords_come_from_json_and_are_shown_nowhere(mp, folder):
     assert "pa55" not in made.stdout + made.stderr
 
 
+@pytest.mark.slow
 def test_lists_are_written_in_every_format(mp):
     """A table has the short fields, CSV and JSON have all."""
     listing = ("project", "reports", "list")

@@ -62,6 +62,7 @@ def test_repeated_column_names_are_numbered(mp):
     assert [{"n": 1, "n_2": 2, "n_3": 3}] == rows
 
 
+@pytest.mark.slow
 def test_csv_without_rows_has_a_header(mp):
     """And a table without rows is a message on stderr."""
     assert "a,b\n" == mp("query", "sql", "SELECT 1 a, 2 b WHERE false", "-f", "csv").stdout
@@ -80,6 +81,7 @@ def test_a_scalar_is_one_value(mp):
     assert "null\n" == nothing.stdout
 
 
+@pytest.mark.slow
 def test_sql_is_read_from_a_file_or_stdin(mp, tmp_path):
     """`-` is stdin."""
     file = tmp_path / "count.sql"
@@ -132,6 +134,7 @@ def test_external_allows_files(mp, tmp_path):
     assert [{"price": 12}] == json.loads(mp("query", "sql", "--external", query).stdout)
 
 
+@pytest.mark.slow
 def test_an_sql_error_is_a_usage_error(mp):
     """Nothing is on stdout, and the error may be JSON."""
     result = mp("query", "sql", "SELECT nonsense FROM events")
@@ -167,6 +170,7 @@ def test_a_tilde_in_a_path_is_expanded(shop):
     assert ExitCode.OK == result.exit_code, result.stderr
 
 
+@pytest.mark.slow
 def test_several_processes_can_read_at_once(shop, monkeypatch):
     """A writer is refused meanwhile."""
     monkeypatch.setattr("mixpanel.data.store.connection.LOCK_TIMEOUT", 0.0)
@@ -219,6 +223,7 @@ def test_duckdb_writes_rows_as_python_does(mp, form):
         assert json.loads(fast.stdout) == json.loads(slow.stdout)
 
 
+@pytest.mark.slow
 def test_a_time_with_a_zone_is_written_in_utc(mp):
     """With its offset."""
     query = "SELECT TIMESTAMPTZ '2026-01-01 10:00:00+02' AS t"
@@ -227,6 +232,7 @@ def test_a_time_with_a_zone_is_written_in_utc(mp):
     assert expected == mp("query", "sql", query, "-f", "csv").stdout
 
 
+@pytest.mark.slow
 def test_a_limit_is_stated_with_what_remains(mp):
     """On stderr, so that the rows stay data."""
     limited = mp("query", "sql", "FROM events", "-f", "csv", "--limit", 2)
@@ -253,6 +259,7 @@ def test_plain_has_all_columns(mp):
     assert "1\tx y z\t\n" == result.stdout
 
 
+@pytest.mark.slow
 def test_rows_wider_than_the_terminal_are_records(mp):
     """One field a line, under the names of the columns."""
     query = "SELECT * FROM events ORDER BY insert_id LIMIT 1"
@@ -271,6 +278,7 @@ def test_the_order_of_rows_is_kept(mp):
     assert [*map(str, range(29_999, -1, -1))] == rows
 
 
+@pytest.mark.slow
 def test_a_missing_column_may_be_a_property(mp):
     """The error shows how to read it, and where a typed view comes from."""
     result = mp("query", "sql", "SELECT amount FROM events")

@@ -146,6 +146,7 @@ def test_drain_sends_messages_of_each_vendor_with_the_key_of_the_environment(
     assert rows(mp("ls"))["files"] == []
 
 
+@pytest.mark.slow
 def test_drain_chooses_the_key_that_the_messages_were_tracked_with(mp, spool, server, monkeypatch):
     """With a wrong key nothing is sent, and the others are."""
     url = f"{server.url}/cio"
@@ -299,6 +300,7 @@ def test_dead_letters_are_exported_retried_and_purged(mp, spool, server):
     assert key[3] == lines[0]["message"]["properties"]["$insert_id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["export", "retry", "purge --dead --yes"])
 def test_a_damaged_file_is_set_aside_and_the_others_are_read(mp, spool, command):
     """It is named, kept, and counted as damaged before and after."""

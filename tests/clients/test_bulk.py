@@ -242,6 +242,7 @@ async def test_an_async_callback_is_a_configuration_error(emu, anyio_backend):
                 await mp.import_events(past(1), **options)
 
 
+@pytest.mark.slow
 def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
     """A cursor of sqlite3 works in no other."""
     base = sqlite3.connect(":memory:")
@@ -294,6 +295,7 @@ async def test_invalid_settings_are_configuration_errors(emu, anyio_backend):
                 await mp.import_events(past(1), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_cancelling_an_import_ends_it(emu, anyio_backend):
     """Nothing continues in the background."""

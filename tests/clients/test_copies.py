@@ -60,6 +60,7 @@ class Owner:
         self.errors.append(error)
 
 
+@pytest.mark.slow
 @each_kind
 @each_way
 def test_a_copy_of_a_consumer_has_its_settings_and_an_empty_buffer(kind, copied):

@@ -137,6 +137,7 @@ def test_meta_may_replace_the_properties_of_an_event():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [

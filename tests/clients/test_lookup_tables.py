@@ -30,6 +30,7 @@ def test_tables_are_listed(mp):
     assert (table.id, table.name) == (ID, "Products")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     [
@@ -52,6 +53,7 @@ def test_invalid_rows_are_listed(mp):
     assert raised.value.rejected_records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -69,6 +71,7 @@ def test_a_success_that_reports_a_failure_is_an_error(mp, emu, body):
     assert len(raised.value.rejected_records) == len(body.get("failed_records", []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["<html>Welcome</html>", '{"code": 200', "", "[1]"])
 def test_a_response_that_is_not_from_mixpanel_is_retried(mp, emu, body, monkeypatch):
     """A captive portal replaces no table; if it stays, the error is typed."""

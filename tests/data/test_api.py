@@ -230,6 +230,7 @@ async def test_checking_credentials_costs_no_query(make, server, anyio_backend):
 # ---- what answers mean --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
@@ -447,6 +448,7 @@ async def test_a_failed_download_leaves_no_file(make, server, anyio_backend, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_silent_server_times_out(make, server, anyio_backend, tmp_path):
     """`idle` applies between two pieces of an export, `timeout` to a query; then it is retried."""

@@ -50,6 +50,7 @@ def counts(loaded):
     return found.new, found.changed, found.unchanged, found.vanished
 
 
+@pytest.mark.slow
 def test_a_new_table_has_nothing_to_compare_with(db):
     """Its rows are not counted as new."""
     assert load(db, {1: [line(1, 1)]}).changes is None

@@ -100,6 +100,7 @@ def test_without_a_total_the_last_page_is_the_one_that_is_not_full(emu, ws):
     assert 5 == calls(emu)
 
 
+@pytest.mark.slow
 def test_an_impossible_total_is_ignored(emu, ws):
     """It is smaller than the page that has it."""
     emu.play(page(0, "a", "b", total=1), page(1, "c"), path=ENGAGE)
@@ -144,6 +145,7 @@ def test_a_failing_page_leaves_the_table_and_keeps_the_other_pages(emu, ws):
     assert ["complete"] == [one.state for one in ws.tables()]
 
 
+@pytest.mark.slow
 def test_invalid_text_and_numbers_are_repaired_and_counted(emu, ws):
     """Half an emoji or NaN in one profile does not affect the others, as with events."""
     half = {"$distinct_id": "half", "$properties": {"name": "\ud83d!", "\udc00": 1}}
@@ -254,6 +256,7 @@ def interrupt(emu, ws):
         ws.fetch_profiles(max_workers=1)
 
 
+@pytest.mark.slow
 def test_a_fetch_that_fails_at_once_leaves_nothing(emu, ws):
     """There is no page to resume after."""
     emu.play(Fault.status(402), path=ENGAGE)
@@ -434,6 +437,7 @@ def test_behaviors_select_users_by_what_they_did(emu, ws):
     assert (12, 2) == (result.rows, result.requests)
 
 
+@pytest.mark.slow
 def test_an_empty_list_of_ids_makes_no_call(emu, ws):
     """It does not select every profile."""
     put(emu, 3)

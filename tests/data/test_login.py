@@ -123,6 +123,7 @@ def attempt(emu):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pasted", "words"),
     [
@@ -193,6 +194,7 @@ def test_the_listener_gives_up(emu):
             listener.wait(attempt, 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
     [
@@ -253,6 +255,7 @@ def test_a_file_that_others_may_write_is_refused(me, emu, config):
         anyio.run(check, me, emu)
 
 
+@pytest.mark.slow
 def test_a_login_is_an_account_of_the_configuration(emu, config):
     """Listed, the default if it is the first, replaced by the next login, and removed."""
     config.add_login("me", log_in(emu.url), project_id="42", region="us")
@@ -308,6 +311,7 @@ def test_a_malformed_login_is_one_clear_error(config, table, words):
 # Renewing
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_expired_token_is_renewed_before_the_call(me, emu, config, anyio_backend):
     """The new tokens are stored, for other processes too."""
@@ -321,6 +325,7 @@ async def test_an_expired_token_is_renewed_before_the_call(me, emu, config, anyi
     assert 1 == len(renewals(emu))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_many_tasks_renew_once(me, emu, anyio_backend):
     """Of one client, and of several."""
@@ -335,6 +340,7 @@ async def test_many_tasks_renew_once(me, emu, anyio_backend):
     assert 20 == len(emu.requests("/api/app/me"))
 
 
+@pytest.mark.slow
 def test_many_threads_renew_once(me, emu):
     """Each with an event loop of its own."""
     threads = [threading.Thread(target=anyio.run, args=(check, me, emu)) for _ in range(6)]
@@ -384,6 +390,7 @@ async def test_a_token_that_is_rejected_early_is_renewed_once(me, emu, config, a
     assert 1 == len(renewals(emu))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_login_that_was_revoked_names_the_command(me, emu, anyio_backend):
     """One request finds out; afterwards none is sent."""
@@ -398,6 +405,7 @@ async def test_a_login_that_was_revoked_names_the_command(me, emu, anyio_backend
     assert not emu.requests("/api/app/me")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_new_token_that_is_rejected_ends_the_call(me, emu, anyio_backend):
     """It is renewed once, not for ever."""
@@ -428,6 +436,7 @@ async def test_an_unreachable_server_is_no_lost_login(me, emu, config, anyio_bac
     assert config.token_file("me").read().refresh_token is not None
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_token_that_is_still_valid_outlasts_a_failed_renewal(
     me, emu, config, anyio_backend
@@ -446,6 +455,7 @@ def fields(tokens):
     return {name: getattr(tokens, name) for name in Tokens.__slots__}
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_cancelled_caller_loses_no_login(me, emu, config, anyio_backend):
     """The server has replaced the tokens: they are stored although nobody waits any more."""
@@ -460,6 +470,7 @@ async def test_a_cancelled_caller_loses_no_login(me, emu, config, anyio_backend)
     assert 1 == len(renewals(emu))
 
 
+@pytest.mark.slow
 def test_tokens_are_sent_to_their_own_server_only(me, emu):
     """Neither the access token nor the refresh token of one server is for another."""
     with Emulator() as other:
@@ -483,6 +494,7 @@ def test_an_ended_login_says_so(me, emu, config):
     assert [] == emu.requests()
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_costs_no_call(me, emu, config, caplog, monkeypatch):
     """The renewed token is used, and a warning says that the login has to be repeated."""
 

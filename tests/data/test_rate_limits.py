@@ -259,6 +259,7 @@ def test_a_wait_beyond_max_wait_raises_with_the_time_of_the_next_start():
     run(body)
 
 
+@pytest.mark.slow
 def test_remaining_is_what_is_left_of_this_hour():
     """It is 0 while Mixpanel rejects calls for the hourly limit."""
     clock = [0.0]

@@ -43,6 +43,7 @@ def without_async_words(doc):
 # The database file
 
 
+@pytest.mark.slow
 def test_the_database_is_that_of_the_argument_then_of_the_environment(monkeypatch, tmp_path):
     """In the same order as for the command line; an empty variable is not set."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -106,6 +107,7 @@ def test_both_workspaces_have_the_same_methods():
     assert {RENAMED.get(name, name) for name in public(AsyncWorkspace)} == public(Workspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(public(AsyncWorkspace) - set(RENAMED)))
 def test_sync_methods_have_the_signature_and_documentation_of_the_async_ones(name):
     """Apart from the words async and await in the examples."""
@@ -196,6 +198,7 @@ def test_a_sample_is_a_data_frame():
 # Dates in the future
 
 
+@pytest.mark.slow
 def test_dates_in_the_future_are_refused_before_any_call(emu):
     """Tomorrow is allowed: in projects east of UTC it may have begun."""
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)

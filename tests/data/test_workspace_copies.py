@@ -93,6 +93,7 @@ def test_a_copy_of_a_workspace_in_memory_begins_empty(copied):
         assert workspace.sql_scalar("SELECT n FROM t") == 17
 
 
+@pytest.mark.slow
 @each_way
 def test_a_copy_of_a_closed_workspace_is_open(copied, tmp_path):
     """Closing ends connections, not settings."""

@@ -128,6 +128,7 @@ def test_transport_failures_say_whether_a_person_is_needed(failure, expected, wo
     assert words in describe(failure)
 
 
+@pytest.mark.slow
 def test_an_unknown_host_is_reported_at_once_and_tried_again(monkeypatch):
     """A laptop without a network knows no host either, so the messages are kept."""
 

@@ -128,6 +128,7 @@ async def test_a_sync_client_in_a_running_loop_goes_through_send(emu, anyio_back
     assert [e["event"] for e in emu.events()] == ["Tracked"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Redacting, BufferedRedacting, AsyncBufferedRedacting])
 def test_exposures_go_through_send(emu, kind):
     """They are delivered in the background, but not around the consumer's own methods."""
@@ -234,6 +235,7 @@ def test_a_full_batch_goes_through_the_hook_of_its_endpoint(emu):
     assert len(emu.profiles()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["flush", "close", "with", "consumer.flush", "consumer.close"])
 def test_each_way_to_flush_calls_the_hooks(emu, end):
     """`flush()` of the subclass, which has no timeout, and from it each endpoint's."""
@@ -511,6 +513,7 @@ class OldWriting(Consumer):
         return super()._write_request(request_url, redacted(json_message), api_key, api_secret)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Writing, OldWriting])
 def test_each_request_of_a_consumer_goes_through_write_request(emu, kind):
     """From whichever method of the client, exposures included."""

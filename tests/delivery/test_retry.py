@@ -301,6 +301,7 @@ def test_an_unrepeatable_update_is_sent_again_after_mixpanels_own_error(status, 
     assert len(run.sent) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("body", FOREIGN_ERRORS)
 def test_an_unrepeatable_update_is_not_sent_again_after_a_gateways_error(status, body):

@@ -187,6 +187,7 @@ def test_the_next_process_delivers_what_is_left(tmp_path, server, end, backend):
     assert within(10, lambda: not files(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_sync_client_delivers_what_is_left(tmp_path, server):
     """`flush` also sends what an earlier process has left."""
     unreachable(server)
@@ -514,6 +515,7 @@ def test_the_age_of_a_message_survives_a_restart(tmp_path, server):
     assert dead_letters(tmp_path)[0][0] == "expired"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", [10.0, 4e9])
 def test_a_wrong_clock_expires_nothing(tmp_path, server, monkeypatch, clock):
     """In 1970, or far in the future, an age that cannot be known counts as zero."""
@@ -576,6 +578,7 @@ def test_waiting_callers_continue_when_there_is_space(tmp_path, server):
 # ---- disks that fail ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["I/O", "full", "floor", "read-only"])
 def test_a_disk_that_fails_degrades_to_memory(tmp_path, server, monkeypatch, problem):
     """Messages are still sent, `on_error` is called once, `commit` raises; it ends by itself."""
@@ -648,6 +651,7 @@ def test_a_folder_that_cannot_be_made_degrades_to_memory(tmp_path, server):
     assert list((tmp_path / "target").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["garbage", "header", "empty table"])
 def test_a_damaged_file_is_set_aside(tmp_path, server, damage):
     """It is kept under another name, reported, and a new one is started."""
@@ -856,6 +860,7 @@ def test_a_forked_child_has_a_file_of_its_own(tmp_path, server):
     assert set(server.record.applied) == {*range(25), *range(100, 105)}
 
 
+@pytest.mark.slow
 def test_threads_lose_nothing(tmp_path, server):
     """Eight threads, with a spool that is read back in pages."""
     consumer = AsyncBufferedConsumer(**options(tmp_path, server))

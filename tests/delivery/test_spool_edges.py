@@ -154,6 +154,7 @@ def test_put_asks_for_a_look_at_the_first_message_and_at_each_full_batch(make):
     assert [buffer.put(event(n)) for n in range(3)] == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "fits"),
     [({"max_queue_size": 2}, 2), ({"max_queue_bytes": 14}, 2), ({"max_spool_bytes": 14}, 2)],

@@ -162,6 +162,7 @@ def test_a_file_that_is_damaged_anywhere_stops_nothing(tmp_path, server, kind):
                 each.unlink()
 
 
+@pytest.mark.slow
 def test_an_empty_file_with_a_wal_is_set_aside(tmp_path, server):
     """SQLite would delete the WAL, and with it all that was committed."""
     path = killed(tmp_path, server)

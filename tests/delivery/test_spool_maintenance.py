@@ -304,6 +304,7 @@ def test_only_dead_letters_with_the_wanted_reason_go_back(spool):
         assert [each.key for each in store.dead()] == ["c", "d"]
 
 
+@pytest.mark.slow
 def test_more_dead_letters_than_a_page_go_back(spool):
     """And are deleted."""
     path = fill(spool, dead=[letter(str(n), b"%d" % n) for n in range(1001)])

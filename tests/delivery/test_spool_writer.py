@@ -864,6 +864,7 @@ def test_closing_resolves_all_who_wait(make):
     assert "the client is closed" in str(buffer.writer.mark([]).exception())
 
 
+@pytest.mark.slow
 def test_a_closed_writer_starts_no_thread(make, monkeypatch):
     """An open one starts one, unless it has one."""
     started = []

@@ -13,6 +13,7 @@ def page(text, path="docs/x.md"):
     return Page(Path(path), text)
 
 
+@pytest.mark.slow
 def test_every_link_leads_somewhere():
     """To a file of the repository, and to a heading of it."""
     assert checks.links() == []
@@ -68,6 +69,7 @@ def test_a_page_without_title_or_text_is_found():
     assert len(checks.pages([page("# A\n\nText.\n"), page("# A\n\nText.\n", "docs/y.md")])) == 1
 
 
+@pytest.mark.slow
 def test_every_block_of_code_has_a_language():
     """And a reason, where it is not run."""
     assert checks.code(markdown_files()) == []
@@ -145,6 +147,7 @@ def test_a_public_module_without_a_page_is_found(monkeypatch):
     assert api.undocumented_modules() == ["mixpanel.newer"]
 
 
+@pytest.mark.slow
 def test_every_page_is_in_the_navigation():
     """Those that mkdocs.yml does not name come under "Guides"."""
     listed = [

@@ -233,6 +233,7 @@ BAD_KEYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("auth", "headers"), BAD_KEYS)
 def test_an_invalid_key_is_401_in_strict_mode_else_200(emulate, auth, headers):
     """Permissive mode drops the message without an error."""
@@ -313,6 +314,7 @@ FINE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("endpoint", "message"), FINE)
 def test_the_exceptions_of_the_schemas_are_accepted(emu, endpoint, message):
     """Email instead of ids, an object alone, reports without a person, old timestamps."""
@@ -320,6 +322,7 @@ def test_the_exceptions_of_the_schemas_are_accepted(emu, endpoint, message):
     assert 1 == len(emu.cdp_messages())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["0", "2", "true", ""])
 def test_any_other_strict_mode_is_permissive(emu, value):
     """Only 1 is strict."""
@@ -424,6 +427,7 @@ def whole(size):
     return {"batch": [*batch, sized(size - len(written({"batch": batch})) - 1)]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "status"), [(500_000, 200), (500_001, 400)])
 def test_a_request_may_have_500_kb(emu, size, status):
     """The envelope counts; permissive mode drops the whole batch with 200."""
@@ -555,6 +559,7 @@ def test_an_invalid_write_key_is_401(emulate, auth, key):
     assert ([], []) == (emu.cdp_messages(), emu.cdp_dropped())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("endpoint", "message", "reason"),
     [
@@ -580,6 +585,7 @@ def test_hightouch_has_no_reserved_events(emu):
     assert ["m"] == ids(emu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [{"batch": [sized(32_001)]}, whole(500_001)])
 def test_hightouch_rejects_oversize_messages(emu, body):
     """With 413, and nothing is accepted."""

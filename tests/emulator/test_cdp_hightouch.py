@@ -66,6 +66,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("endpoint", "message", "reason"), BAD)
 def test_strict_mode_rejects_invalid_messages(emulate, endpoint, message, reason):
     """With 400, and nothing is silently dropped."""
@@ -81,6 +82,7 @@ def test_strict_mode_accepts_valid_messages(emulate):
     assert (200, {}, ["m1"]) == (response.status_code, response.json(), ids(emu))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auth", [("WRONG", ""), ("KEY", "password"), None])
 @pytest.mark.parametrize("mode", ["mixed", "strict"])
 def test_an_invalid_key_is_401_unless_permissive(emulate, mode, auth):
@@ -217,6 +219,7 @@ def test_exceeding_the_rate_is_429_in_all_modes(emulate, mode):
 # Regions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["mixed", "strict", "permissive"])
 @pytest.mark.parametrize("message", [TRACK, {}], ids=["good", "invalid"])
 def test_the_wrong_region_answers_200_and_keeps_nothing(emulate, mode, message):
@@ -228,6 +231,7 @@ def test_the_wrong_region_answers_200_and_keeps_nothing(emulate, mode, message):
     assert [] == emu.cdp_messages()
 
 
+@pytest.mark.slow
 def test_keys_of_this_region_or_of_none_are_accepted(emulate):
     """The key itself has no region."""
     emu = emulate(region="eu-west-1", key_regions={"EU": "eu-west-1", "US": "us-east-1"})
@@ -265,6 +269,7 @@ def test_a_contract_blocks_an_event_with_200(emulate, mode, message, reason):
     assert {**message, "type": "track"} == emu.cdp_dropped()[0]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "reason"), VIOLATIONS)
 def test_a_contract_rejects_an_event_in_strict_mode(emulate, message, reason):
     """With 400, alone and in a batch."""

@@ -250,6 +250,7 @@ def test_a_token_can_be_required():
 # Faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 401, 415, 429, 500])
 def test_the_authorization_server_can_fail(emu, status):
     """With OAuth errors, or any other; events are still accepted."""

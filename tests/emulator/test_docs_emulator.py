@@ -22,6 +22,7 @@ def test_each_fault_of_the_page_is_one(text):
     assert read_fault(text.replace("SECONDS", "0.5")).fault.name
 
 
+@pytest.mark.slow
 def test_each_option_of_the_page_exists():
     """Under the name that it has there."""
     command = typer.main.get_command(app).commands["emulator"]

@@ -142,6 +142,7 @@ def test_a_forked_child_of_a_process_with_an_emulator_exits_cleanly():
     assert "0\n" == body.stdout
 
 
+@pytest.mark.slow
 def test_a_file_keeps_the_data(tmp_path):
     """The next emulator finds the data of the last one, including aliases."""
     db = tmp_path / "shop.duckdb"
@@ -255,6 +256,7 @@ def test_the_latest_of_equal_keys_wins_in_the_place_of_the_first(emu, http):
     assert 3 == len(emu.events(raw=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [

@@ -56,6 +56,7 @@ def rejected_fields(*records, **options):
     return [record_error.field for record_error in validate(*records, **options).rejected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("record", "field"),
     [

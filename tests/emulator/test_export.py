@@ -167,6 +167,7 @@ def test_a_condition_finds_the_profile_of_an_alias(http):
     assert ["mine"] == found
 
 
+@pytest.mark.slow
 def test_a_limit_exports_the_first_events(http):
     """Exactly as many, with chunks of every size."""
     send(http, *(event(insert_id=f"i{n}", n=n) for n in range(500)))
@@ -350,6 +351,7 @@ def full(http):
     return http
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_an_export_may_be_terminated_early(emu, full, encoding):
     """200, half of the lines, and a last one that is not JSON."""
@@ -389,6 +391,7 @@ def test_a_connection_may_be_reset_during_the_response(emu, full):
     assert got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [402, 403, 429, 503])
 def test_a_scripted_status_has_the_format_of_its_endpoint(emu, full, status):
     """Plain text from the export, JSON from the Query API."""

@@ -108,6 +108,7 @@ def test_status_can_have_retry_after(emu, http, given, header):
     assert header == track(http).headers["retry-after"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "content"),
     [(b"\x00", b"\x00"), ("no", b"no"), ({"code": 1}, b'{"code": 1}'), ([], b"[]"), ("", b"")],
@@ -118,6 +119,7 @@ def test_status_can_have_any_body(emu, http, body, content):
     assert content == track(http).content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [204, 304, 408, 524])
 def test_any_status_can_be_scripted(emu, http, code):
     """Including those without a body or a name."""
@@ -167,6 +169,7 @@ def test_truncated_sends_fewer_bytes_than_declared(emu, http, ingested):
     assert ingested == bool(emu.events())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [True, False])
 def test_a_drip_arrives_completely(emu, http, headers):
     """Byte by byte."""
@@ -175,6 +178,7 @@ def test_a_drip_arrives_completely(emu, http, headers):
     assert (1, 200) == (len(emu.events()), emu.requests()[0].status)
 
 
+@pytest.mark.slow
 def test_a_drip_outlasts_a_read_timeout(emu, http):
     """Each byte is in time, the response is not: only a total deadline helps."""
     emu.play(Fault.drip(0.03))

@@ -277,6 +277,7 @@ def test_one_flag_can_be_requested(emu):
     assert {} == chosen(emu, flag_key="c")
 
 
+@pytest.mark.slow
 def test_a_device_id_defaults_to_the_distinct_id(emu):
     """Flags by device then treat it as a device of that name."""
     emu.set_flags([flag(context="device_id")])
@@ -284,6 +285,7 @@ def test_a_device_id_defaults_to_the_distinct_id(emu):
         assert chosen(emu, user) == chosen(emu, "someone", device_id=user)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "why"),
     [
@@ -336,6 +338,7 @@ def test_rollouts_for_other_cohorts_keep_their_position(emu):
     assert expected == [user for user in USERS if chosen(emu, user)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort_hash", [["h"], {"h": 1}, 5, None, ""])
 def test_a_malformed_cohort_hash_is_ignored(emu, cohort_hash):
     """It names no cohort."""
@@ -434,6 +437,7 @@ def test_a_reloaded_file_keeps_its_cohorts(emu, tmp_path):
     assert (["b"], []) == (list(chosen(emu, "u1")), list(chosen(emu, "u2")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ['{"flags": [', '{"flags": 1}', "[NaN]", "\x00", ""])
 def test_a_malformed_file_keeps_the_last_good_flags(emu, tmp_path, caplog, broken):
     """It is logged once, by name, until it is valid again."""

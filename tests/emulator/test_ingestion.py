@@ -194,6 +194,7 @@ def test_a_form_import_has_the_response_that_the_official_sdk_reads(http):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("username", "password", "project_id", "status"),
     [
@@ -217,6 +218,7 @@ def test_import_accepts_three_kinds_of_credentials(username, password, project_i
     assert status == response.status_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", [None, "Bearer x", "Basic", "Basic !!", "Basic Og=="])
 def test_import_without_credentials_is_401(emu, http, header):
     """And stores nothing."""
@@ -367,6 +369,7 @@ def test_simplified_ids_determine_the_distinct_id(emu, http):
 # Limits
 
 
+@pytest.mark.slow
 def test_too_many_records_are_413(emu, http):
     """The limit itself is accepted."""
     events = [event(insert_id=str(number)) for number in range(2, 2003)]

@@ -61,6 +61,7 @@ def bar(emu, *show, **options):
     return series(emu, bookmarks.insights(list(show) or "A", DAYS, chart="bar", **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("math", "expected"),
     [
@@ -167,6 +168,7 @@ def of_lines(quantifier, operator="true"):
     return entry | {"value": "lines"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("filter_", "expected"),
     [
@@ -219,6 +221,7 @@ FREQUENCY = {"behavior": {"behaviorType": "$frequency"}, "filterOperator": "is a
 COMPARED = {"displayOptions": {"timeComparison": {"type": "relative", "value": "week"}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bookmark",
     [

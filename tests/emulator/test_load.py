@@ -61,6 +61,7 @@ def test_a_loaded_export_is_exported_unchanged(emu, tmp_path):
     assert json.loads(lines[7])["properties"]["n"] == emu.events()[7]["properties"]["n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".ndjson.gz"])
 def test_files_may_be_gzipped_and_have_any_line_endings(emu, tmp_path, suffix):
     """Empty lines, CRLF, and no newline at the end."""
@@ -90,6 +91,7 @@ def test_loaded_times_may_be_in_milliseconds(emu, tmp_path):
     assert [NOW * 1000 + 7, NOW * 1000 + 250] == found
 
 
+@pytest.mark.slow
 def test_lines_that_duckdb_rejects_are_served_unchanged(emu, tmp_path):
     """Half a surrogate pair, next to U+2028, NUL and a megabyte."""
     texts = ["half \ud800 pair", "line\u2028end", "nul\0byte", "x" * 1_000_000, "\N{GRINNING FACE}"]
@@ -111,6 +113,7 @@ def test_lines_that_duckdb_rejects_are_served_unchanged(emu, tmp_path):
     assert 2 == len(exported(emu, where=where))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -161,6 +164,7 @@ def test_a_missing_file_is_an_error(emu, tmp_path):
         emu.load(tmp_path / "none.ndjson")
 
 
+@pytest.mark.slow
 def test_a_database_of_an_older_emulator_is_migrated(tmp_path):
     """Before, every property was in one column."""
     db = tmp_path / "shop.duckdb"

@@ -102,6 +102,7 @@ def statuses(http, token):
     ]
 
 
+@pytest.mark.slow
 def test_a_login_reads_what_a_service_account_reads(http, client_id, tokens):
     """With the scope, lifetime and refresh token that OAuth has."""
     assert ("Bearer", 100.0) == (tokens["token_type"], tokens["expires_in"])
@@ -145,6 +146,7 @@ def test_a_code_expires_and_is_valid_once(http, client_id, clock):
     assert 401 == statuses(http, token)[0]
 
 
+@pytest.mark.slow
 def test_an_access_token_expires_and_is_renewed(http, client_id, tokens, clock):
     """A refresh token is valid once: its successor comes with the new access token."""
     clock.now += 100
@@ -156,6 +158,7 @@ def test_an_access_token_expires_and_is_renewed(http, client_id, tokens, clock):
     assert 200 == renew(http, client_id, renewed.json()["refresh_token"]).status_code
 
 
+@pytest.mark.slow
 def test_revoking_one_token_ends_the_login(http, client_id, tokens, emu):
     """By its owner, or in the settings; an unknown token is no error (RFC 7009)."""
     assert 200 == http.post("/oauth/revoke_token/", data={"token": "made-up"}).status_code

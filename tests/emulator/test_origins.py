@@ -231,6 +231,7 @@ def test_an_allowed_origin_may_send_and_read(http, method, path):
     assert answered.headers["vary"] == "Origin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [Fault.status(503), Fault.status(204), Fault.html(), Fault.malformed(), Fault.drip(0.0)],
@@ -265,6 +266,7 @@ def test_a_preflight_of_an_allowed_origin_is_answered(emu, http, method, path):
     assert http.options(path, headers=asking).status_code == 403
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sent"),
     [

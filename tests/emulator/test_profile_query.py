@@ -171,6 +171,7 @@ def test_profiles_are_filtered_by_id(people):
     assert ["u2", "u3"] == ids(ask(people, distinct_ids='["u2", "a3", "nobody"]'))
 
 
+@pytest.mark.slow
 def test_profiles_are_filtered_by_cohort(emu, people):
     """Members without a profile are included, unless the query excludes them."""
     emu.set_cohorts({123: ["u2", "u1", "stranger"]})
@@ -190,6 +191,7 @@ def test_group_profiles_can_be_queried(people):
     assert ["t1"] == ids(ask(people, data_group_id="team", where='properties["size"] == 2'))
 
 
+@pytest.mark.slow
 def test_profiles_are_filtered_by_behaviors(people):
     """Copies count once; windows end now, or at `as_of_timestamp`."""
     events = [
@@ -252,6 +254,7 @@ def test_invalid_queries_are_refused(people, fields, message):
     assert message in body["error"]
 
 
+@pytest.mark.slow
 def test_pages_of_behaviors_need_a_fixed_time():
     """Above a thousand profiles, with the service's own message."""
     behaviors = json.dumps([{"window": "1d", "name": "b1", "event_selectors": [{"event": "a"}]}])
@@ -335,6 +338,7 @@ def test_profiles_are_sorted_searched_and_limited(people, fields, expected):
     assert len(expected) <= response.json()["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"sort_key": "seats"}, {"sort_key": "1", "sort_order": "up"}])
 def test_what_cannot_be_sorted_by_is_refused(people, fields):
     """With 400, as everything malformed."""

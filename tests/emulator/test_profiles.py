@@ -57,6 +57,7 @@ def test_repeating_a_repeatable_operation_changes_nothing(properties, change):
     assert once == apply(once, *change)
 
 
+@pytest.mark.slow
 @given(PROFILES, st.sampled_from(["$set", "$set_once", "$union", "$append", "$remove"]), LISTS)
 def test_an_operation_does_not_change_the_given_profile(properties, operation, value):
     """It returns a new one."""

@@ -234,6 +234,7 @@ def test_counts_may_be_csv(http):
     assert "text/csv; charset=utf-8" == response.headers["content-type"]
 
 
+@pytest.mark.slow
 def test_discovery_has_the_documented_shapes(http):
     """Names, properties, values; the most frequent first."""
     assert ["Opened App", "Order Paid"] == get(http, "events/names", type="general")
@@ -263,6 +264,7 @@ def test_todays_events_are_compared_with_yesterdays(emu, http):
     assert {"type": "general", "events": [row]} == get(http, "events/top", type="general")
 
 
+@pytest.mark.slow
 def test_a_funnel_has_the_documented_shape(emu, http):
     """Of one interval, with an analysis."""
     funnel_id = emu.add_funnel("Checkout", ["Opened App", "Order Paid"], id=77)

@@ -65,6 +65,7 @@ def test_every_status_can_be_scripted(emu, http_client):
     assert [204, 205, 304] == [each.status_code for each in answers if not each.content]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", UNNAMED)
 def test_an_unnamed_status_has_the_phrase_of_its_class(emu, http_client, status):
     """In the format of each endpoint."""
@@ -117,6 +118,7 @@ def test_clients_report_an_unnamed_status(emu, vendor, status):
     assert status == caught.value.status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", UNNAMED)
 def test_rules_may_choose_an_unnamed_status(status):
     """For oversize messages."""

@@ -97,6 +97,7 @@ def test_the_stored_score_counts_each_mutant_once():
         assert module["equivalent"] == len(judged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESULT["modules"])
 def test_each_stored_survivor_is_of_a_function_that_exists(name):
     """After a function is renamed or removed, the command above brings the file up to date."""

@@ -24,6 +24,7 @@ def test_ids_are_unique():
     assert len({row.id for row in ROWS}) == len(ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted({c for r in ROWS for c in (r.command, r.usual)}))
 def test_every_command_exists(command):
     """Its module, files, scenarios, benchmarks or tox environment do."""

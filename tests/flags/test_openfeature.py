@@ -296,6 +296,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REASONS)
 def test_the_reason_is_that_of_the_rollout(case):
     """STATIC only where nothing about a user could change the result."""
@@ -581,6 +582,7 @@ def test_ready_and_changes_are_emitted(emu):
     assert ProviderStatus.READY is api.get_client().get_provider_status()
 
 
+@pytest.mark.slow
 def test_stale_definitions_are_emitted_and_still_served(emu):
     """STALE after five intervals without a fetch, READY after the next one."""
     emu.set_flags([flag()])
@@ -599,6 +601,7 @@ def test_stale_definitions_are_emitted_and_still_served(emu):
     assert ["READY", "STALE", "READY"] == [name for name, _ in events]
 
 
+@pytest.mark.slow
 def test_a_bootstrap_that_is_never_confirmed_becomes_stale(emu):
     """It is served immediately, but its age is unknown."""
     emu.play(Fault.status(500).forever(), path="/flags/definitions")
@@ -609,6 +612,7 @@ def test_a_bootstrap_that_is_never_confirmed_becomes_stale(emu):
     assert flags.get_boolean_value("checkout", False, USER)
 
 
+@pytest.mark.slow
 def test_without_polling_nothing_becomes_stale(emu):
     """Fetching only once is a choice, and emits no warnings."""
     emu.set_flags([flag()])
@@ -820,6 +824,7 @@ DETAILS = TrackingEventDetails(12.5, {"currency": "EUR"})
 OFFLINE = LocalFlagsConfig(offline=True, bootstrap=FLAGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["at once", "buffered", "memory"])
 def test_tracking_goes_through_the_client(emu, kind):
     """For the user with the targeting key, with every consumer."""
@@ -837,6 +842,7 @@ def test_tracking_goes_through_the_client(emu, kind):
         consumer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_tracking_in_a_loop_never_blocks_it(emu, anyio_backend):
     """Not even with the sync client; the event is sent in the background."""

@@ -150,6 +150,7 @@ async def test_the_cache_saves_requests_and_shares_pending_ones(emu, anyio_backe
         assert len(emu.requests("/flags")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", [Fault.silence(), Fault.status(401)], ids=lambda f: f.name)
 async def test_callers_that_wait_for_one_request_share_its_failure(emu, anyio_backend, fault):

@@ -426,6 +426,7 @@ def test_rules_ignore_case_in_names_and_texts(engine):
     assert outcome(engine, rule, {"ADDRESS": {"city": "Paris"}}) == YES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", ["b", 5, 2.5, True, None, ["a", "b"], ["a", 1], []])
 def test_inline_comparisons_agree_with_the_operators(constant):
     """A comparison of a property with a constant is generated code, with the same result."""
@@ -559,6 +560,7 @@ def test_json_logic_is_not_shared_with_the_application():
     assert before == json_logic.operations
 
 
+@pytest.mark.slow
 def test_datetimes_are_compared_in_utc():
     """An aware datetime in the properties matches as RFC 3339 text."""
     moment = datetime(2026, 11, 20, 10, tzinfo=UTC)

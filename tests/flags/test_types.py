@@ -229,6 +229,7 @@ def test_every_public_name_of_flags_exists():
     assert all(hasattr(flags, name) for name in flags.__all__)
 
 
+@pytest.mark.slow
 def test_evaluation_alone_does_not_import_the_http_client():
     """The providers and their error are imported when they are first used."""
     code = (

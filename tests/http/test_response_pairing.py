@@ -238,6 +238,7 @@ async def test_data_after_a_response_without_a_body_is_not_read_as_the_next_resp
     assert [(one.status, one.body) for one in got] == [(204, b"")] * 4
 
 
+@pytest.mark.slow
 @shapes()
 @extras()
 @pytest.mark.anyio
@@ -477,6 +478,7 @@ def test_a_sync_failure_before_the_first_byte_counts_as_not_sent(script, proxied
     assert not response.may_have_been_sent
 
 
+@pytest.mark.slow
 @UNSENT
 @pytest.mark.anyio
 async def test_an_async_failure_before_the_first_byte_counts_as_not_sent(
@@ -670,6 +672,7 @@ def anything(seed):
     return [[b"".join(random.choices(PIECES, k=random.randint(1, 8)))] for _ in range(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.anyio
 async def test_any_bytes_from_the_server_end_the_attempt_as_sent(anyio_backend, seed):

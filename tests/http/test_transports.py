@@ -167,6 +167,7 @@ def test_an_unknown_host_is_a_transport_error(monkeypatch):
     assert not response.may_have_been_sent
 
 
+@pytest.mark.slow
 def test_an_unreachable_address_leaves_time_for_the_next_one(emu, monkeypatch):
     """The deadline is divided among all addresses of a name."""
     port = int(emu.url.rpartition(":")[2])

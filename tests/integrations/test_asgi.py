@@ -294,6 +294,7 @@ def client_of(emu, kind=AsyncMixpanel):
     return kind("t", consumer, local_flags_config=LocalFlagsConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AsyncMixpanel, Mixpanel])
 def test_a_lifespan_keeps_the_one_inside(emu, kind):
     """With its state; a sync client is flushed without blocking the loop."""

@@ -38,6 +38,7 @@ def sync_mp(emu):
     consumer._sender.close_sync()
 
 
+@pytest.mark.slow
 def test_an_async_function_flushes_either_client(emu, mp):
     """Each call in a loop of its own, as in a warm sandbox."""
 

@@ -80,6 +80,7 @@ def test_a_rejected_record_has_its_reason_although_the_answer_is_200(emu, http):
     assert ["too-old", "insert-id"][:1] == rejected["problems"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "status", "reason"),
     [
@@ -118,6 +119,7 @@ def test_an_ignored_event_says_that_it_is_not_stored(emu, http):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "verdict", "reason"),
     [
@@ -265,6 +267,7 @@ def test_another_name_in_host_is_refused(http, path):
     assert 421 == http.get(path, headers={"Host": "evil.example"}).status_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -386,6 +389,7 @@ def test_waiting_finds_what_is_there_and_what_comes(emu, http):
     assert "u-17" == emu.wait_for("Order Paid", distinct_id="u-17")["properties"]["distinct_id"]
 
 
+@pytest.mark.slow
 def test_waiting_finds_an_event_that_left_the_list(emu, http):
     """It is stored still."""
     http.post("/track", json=[event("First")])
@@ -426,6 +430,7 @@ def test_nothing_at_all_points_to_the_address(emu):
         emu.wait_for("Order Paid", timeout=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["", None, 1.5, True, b"x"])
 def test_waiting_for_something_else_is_refused(emu, what):
     """It can never arrive."""

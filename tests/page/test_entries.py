@@ -79,6 +79,7 @@ def test_a_record_has_a_name_and_ids(lane, record, found):
     assert found == describe(lane, record)[:3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", [None, 7, "text", [], {}, {"event": 7, "properties": 8}])
 @pytest.mark.parametrize("lane", ["events", "profiles", "groups", "customerio", "flags", "queries"])
 def test_a_record_of_any_form_is_described(lane, record):
@@ -93,6 +94,7 @@ def test_a_preview_leaves_out_what_every_event_has():
     assert "amount 12.5 · tags [a, b] · to {x}" == found
 
 
+@pytest.mark.slow
 def test_a_summary_stays_small():
     """Whatever the size of a record: the stream carries thousands of them."""
     big = "x" * 1_000_000
@@ -113,6 +115,7 @@ def test_secrets_of_headers_and_queries_are_masked():
     assert '-u "$MP_USERNAME:$MP_SECRET"' in found["curl"]
 
 
+@pytest.mark.slow
 def test_the_shell_command_quotes_what_a_shell_would_run():
     """A hostile value is data in it."""
     hostile = "'; rm -rf ~ #$(id)`id`"

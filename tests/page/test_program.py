@@ -277,6 +277,7 @@ async def test_a_fan_out_is_shown_by_its_clients(anyio_backend, emu, page):
     assert {("accepted", "events"), ("accepted", "hightouch")} == {each[:2] for each in found(page)}
 
 
+@pytest.mark.slow
 async def test_messages_that_the_list_no_longer_has_are_counted(anyio_backend, emu, page):
     """The totals are of all, the list of the newest 1,000."""
     async with AsyncMixpanel("T", base_url=emu.url, debug=True) as mp:
@@ -381,6 +382,7 @@ def test_the_page_is_served_from_the_process(emu, page):
         assert "only an emulator plays faults" in refused.json()["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -473,6 +475,7 @@ def test_a_program_attached_to_the_emulator_that_it_sends_to_counts_once(emu):
     assert ["Late"] == [each["event"] for each in person["lost"]]
 
 
+@pytest.mark.slow
 def test_a_reader_that_reads_nothing_holds_up_no_one(page):
     """Neither the feed, nor other readers, nor the end."""
     with socket.create_connection(("127.0.0.1", int(page.url.rpartition(":")[2]))) as stuck:

@@ -160,6 +160,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "endpoint", "message"), CALLS)
 def test_each_method_sends_its_exact_record(mp, kept, call, endpoint, message):
     """The official record, key for key."""
@@ -434,6 +435,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "words"), BAD)
 def test_mode_raise_raises_from_the_call(mp, kept, call, words):
     """A typed error describes the problem; nothing is sent."""
@@ -448,6 +450,7 @@ def test_an_id_of_none_is_not_the_text_none(mp, kept):
     assert len(kept.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "words"), BAD)
 def test_mode_warn_counts_the_problem_and_sends_the_message(kept, call, words):
     """The default never raises because of a message's content."""

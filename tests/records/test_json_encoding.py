@@ -52,6 +52,7 @@ def sent(value, **options):
     return json.loads(body)["v"], notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -69,6 +69,7 @@ def test_sql_and_python_guard_the_same_text(connection, text):
     assert guarded(text) == connection.execute(query, {"text": text}).fetchone()[0]
 
 
+@pytest.mark.slow
 def test_all_writers_of_csv_guard_alike(tmp_path, capsys):
     """`export csv` of a table and `query --format csv` of its rows are the same cells."""
     with Database.open(tmp_path / "a.db") as db:
@@ -89,6 +90,7 @@ def test_all_writers_of_csv_guard_alike(tmp_path, capsys):
     assert [guarded(text) for text in [*RUNS, *SAFE]] == [row[1] for row in printed]
 
 
+@pytest.mark.slow
 def test_column_names_of_an_empty_table_are_guarded(tmp_path):
     """As those of a table with rows."""
     Database.open(tmp_path / "a.db").close()
@@ -138,6 +140,7 @@ def test_csv_is_escaped_on_a_terminal_only(monkeypatch, terminal):
     assert terminal == (r"\x1b]0;owned" in out.getvalue())
 
 
+@pytest.mark.slow
 def test_an_export_to_a_terminal_is_escaped(tmp_path, monkeypatch):
     """As the output of a query is."""
     with Database.open(tmp_path / "a.db") as db:

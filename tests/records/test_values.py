@@ -81,6 +81,7 @@ def test_each_kind_of_missing_value_is_recognised(value):
     assert is_missing(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", PRESENT.values(), ids=PRESENT)
 def test_no_other_value_is_missing(value):
     """Zero, false and empty are values."""

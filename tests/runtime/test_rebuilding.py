@@ -55,6 +55,7 @@ def test_every_attribute_of_a_new_object_is_made_anew_in_a_copy(made):
     assert not missing, "assigned in a way that the search of the code does not see"
 
 
+@pytest.mark.slow
 def test_attributes_that_a_program_adds_are_copied(made):
     made.team = ["growth"]
     made._private = 1

@@ -95,6 +95,7 @@ async def test_only_a_full_buffer_that_would_wait_raises(emu, anyio_backend, mak
     assert numbers(emu) == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [AsyncBufferedConsumer, BufferedConsumer, Consumer])
 def test_every_call_works_in_a_notebook(emu, notebook, make):
     """Its loop waits for the cell, and nobody waits for the loop."""

@@ -116,6 +116,7 @@ def test_many_processes_at_once_keep_their_folders(parent):
     assert [] == names(parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Workspace.memory, Workspace.ephemeral])
 def test_a_workspace_without_a_file_leaves_no_folder(parent, monkeypatch, make):
     """After it is closed."""

@@ -200,6 +200,7 @@ def test_each_construct_has_the_documented_value(table, text, expected):
     assert (expected, isinstance(expected, bool)) == (found, isinstance(found, bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message", "position"),
     [

@@ -56,11 +56,13 @@ def test_the_reference_is_current():
     assert reference.page() == PAGE
 
 
+@pytest.mark.slow
 def test_the_list_of_methods_and_commands_is_current():
     """After a change of the surface, run `python -m tests.data.surface`."""
     assert surface.page() == surface.PAGE.read_text()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_surface_is_lost():
     """What is not there under its name is there under another."""
     for title, rows in surface.rows().items():

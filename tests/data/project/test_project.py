@@ -50,6 +50,7 @@ def sent(emu):
     return [(each.method, path) for each, path in zip(emu.requests(), paths, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_a_board_is_created_read_changed_and_deleted(emu, ws):
     """Each call is one request, and returns the object."""
@@ -168,6 +169,7 @@ async def test_changes_that_return_a_list_return_the_object(ws):
     assert "Cancelled" == cancelled.status
 
 
+@pytest.mark.slow
 async def test_a_lookup_table_is_created_replaced_and_downloaded(emu, ws):
     """By an address that gets no credentials."""
     made = await ws.project.lookup_tables.upload("Products", CSV)

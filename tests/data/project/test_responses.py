@@ -52,6 +52,7 @@ LISTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("response", LISTS, ids=lambda each: json.dumps(each)[:50])
 async def test_a_list_is_read_from_every_envelope(fake, ws, response):
     """A list, a second envelope, a mapping by id, or no envelope at all."""
@@ -166,6 +167,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "kind", "text"), ERRORS, ids=[f"{e[0]}-{e[3]}"[:40] for e in ERRORS]
 )
@@ -251,6 +253,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "text"), WRONG, ids=[each[1][:40] for each in WRONG])
 async def test_wrong_arguments_are_refused_before_anything_is_sent(fake, ws, call, text):
     """With what is wrong, and what would be right."""

@@ -101,6 +101,7 @@ def test_the_emulator_reads_whatever_we_render(condition):
     compile_expression(str(condition), NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("expression", "text"),
     [

@@ -544,6 +544,7 @@ async def test_jql_runs_and_warns(ws, server):
 # ---- what is wrong ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "about"),
     [
@@ -665,6 +666,7 @@ async def test_an_unknown_property_raises_with_similar_names(ws, server):
     assert result.total == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("response", "kind", "about"),
     [

@@ -57,6 +57,7 @@ def zones(monkeypatch):
     return looked_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 async def test_queries_take_days_relative_to_the_projects_today(ws, server, zones, name):
     """They are sent as dates; the timezone costs none of the hourly queries."""

@@ -50,6 +50,7 @@ def column(path, name, **options):
 # Cells
 
 
+@pytest.mark.slow
 def test_whole_numbers_as_decimals_are_reported_in_a_column_of_ids(write):
     """17.0 and 17 would be two people. They are sent as they are, unless a type is stated."""
     path = write("a.csv", "id,n\n016,1\n17.0,2\n,3\n18.00,4\nu-17.0,5\n")
@@ -216,6 +217,7 @@ def test_a_type_needs_a_column_of_a_csv_file(write):
         rows(write("a.ndjson", "{}"), types={"y": "text"})
 
 
+@pytest.mark.slow
 def test_dates_have_a_stated_form_or_stay_text(write):
     """Nobody can tell whether 01/02/2026 is in January; in a stated form it is in February."""
     text = f"{HEADER},paid\nA,01/02/2026,u,01/02/2026\nA,31/02/2026,u,01/02/2026\n"
@@ -228,6 +230,7 @@ def test_dates_have_a_stated_form_or_stay_text(write):
     assert "time is not of the form %d/%m/%Y" == second.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["2026-01-01 12:00:00 UTC", "2026/1/1 12:00", "2026-01-01T12:00:00.000000000Z"]
 )
@@ -252,6 +255,7 @@ def test_long_integers_keep_their_digits(write):
 HOSTILE = ["Plan", "plan", "PLAN", "a.b", 'a"b', "select", "📦", "$x", "x y", "'q'"]
 
 
+@pytest.mark.slow
 def test_a_column_without_a_name_is_refused_if_it_has_cells(write):
     """DuckDB would invent one, and the index of pandas become a property `column0`."""
     with pytest.raises(ConfigurationError, match=r"column 1 has cells, but no name .*index=False"):
@@ -328,6 +332,7 @@ def test_all_ragged_lines_are_named(write):
         rows(write("b.csv", many))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 def test_ragged_lines_can_be_set_aside(write, name):
     """Each is an unreadable row in its place, so that the positions of the others stay."""

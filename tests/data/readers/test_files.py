@@ -45,6 +45,7 @@ def parquet(path, select):
 # NDJSON
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.ndjson", "a.jsonl", "a.json", "a.ndjson.gz"])
 def test_exported_events_are_unchanged(write, name):
     """Values keep their types, whatever types other lines have."""
@@ -83,6 +84,7 @@ def test_a_line_that_is_not_json_yields_an_empty_event(write):
 # CSV and Parquet
 
 
+@pytest.mark.slow
 def test_a_csv_becomes_events(write):
     """Numbers are converted, ids keep leading zeros, and empty cells are left out."""
     text = "event,time,user_id,id,amount,coupon\nOrder Paid,2026-01-01 12:00:00,007,a-1,12.5,\n"
@@ -157,6 +159,7 @@ def test_usual_column_names_ignore_case(write):
     assert {"event": "A", "properties": {"time": 1000, "distinct_id": "u"}} == event
 
 
+@pytest.mark.slow
 def test_events_without_a_user_require_an_option(write):
     """Otherwise a missing column of users raises."""
     path = write("a.csv", "event,time\nA,1\n")
@@ -165,6 +168,7 @@ def test_events_without_a_user_require_an_option(write):
     assert [{"event": "A", "properties": {"time": 1000}}] == read(path, distinct_id="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [{}, {"time": "when"}, {"insert_id": "key"}])
 def test_the_error_of_a_missing_column_names_the_others(write, columns):
     """It names the parameter to pass."""
@@ -300,6 +304,7 @@ def test_a_file_name_is_not_a_glob_pattern(write):
     assert ["A"] == [event["event"] for event in read(path)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.ndjson", "a.csv", "a.parquet"])
 def test_rows_are_counted(write, tmp_path, name):
     """`count_rows` works for every format."""

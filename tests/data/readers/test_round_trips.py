@@ -144,6 +144,7 @@ def test_a_row_that_is_no_event_is_rejected():
     assert (0, 1) == (result.imported, result.rejected)
 
 
+@pytest.mark.slow
 def test_a_column_of_properties_can_be_an_ordinary_property(tmp_path):
     """Text stays as it is, and `Columns(properties="")` keeps objects as well."""
     write(tmp_path / "a.jsonl", [{"event_name": "A", "time": 1, "user_id": "u", "properties": "x"}])

@@ -347,6 +347,7 @@ def test_a_file_has_the_data_of_one_project(tmp_path):
         assert ["users"] == [table.name for table in ws.tables()]
 
 
+@pytest.mark.slow
 def test_two_projects_cannot_both_fill_a_new_file(tmp_path):
     """The first fetch decides, although both had opened it before."""
     path = tmp_path / "shop.db"

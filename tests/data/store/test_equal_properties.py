@@ -79,6 +79,7 @@ def test_a_table_and_a_stream_have_the_same_events(db, lines, gzipped):
     assert staged.repaired == sum(map(twice, lines))
 
 
+@pytest.mark.slow
 def test_the_texts_of_other_values_stay(db):
     """Digits, spaces and nested objects are not written anew."""
     line = '{"event":"A","properties":{"n":1,"n":9223372036854775807,"o":{"x": "1.0 "}}}'

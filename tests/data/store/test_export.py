@@ -45,6 +45,7 @@ def read(pattern, columns="*"):
         return connection.execute(query).fetchall()
 
 
+@pytest.mark.slow
 def test_parquet_has_a_folder_a_day(db, tmp_path):
     """Another Parquet reader finds the same rows, and properties as plain text."""
     written = db.export_parquet("events", tmp_path / "lake")
@@ -122,6 +123,7 @@ def test_parquet_keeps_the_digits_of_long_integers(db, tmp_path, partition_by):
     assert [(number, None)] == [(int(big), none) for big, none in read(pattern, "big, none")]
 
 
+@pytest.mark.slow
 def test_an_empty_table_is_exported_as_an_empty_folder(db, tmp_path):
     """It is not an error."""
     db.begin_events("none", filters=Filters(), mode="new", days=[DAY]).finish()
@@ -129,6 +131,7 @@ def test_an_empty_table_is_exported_as_an_empty_folder(db, tmp_path):
     assert (tmp_path / "lake").is_dir()
 
 
+@pytest.mark.slow
 def test_formulas_in_csv_cells_become_text(db, tmp_path):
     """A number stays a number."""
     [written] = db.export_csv("events", tmp_path / "events.csv")
@@ -177,6 +180,7 @@ def test_object_storage_goes_through_fsspec(db):
         db.export_csv("events", "nothing://x")
 
 
+@pytest.mark.slow
 def test_a_missing_filesystem_package_is_named(db, monkeypatch):
     """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, "fsspec.core", None)

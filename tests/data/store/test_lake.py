@@ -62,6 +62,7 @@ def expected(db):
 # ---- what is written ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_days_that_changed_are_written(db, tmp_path):
     """The others are the same files as before; days that are gone have no folder any more."""
     lake = tmp_path / "new" / "lake"
@@ -92,6 +93,7 @@ def test_only_days_that_changed_are_written(db, tmp_path):
     assert not (lake / "day=2026-01-01").exists()
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_does_not_matter(db, tmp_path):
     """A sync that fetches the same events again writes nothing; equal rows count each."""
     db.sync_parquet("events", tmp_path / "lake")
@@ -102,6 +104,7 @@ def test_the_order_of_rows_does_not_matter(db, tmp_path):
     assert 48 == len(rows(tmp_path / "lake"))
 
 
+@pytest.mark.slow
 def test_a_full_export_is_the_start_of_an_incremental_one(db, tmp_path):
     """Its files have fingerprints, too; and overwriting works after a sync."""
     db.export_parquet("events", tmp_path / "lake")
@@ -111,6 +114,7 @@ def test_a_full_export_is_the_start_of_an_incremental_one(db, tmp_path):
     assert expected(db) == rows(tmp_path / "lake")
 
 
+@pytest.mark.slow
 def test_other_columns_rewrite_each_day(db, tmp_path):
     """One folder never has files of two layouts."""
     db.sync_parquet("events", tmp_path / "lake")
@@ -120,6 +124,7 @@ def test_other_columns_rewrite_each_day(db, tmp_path):
     assert 3 == len(db.sync_parquet("events", tmp_path / "lake").written)
 
 
+@pytest.mark.slow
 def test_rows_without_a_time_have_a_folder_too(db, tmp_path):
     """Named as in Hive; and times before the common era or infinite lose no row."""
     change(
@@ -174,6 +179,7 @@ def test_views_and_queries_are_exported_by_day(db, tmp_path, read_only):
     assert 12 == len(rows(tmp_path / "random"))
 
 
+@pytest.mark.slow
 def test_broken_and_further_files_of_a_day_are_replaced(db, tmp_path):
     """A file that was cut short, one of another day, and two files in one folder."""
     lake = tmp_path / "lake"
@@ -249,6 +255,7 @@ def test_other_engines_read_the_folder(db, tmp_path):
     assert 11 == dataset.dataset(lake, partitioning="hive").count_rows()
 
 
+@pytest.mark.slow
 def test_object_storage_is_kept_up_to_date(db):
     """Only changed objects are written; a foreign one is refused."""
     fsspec = pytest.importorskip("fsspec")
@@ -269,6 +276,7 @@ def test_object_storage_is_kept_up_to_date(db):
         storage.rm("/bucket", recursive=True)
 
 
+@pytest.mark.slow
 def test_a_failed_remote_export_removes_what_it_wrote(db, monkeypatch):
     """The error names the address, and the earlier export is complete."""
     fsspec = pytest.importorskip("fsspec")

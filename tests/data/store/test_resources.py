@@ -105,6 +105,7 @@ def settings(db):
     return db.sql_rows(query).rows[0]
 
 
+@pytest.mark.slow
 def test_the_environment_sets_both_and_an_argument_wins(groups, monkeypatch, tmp_path):
     """They cannot be changed by SQL afterwards."""
     monkeypatch.setenv("MP_MEMORY_LIMIT", "300MiB")

@@ -76,6 +76,7 @@ def test_a_load_can_begin_after_the_last_one_ended(db, end):
     begin(db, mode="replace").abandon()
 
 
+@pytest.mark.slow
 def test_closing_the_database_ends_its_loads(tmp_path):
     """The next handle finds the staged days."""
     with Database.open(tmp_path / "a.db") as db:
@@ -86,6 +87,7 @@ def test_closing_the_database_ends_its_loads(tmp_path):
     assert {DAY} != load.days - {DAY}
 
 
+@pytest.mark.slow
 def test_databases_in_memory_are_independent():
     """Both can load a table of one name."""
     with Database.open() as one, Database.open() as two:
@@ -93,6 +95,7 @@ def test_databases_in_memory_are_independent():
         assert [0, 0] == [load.finish().rows for load in loads]
 
 
+@pytest.mark.slow
 def test_a_table_cannot_be_dropped_during_a_load(db):
     """The staged rows are kept."""
     load = begin(db)
@@ -221,6 +224,7 @@ def left(db, name):
     return name
 
 
+@pytest.mark.slow
 def test_beginning_a_load_removes_stale_files(db):
     """Parts of other filters and files of dead processes go; other tables' and users' stay."""
     key = begin(db).key
@@ -243,6 +247,7 @@ def test_beginning_a_load_removes_stale_files(db):
     assert sorted(kept) == names(db)
 
 
+@pytest.mark.slow
 def test_dropping_a_table_drops_its_parts(db):
     """Parts of all filters are removed, and those of other tables stay."""
     begin(db).finish()
@@ -293,6 +298,7 @@ def test_the_age_of_a_day_counts_from_its_receipt(db):
 # ---- databases of other programs ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_database_without_a_fetch_log_can_be_read(tmp_path):
     """Tables of the previous package have no days."""
     with duckdb.connect(str(tmp_path / "old.db")) as old:
@@ -306,6 +312,7 @@ def test_a_database_without_a_fetch_log_can_be_read(tmp_path):
         assert set() == db.staged_days("events", NONE, "new")
 
 
+@pytest.mark.slow
 def test_dropping_needs_no_metadata(db):
     """A table that is not recorded can be dropped."""
     db.sql_rows("CREATE TABLE t AS SELECT 1", write=True)
@@ -343,6 +350,7 @@ def test_an_export_does_not_write_over_the_database(db, tmp_path):
             db.export_parquet("events", path, partition_by=None, overwrite=True)
 
 
+@pytest.mark.slow
 def test_an_export_through_fsspec_does_not_write_over_the_database(db):
     """A URL can point to a local file."""
     pytest.importorskip("fsspec")
@@ -351,6 +359,7 @@ def test_an_export_through_fsspec_does_not_write_over_the_database(db):
         db.export_csv("events", f"file://{db.path}", overwrite=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_keeps_the_old_files(db, tmp_path, monkeypatch):
     """This holds between the two renames, too."""
     load = begin(db)

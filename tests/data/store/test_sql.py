@@ -296,6 +296,7 @@ CHANGING = [
 ]
 
 
+@pytest.mark.slow
 def test_explaining_a_copy_with_external_access_still_writes_nothing(tmp_path):
     """Reading files is allowed then; writing them needs write=True."""
     (tmp_path / "x.csv").write_text("a\n1\n")
@@ -317,6 +318,7 @@ def test_a_very_long_statement_is_checked(db):
     assert 20_000 == db.sql_scalar(f"SELECT count(*) FROM range(30000) WHERE range IN ({listed})")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "fits"), [("1.4.3", False), ("1.4.4", True), ("1.10.0", True)])
 def test_a_duckdb_version_that_cannot_be_confined_is_refused(monkeypatch, version, fits):
     """The error has the command that upgrades it."""
@@ -363,6 +365,7 @@ def test_duckdb_cannot_access_parts(db):
     assert [path.name] == [p.name for p in db.parts.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_part_is_trusted_by_its_digest(db):
     """A received part is found again, with its time of receipt."""
     load = begun(db)
@@ -417,6 +420,7 @@ with linked_files(db._exchange, [db.parts / "x"]):
 """
 
 
+@pytest.mark.slow
 def test_links_of_a_killed_process_are_removed(tmp_path):
     """The part itself is kept."""
     command = [sys.executable, "-c", KILLED, str(tmp_path / "a.db")]

@@ -159,6 +159,7 @@ def test_describing_statements_are_read_only(db):
         assert db.sql_rows(query).columns
 
 
+@pytest.mark.slow
 def test_write_allows_changes(db):
     """`write=True` runs one statement that changes tables."""
     db.sql_rows("CREATE TABLE mine AS SELECT range AS i FROM range(5)", write=True)
@@ -260,6 +261,7 @@ def test_frames_of_statements_that_write_have_the_count(db, run):
     assert 2 == db.sql_scalar("SELECT count(*) FROM one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ask", "module"), [("sql_df", "pandas"), ("sql_arrow", "pyarrow"), ("sql_polars", "polars")]
 )
@@ -309,6 +311,7 @@ def test_a_database_in_memory_leaves_no_files(tmp_path, monkeypatch):
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_read_only_database_writes_nothing(tmp_path):
     """It creates no folder, and refuses to load."""
     Database.open(tmp_path / "a.db").close()
@@ -321,6 +324,7 @@ def test_a_read_only_database_writes_nothing(tmp_path):
     assert ["a.db"] == [p.name for p in tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_database_of_another_program_can_be_read(tmp_path):
     """It has no internal tables."""
     with Database.open(tmp_path / "a.db") as db:
@@ -374,6 +378,7 @@ def holding(path, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_locked_database_names_its_holder(tmp_path, monkeypatch):
     """The error has the pid of the other process."""
     monkeypatch.setattr(connection, "LOCK_TIMEOUT", 0.0)
@@ -404,6 +409,7 @@ def test_read_only_processes_share_a_file(tmp_path, monkeypatch):
         holder.communicate()
 
 
+@pytest.mark.slow
 def test_closing_releases_the_file_of_an_unfinished_load(tmp_path):
     """Another process could open it."""
     db = Database.open(tmp_path / "a.db")
@@ -415,6 +421,7 @@ def test_closing_releases_the_file_of_an_unfinished_load(tmp_path):
         assert [("events", "incomplete")] == [(t.name, t.state) for t in again.tables()]
 
 
+@pytest.mark.slow
 def test_dropping_is_all_or_nothing(db):
     """A missing name keeps the other tables."""
     db.sql_rows("CREATE TABLE a AS SELECT 1", write=True)
