@@ -78,18 +78,35 @@ def take(buffer):
     return buffer.take(Claim(lambda: True), everything=True)
 
 
+def write(buffer, *records):
+    """Accept messages, and write them in one cycle."""
+    for record in records:
+        buffer.put(record)
+    cycle(buffer)
+
+
+def fail_to_write(buffer, *records):
+    """The same, while the disk fails; it fails until `BrokenStore.broken` is False again."""
+    BrokenStore.broken = True
+    write(buffer, *records)
+
+
+def delivered(buffer, batch):
+    """Let a batch end with all of its messages delivered."""
+    buffer.settle(batch, batch.unsettled, "delivered")
+    buffer.finish(batch)
+
+
 def settle_all(buffer):
     while (batch := take(buffer)) is not None:
-        buffer.settle(batch, batch.unsettled, "delivered")
-        buffer.finish(batch)
+        delivered(buffer, batch)
         cycle(buffer)
 
 
 def leave(buffer, *records):
     """Let a process accept and write messages, one block each, and end; return its file."""
     for record in records:
-        buffer.put(record)
-        cycle(buffer)
+        write(buffer, record)
     path = buffer.writer._files.own.store.path
     buffer.drop_all("closed", end_reason="closed")
     return path

@@ -47,13 +47,16 @@ from tests.delivery.manual_spool import (
     commits,
     cycle,
     deliver,
+    delivered,
     event,
+    fail_to_write,
     large,
     leave,
     rejected,
     settle_all,
     stored,
     take,
+    write,
 )
 from tests.delivery.test_spool_model import BrokenStore
 
@@ -91,8 +94,7 @@ def test_what_skipped_the_spool_and_lost_its_loop_is_sent_from_memory(make):
     assert stored(buffer) == 1
     batch = take(buffer)
     assert len(batch.records) == 2
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     cycle(buffer)
     assert buffer.stats.snapshot().balanced
     assert (stored(buffer), buffer.bytes) == (0, 0)
@@ -104,8 +106,7 @@ def backlog(make, monkeypatch):
     monkeypatch.setattr(spooled_buffer, "LOADED", 2)
     buffer = make()
     for n in range(5):
-        buffer.put(event(n))
-        cycle(buffer)
+        write(buffer, event(n))
     assert (buffer.queues["events"].on_disk, buffer.disk_bytes) == (3, 21)
     return buffer
 
@@ -220,13 +221,11 @@ def test_the_oldest_message_may_be_anywhere(make, monkeypatch):
     assert queue.oldest_sequence() == 1
     queue.staged, queue.writing = deque(queue.writing), []
     cycle(buffer)
-    buffer.put(event(1))
-    cycle(buffer)
+    write(buffer, event(1))
     assert (queue.on_disk, queue.disk_sequence) == (1, 2)
     batch = take(buffer)
     assert queue.oldest_sequence() == 1
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     assert queue.oldest_sequence() == 2
 
 
@@ -246,15 +245,12 @@ def test_memory_is_bounded_by_count_and_by_bytes(monkeypatch):
 def test_new_messages_line_up_behind_those_on_disk_only(backlog):
     """Even when memory has space again."""
     batch = take(backlog)
-    backlog.settle(batch, batch.unsettled, "delivered")
-    backlog.finish(batch)
-    backlog.put(event(5))
-    cycle(backlog)
+    delivered(backlog, batch)
+    write(backlog, event(5))
     order = []
     while (batch := take(backlog)) is not None:
         order += [one.decoded()["n"] for one in batch.unsettled]
-        backlog.settle(batch, batch.unsettled, "delivered")
-        backlog.finish(batch)
+        delivered(backlog, batch)
         cycle(backlog)
         cycle(backlog)
     assert order == [2, 3, 4, 5]
@@ -267,8 +263,7 @@ def test_messages_of_a_failed_write_are_sent_from_memory_and_written_later(make)
     cycle(buffer)
     BrokenStore.broken = True
     buffer.put(event(0))
-    buffer.put(event(1))
-    cycle(buffer)
+    write(buffer, event(1))
     assert isinstance(buffer.writer.error, SpoolError)
     health = buffer.health()
     assert (health.ok, health.spool.uncommitted) == (False, 2)
@@ -285,15 +280,12 @@ def test_a_message_that_is_in_flight_from_memory_is_written_meanwhile(make):
     """Its outcome deletes it from the disk; a kill before that sends it again."""
     buffer = make()
     cycle(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(0))
-    cycle(buffer)
+    fail_to_write(buffer, event(0))
     batch = take(buffer)
     BrokenStore.broken = False
     cycle(buffer)
     assert (stored(buffer), buffer.memory_only, buffer.unspooled_bytes) == (1, 0, 0)
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     cycle(buffer)
     assert stored(buffer) == 0
 
@@ -303,11 +295,8 @@ def test_closing_keeps_what_is_on_disk_and_drops_the_rest(make, monkeypatch):
     outcomes = []
     buffer = make()
     buffer._on_outcome = lambda some, fate, why: outcomes.append((len(some), fate, why))
-    buffer.put(event(0))
-    cycle(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(1))
-    cycle(buffer)
+    write(buffer, event(0))
+    fail_to_write(buffer, event(1))
     buffer.put(event(2))
     buffer.drop_all("closed", end_reason="closed")
     stats = buffer.stats.snapshot()
@@ -326,9 +315,7 @@ def commits_after_close(buffer):
 def test_the_outcome_of_each_record_is_its_own_reason(make):
     """In the dead letters: that of the server, or of the error."""
     buffer = make()
-    for n in range(3):
-        buffer.put(event(n))
-    cycle(buffer)
+    write(buffer, *map(event, range(3)))
     batch = take(buffer)
     error = RejectedError("no", rejected_records=(RejectedRecord(0, "bad"),))
     first, second, third = batch.records
@@ -553,16 +540,13 @@ def test_counts_are_derived_from_the_records_after_an_exception(make, monkeypatc
     monkeypatch.setattr(spooled_buffer, "LOADED", 3)
     buffer = make(max_batch_size=1, concurrency=2)
     for n in range(5):
-        buffer.put(event(n))
-        cycle(buffer)
+        write(buffer, event(n))
     for fate in ("delivered", "rejected"):
         batch = take(buffer)
         buffer.settle(batch, batch.unsettled, fate)
         buffer.finish(batch)
     take(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(5, "people"))
-    cycle(buffer)
+    fail_to_write(buffer, event(5, "people"))
     buffer.put(event(6))
     state = vars(buffer)
     names = ("bytes", "unspooled", "unspooled_bytes", "memory_only")
@@ -583,8 +567,7 @@ def test_adopted_messages_need_no_space_of_their_own(make):
     """The limit of a spool is for what this process adds."""
     first = make(max_spool_bytes=14)
     first.put(event(0))
-    first.put(event(1))
-    cycle(first)
+    write(first, event(1))
     first.drop_all("closed", end_reason="closed")
     second = make(max_spool_bytes=14)
     cycle(second)
@@ -619,15 +602,10 @@ def test_records_of_a_failed_write_are_written_before_later_ones(make):
     """A queue is in the order of its sequence numbers."""
     buffer = make(max_batch_size=2, concurrency=3)
     cycle(buffer)
-    BrokenStore.broken = True
-    for n in range(2):
-        buffer.put(event(n))
-    cycle(buffer)
+    fail_to_write(buffer, *map(event, range(2)))
     batch = take(buffer)
     BrokenStore.broken = False
-    for n in range(2, 4):
-        buffer.put(event(n))
-    cycle(buffer)
+    write(buffer, *map(event, range(2, 4)))
     buffer.finish(batch)
     assert [one.sequence for one in buffer.queues["events"].unsent] == [1, 2, 3, 4]
     assert (stored(buffer), buffer.memory_only, buffer.unspooled) == (4, 0, 0)
@@ -642,9 +620,7 @@ def test_dead_letters_of_messages_that_were_never_written_have_a_key(make):
     assert len({each.key for each in letters}) == 2
     assert letters[0][2:5] == ("events", "why", "text")
     buffer = make()
-    for n in range(2):
-        buffer.put(event(n))
-    cycle(buffer)
+    write(buffer, *map(event, range(2)))
     batch = take(buffer)
     found = [dead_letter(one, one.block, "why", "text", RecordCodec()) for one in batch.records]
     assert len({each.key for each in found}) == 2
@@ -674,8 +650,7 @@ def test_damage_of_an_earlier_file_takes_no_new_message_with_it(make, damaged):
     assert stored(buffer) == 1
     batch = take(buffer)
     assert [one.body for one in batch.records] == [event(5).body]
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
 
 
 def test_messages_of_an_earlier_process_free_their_space_when_they_are_settled(make):
@@ -723,13 +698,11 @@ def test_a_start_on_a_full_disk_sends_what_is_there(make, monkeypatch):
 
     monkeypatch.setattr(writer, "SpoolStore", FullStore)
     buffer = make()
-    buffer.put(event(2))
-    cycle(buffer)
+    write(buffer, event(2))
     assert buffer.writer.error is not None
     batch = take(buffer)
     assert [one.body for one in batch.records] == [event(1).body]
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     cycle(buffer)
     assert not path.exists()
     full = False
@@ -742,15 +715,8 @@ def test_dead_letters_of_an_earlier_process_move_to_the_file_of_this_one(make, m
     """A page at a time; the earlier file is removed, and all are counted meanwhile."""
     monkeypatch.setattr(writer, "PAGE_LETTERS", 2)
     first = make()
-    for n in range(3):
-        first.put(event(n))
-    cycle(first)
-    batch = take(first)
-    records = batch.unsettled
-    first.settle(batch, records, "rejected")
-    first.announce(records, "rejected")
-    first.finish(batch)
-    cycle(first)
+    write(first, *map(event, range(3)))
+    rejected(first)
     path = leave(first)
     buffer = make()
     cycle(buffer)
@@ -788,8 +754,7 @@ def test_messages_of_different_blocks_are_different_dead_letters(make):
     """Only copies of the same message share one."""
     buffer = make()
     for n in range(2):
-        buffer.put(event(n))
-        cycle(buffer)
+        write(buffer, event(n))
     rejected(buffer)
     assert [each.body for each in buffer.writer._files.own.store.dead()] == [
         event(n).body for n in range(2)
@@ -961,8 +926,7 @@ def test_callers_that_send_themselves_wait_for_the_disk_when_a_batch_is_full(mak
     buffer = make(max_batch_size=2)
     monkeypatch.setattr(buffer, "_wait_until_written", lambda: waits.append(1))
     buffer.attach(lambda: None, lambda: True)
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     buffer.due()
     assert waits == []
     buffer.put(event(1))
@@ -995,8 +959,7 @@ def test_what_was_just_tracked_is_written_before_everything_is_taken(make, monke
 def test_nothing_is_accepted_amid_a_recount(make, monkeypatch):
     """A signal handler that tracks then is deferred."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     seen = []
 
     def observed(record):
@@ -1013,10 +976,7 @@ def test_messages_in_flight_are_written_in_order_whatever_was_sent_again(make):
     """Order is that of their sequence numbers, not that of their requests."""
     buffer = make(max_batch_size=1, concurrency=2)
     cycle(buffer)
-    BrokenStore.broken = True
-    for n in range(2):
-        buffer.put(event(n))
-    cycle(buffer)
+    fail_to_write(buffer, *map(event, range(2)))
     first, second = take(buffer), take(buffer)
     buffer.finish(first)
     again = take(buffer)
@@ -1030,11 +990,8 @@ def test_messages_in_flight_are_written_in_order_whatever_was_sent_again(make):
 def test_delivered_messages_leave_no_dead_letter_and_take_no_memory(make):
     """Also those that are in memory only."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(1))
-    cycle(buffer)
+    write(buffer, event(0))
+    fail_to_write(buffer, event(1))
     assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (1, 1, 7)
     batch = take(buffer)
     records = batch.unsettled
@@ -1051,8 +1008,7 @@ def test_bytes_on_disk_only_follow_each_page(backlog, monkeypatch):
     """`health` shows them, and they count against the limit."""
     monkeypatch.setattr(writer, "PAGE_MESSAGES", 1)
     batch = take(backlog)
-    backlog.settle(batch, batch.unsettled, "delivered")
-    backlog.finish(batch)
+    delivered(backlog, batch)
     cycle(backlog)
     queue = backlog.queues["events"]
     assert (queue.on_disk, backlog.disk_bytes, backlog.bytes, queue.bytes) == (2, 14, 7, 7)
@@ -1098,8 +1054,7 @@ def test_each_earlier_message_frees_its_space_when_it_is_settled(make):
 def test_a_batch_that_was_interrupted_while_it_was_taken_is_in_flight_after_a_recount(make):
     """Its outcome counts."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     batch = take(buffer)
     batch.live, batch.bytes = False, 0
     buffer._recount()
@@ -1207,8 +1162,7 @@ def test_nothing_is_counted_as_waiting_after_the_end(backlog):
 def test_a_batch_whose_owner_ended_stays_in_the_spool_at_the_end(make):
     """As what was never sent does."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     assert buffer.take(Claim(lambda: False), everything=True) is not None
     buffer.drop_all("closed", end_reason="closed")
     assert (buffer.kept, buffer.queues["events"].in_flight) == (1, [])
@@ -1222,8 +1176,7 @@ def test_callers_do_not_wait_for_the_disk_for_messages_of_another_endpoint(make,
     monkeypatch.setattr(buffer, "_wait_until_written", lambda: waits.append(1))
     buffer.attach(lambda: None, lambda: True)
     buffer.put(event(0))
-    buffer.put(event(1))
-    cycle(buffer)
+    write(buffer, event(1))
     buffer.put(event(2, "people"))
     buffer.due()
     assert waits == []

@@ -17,13 +17,16 @@ from tests.delivery.manual_spool import (
     break_page_with,
     commits,
     cycle,
+    delivered,
     event,
+    fail_to_write,
     large,
     leave,
     rejected,
     settle_all,
     stored,
     take,
+    write,
 )
 from tests.delivery.test_spool_model import BrokenStore, ManualWriter
 
@@ -110,8 +113,7 @@ def test_earlier_files_are_sent_in_the_order_of_their_messages(make, monkeypatch
         is_awake(buffer)
         while (batch := take(buffer)) is not None:
             sent += [one.body for one in batch.records]
-            buffer.settle(batch, batch.unsettled, "delivered")
-            buffer.finish(batch)
+            delivered(buffer, batch)
         cycle(buffer)
     assert set(sent) == {event(n).body for n in range(4)}
     if limit == 3:
@@ -138,8 +140,7 @@ def test_files_of_ended_processes_are_looked_for_from_time_to_time(make, time, m
 def test_a_file_that_is_in_use_is_left_alone(make):
     """Its own process sends its messages."""
     first = make()
-    first.put(event(0))
-    cycle(first)
+    write(first, event(0))
     second = make()
     cycle(second)
     assert (second.stats.pending, second.writer._files.adopted) == (0, [])
@@ -250,8 +251,7 @@ def test_damage_that_is_found_while_reading_ends_the_use_of_that_file_only(make,
     break_page_with(path, b'{"n":1,')
     buffer = make()
     errors = reported(buffer, monkeypatch)
-    buffer.put(event(9))
-    cycle(buffer)
+    write(buffer, event(9))
     own = buffer.writer._files.own
     assert own.store.totals() == {"events": (1, 7)}
     assert buffer.writer._files.adopted == []
@@ -294,8 +294,7 @@ def test_a_message_that_was_written_late_is_kept_in_memory(make, monkeypatch):
         cycle(buffer)
     queue = buffer.queues["events"]
     assert (len(queue.unsent), queue.on_disk) == (5, 0)
-    buffer.put(event(5))
-    cycle(buffer)
+    write(buffer, event(5))
     assert queue.on_disk == 1
     [other] = buffer.writer._files.adopted
     buffer.writer._set_aside(buffer, other, sqlite3.DatabaseError("malformed"))
@@ -309,8 +308,7 @@ def test_a_message_that_was_written_late_is_kept_in_memory(make, monkeypatch):
 def test_a_set_aside_file_is_closed(make):
     """It may be renamed then, also where open files cannot be; its changes are forgotten."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     own = buffer.writer._files.own
     buffer.writer._changes.touched[take(buffer).records[0].block] = None
     buffer.writer._set_aside(buffer, own, sqlite3.DatabaseError("malformed"))
@@ -324,15 +322,12 @@ def test_a_set_aside_file_is_closed(make):
 def test_settled_messages_leave_the_earlier_file_at_once(make):
     """Those of a block that is not finished are marked in it, so that no copy is sent."""
     first = make()
-    for n in range(3):
-        first.put(event(n))
-    cycle(first)
+    write(first, *map(event, range(3)))
     path = leave(first)
     buffer = make(max_batch_size=2)
     cycle(buffer)
     batch = take(buffer)
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     cycle(buffer)
     with closing(SpoolStore(path)) as store:
         [found] = store.read("events", 0, 10, 10**6)
@@ -353,8 +348,7 @@ def test_a_change_is_written_once(make):
     batch = take(buffer)
     assert buffer.mark_attempted_blocking(batch.records, 0.0) is None
     assert not buffer.writer._changes
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     assert not buffer.writer._changes
     cycle(buffer)
     assert not buffer.writer._changes
@@ -364,8 +358,7 @@ def test_a_change_is_written_once(make):
 def test_a_mark_that_comes_while_a_damaged_file_is_set_aside_fails(make, monkeypatch):
     """It is in no file then."""
     buffer = make()
-    buffer.put(event(0, "people", repeatable=False))
-    cycle(buffer)
+    write(buffer, event(0, "people", repeatable=False))
     batch = take(buffer)
     futures = []
 
@@ -394,8 +387,7 @@ def test_a_new_file_that_is_damaged_at_once_degrades_to_memory(make, monkeypatch
     buffer = make()
     with monkeypatch.context() as patch:
         patch.setattr(writer, "SpoolStore", Malformed)
-        buffer.put(event(0))
-        cycle(buffer)
+        write(buffer, event(0))
     assert "malformed" in str(buffer.writer.error)
     assert (len(buffer.queues["events"].unsent), buffer.writer.quarantined) == (1, 0)
     assert commits(buffer)
@@ -532,8 +524,7 @@ def test_senders_are_called_when_there_is_more_to_send(make):
     buffer.attach(lambda: ready.append(1), lambda: False)
     cycle(buffer)
     assert ready == []
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     assert ready == [1]
     cycle(buffer)
     assert ready == [1]
@@ -548,8 +539,7 @@ def test_senders_are_called_when_there_is_more_to_send(make):
 def test_outcomes_and_new_messages_are_written_together(make):
     """The writer is woken for each."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     batch = take(buffer)
     records = batch.unsettled
     buffer.settle(batch, records, "rejected")
@@ -611,13 +601,11 @@ def test_a_full_disk_still_deletes_what_is_settled(make, monkeypatch):
     monkeypatch.setattr(writer, "free_bytes", lambda folder: free)
     monkeypatch.setattr(writer, "CHECK_SPACE_EVERY", -1.0)
     for n in range(2):
-        buffer.put(event(n))
-        cycle(buffer)
+        write(buffer, event(n))
     assert buffer.queues["events"].on_disk == 1
     free = 0
     batch = take(buffer)
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     cycle(buffer)
     assert buffer.writer.error is not None
     assert stored(buffer) == 1
@@ -630,12 +618,10 @@ def test_a_full_disk_that_cannot_delete_either_still_sends(make, monkeypatch):
     monkeypatch.setattr(writer, "CHECK_SPACE_EVERY", -1.0)
     buffer = make()
     for n in range(2):
-        buffer.put(event(n))
-        cycle(buffer)
+        write(buffer, event(n))
     monkeypatch.setattr(writer, "free_bytes", lambda folder: 0)
     batch = take(buffer)
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     BrokenStore.broken = True
     cycle(buffer)
     assert buffer.writer.error is not None
@@ -649,9 +635,7 @@ def test_a_failing_disk_is_reported_once_until_it_was_quiet(make, time, monkeypa
     cycle(buffer)
 
     def fail_and_recover():
-        BrokenStore.broken = True
-        buffer.put(event(0))
-        cycle(buffer)
+        fail_to_write(buffer, event(0))
         assert buffer.writer.error is not None
         BrokenStore.broken = False
         cycle(buffer)
@@ -674,9 +658,7 @@ def test_a_disk_that_failed_is_tried_again_after_a_while(make, time, monkeypatch
     monkeypatch.setattr(writer, "RETRY_EVERY", 5.0)
     buffer = make()
     cycle(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(0))
-    cycle(buffer)
+    fail_to_write(buffer, event(0))
     assert buffer.writer.wait_seconds() == 5.0
     BrokenStore.broken = False
     time.seconds += 4.9
@@ -687,9 +669,7 @@ def test_a_disk_that_failed_is_tried_again_after_a_while(make, time, monkeypatch
     assert commits(buffer)
     assert stored(buffer) == 2
     assert buffer.writer.wait_seconds() == writer.ADOPT_EVERY
-    BrokenStore.broken = True
-    buffer.put(event(2))
-    cycle(buffer)
+    fail_to_write(buffer, event(2))
     BrokenStore.broken = False
     path = leave(buffer)
     assert peek(path).totals == {"events": (3, 21)}
@@ -700,9 +680,7 @@ def test_messages_stay_in_memory_while_a_failed_disk_is_left_alone(make, time, m
     monkeypatch.setattr(writer, "RETRY_EVERY", 5.0)
     buffer = make()
     cycle(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(0))
-    cycle(buffer)
+    fail_to_write(buffer, event(0))
     buffer.adopted("events", 1, 7, 0.0)
     cycle(buffer)
     assert [one.body for one in buffer.queues["events"].unsent] == [event(0).body]
@@ -715,9 +693,7 @@ def test_senders_are_called_for_what_only_memory_has(make):
     cycle(buffer)
     ready = []
     buffer.attach(lambda: ready.append(1), lambda: False)
-    BrokenStore.broken = True
-    buffer.put(event(0))
-    cycle(buffer)
+    fail_to_write(buffer, event(0))
     assert ready == [1]
     assert len(buffer.queues["events"].unsent) == 1
 
@@ -726,9 +702,7 @@ def test_a_message_that_is_settled_while_it_is_written_is_deleted(make, monkeypa
     """Its request ended during the commit."""
     buffer = make()
     cycle(buffer)
-    BrokenStore.broken = True
-    buffer.put(event(0))
-    cycle(buffer)
+    fail_to_write(buffer, event(0))
     batch = take(buffer)
     BrokenStore.broken = False
     store = buffer.writer._files.own.store
@@ -767,8 +741,7 @@ def test_an_update_in_flight_from_memory_is_written_as_attempted(make):
     cycle(buffer)
     BrokenStore.broken = True
     buffer.put(event(0, "people", repeatable=False))
-    buffer.put(event(1, "people"))
-    cycle(buffer)
+    write(buffer, event(1, "people"))
     batch = take(buffer)
     BrokenStore.broken = False
     is_awake(buffer)
@@ -777,8 +750,7 @@ def test_an_update_in_flight_from_memory_is_written_as_attempted(make):
     [found] = buffer.writer._files.own.store.read("people", 0, 10, 10**6)
     assert found.state == bytes([ATTEMPTED, WAITING])
     assert (buffer.memory_only, buffer.unspooled, buffer.unspooled_bytes) == (0, 0, 0)
-    buffer.settle(batch, batch.unsettled, "delivered")
-    buffer.finish(batch)
+    delivered(buffer, batch)
     cycle(buffer)
     assert stored(buffer) == 0
 
@@ -798,8 +770,7 @@ def test_a_file_says_whose_it_is(make):
 def test_a_file_that_was_removed_is_replaced_by_one_with_what_memory_holds(make):
     """No message is lost, none is counted twice, and nothing is set aside."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     gone = buffer.writer._files.own.store.path
     gone.unlink()
     cycle(buffer)
@@ -819,8 +790,7 @@ def test_unused_pages_return_to_the_file_system_when_nothing_waits_on_disk(make,
     assert buffer.writer.file_bytes == store.file_bytes()
     pages = []
     while (batch := take(buffer)) is not None:
-        buffer.settle(batch, batch.unsettled, "delivered")
-        buffer.finish(batch)
+        delivered(buffer, batch)
         cycle(buffer)
         pages.append(store.free_pages())
     for _ in range(3):
@@ -832,14 +802,12 @@ def test_unused_pages_return_to_the_file_system_when_nothing_waits_on_disk(make,
 def test_a_process_without_messages_leaves_no_file(make):
     """One with dead letters does, and the next one counts them."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     settle_all(buffer)
     path = leave(buffer)
     assert list(path.parent.glob("*.db*")) == list(path.parent.glob("*.lock")) == []
     first = make()
-    first.put(event(0))
-    cycle(first)
+    write(first, event(0))
     rejected(first)
     path = leave(first)
     assert path.exists()
@@ -977,8 +945,7 @@ def test_messages_gather_for_a_commit_unless_a_caller_waits(make, time):
 def test_a_file_of_this_process_that_is_damaged_is_replaced_at_once(make, monkeypatch):
     """By one with all that memory holds; the damaged one is kept."""
     buffer = make()
-    buffer.put(event(0))
-    cycle(buffer)
+    write(buffer, event(0))
     own = buffer.writer._files.own
 
     def malformed(block):
