@@ -2,12 +2,12 @@
 
 The rest of this package imports both from here. That happens late and in threads, while another
 thread may be importing trio too. Python can then give a thread a module that is only half imported,
-and the import fails in both: `anyio.run(main, backend="trio")` right after a sync client's first
-message raised `KeyError: 'trio'`, or its calls in worker threads never returned.
+and the import fails in both: `anyio.run(main, backend="trio")` in another thread raised
+`KeyError: 'trio'`, or its calls in worker threads never returned.
 
 The cause is the order of the locks that Python has for each module. `import trio` locks trio and
-then its submodules; anyio's `import trio.from_thread` locks the submodule first. Each of two
-threads then waits for the other, which Python notices, and lets one of them continue without.
+then its submodules; anyio's `import trio.from_thread` locks the submodule first. Two threads then
+wait for each other. Python detects that, and lets one of them continue without the lock.
 """
 
 from __future__ import annotations

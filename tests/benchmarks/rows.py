@@ -501,13 +501,13 @@ def queried() -> Row:
 
 
 INTERRUPTED = {
-    "query sql, no row yet": [
+    "ours, query sql, no row yet": [
         "query", "sql", "SELECT count(*) FROM t a, t b WHERE a.amount > b.amount"
     ],
-    "query sql, to CSV": ["query", "sql", "FROM t a, t b", "--format", "csv"],
-    "export csv": ["export", "csv", "-", "--sql", "FROM t a, t b"],
-    "export parquet": ["export", "parquet", "TARGET", "--sql", "FROM t a, t b"],
-    "inspect summarize": ["inspect", "summarize", "t"],
+    "ours, query sql, to CSV": ["query", "sql", "FROM t a, t b", "--format", "csv"],
+    "ours, export csv": ["export", "csv", "-", "--sql", "FROM t a, t b"],
+    "ours, export parquet": ["export", "parquet", "TARGET", "--sql", "FROM t a, t b"],
+    "ours, inspect summarize": ["inspect", "summarize", "t"],
 }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
-from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -70,17 +69,12 @@ def load_duckdb() -> ModuleType:
         import duckdb
     except ModuleNotFoundError as error:
         raise ConfigError("DuckDB is not installed: pip install 'mixpanel-async[data]'") from error
-    if _version_tuple(duckdb.__version__) < MINIMUM_VERSION:
+    if resources.version_tuple(duckdb.__version__) < MINIMUM_VERSION:
         raise ConfigError(
             f"DuckDB {duckdb.__version__} is too old: its SQL can read any file of this machine. "
             "Upgrade it: pip install 'duckdb>=1.4.4'"
         )
     return duckdb
-
-
-@cache
-def _version_tuple(version: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in re.findall(r"\d+", version)[:3])
 
 
 def connect(

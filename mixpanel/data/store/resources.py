@@ -18,7 +18,14 @@ from mixpanel.data.exceptions import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["available_memory", "available_processors", "memory_limit", "parsed_size", "threads"]
+__all__ = [
+    "available_memory",
+    "available_processors",
+    "memory_limit",
+    "parsed_size",
+    "threads",
+    "version_tuple",
+]
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -71,11 +78,16 @@ def threads(given: int | None = None, *, memory: int) -> int:
     return value
 
 
-@cache
 def _duckdb_version() -> tuple[int, ...]:
     import duckdb
 
-    return tuple(int(each) for each in re.findall(r"\d+", duckdb.__version__)[:2])
+    return version_tuple(duckdb.__version__)
+
+
+@cache
+def version_tuple(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version such as "1.4.4"."""
+    return tuple(int(each) for each in re.findall(r"\d+", version)[:3])
 
 
 def parsed_size(size: str | int, source: str = "memory_limit") -> int:
