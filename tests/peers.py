@@ -29,7 +29,8 @@ def ensure(peer: str) -> Path:
     interpreter = python(peer)
     done = interpreter.parent.parent / ".complete"
     if not done.exists():
-        venv.create(done.parent, with_pip=True, clear=True)
+        # Links, as `python -m venv` makes: a copy is busy while another thread starts a process.
+        venv.create(done.parent, with_pip=True, clear=True, symlinks=os.name != "nt")
         install = [interpreter, "-m", "pip", "install", "--quiet"]
         install += ["--require-hashes", "--requirement", LOCKS / f"{peer}.txt"]
         subprocess.run(install, check=True)
