@@ -47,7 +47,8 @@ class ManualWriter(writer.SpoolWriter):
 
     def mark(self, records):
         future = super().mark(records)
-        self._cycle()
+        if not self._closing:
+            self._cycle()
         return future
 
 

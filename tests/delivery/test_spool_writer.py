@@ -445,6 +445,7 @@ def test_an_update_that_was_being_sent_is_given_up_after_a_restart(make, monkeyp
     assert (body, fate, reason) == (event(1).body, "dropped", "ambiguous")
     assert "1 update(s) were being sent" in str(error)
     assert error.endpoint == "people"
+    own.store.close()
 
 
 @pytest.mark.parametrize("has_credentials", [False, True])
