@@ -71,9 +71,11 @@ def ours(folder: Path, database: Path) -> int:
     days = [FIRST + timedelta(days=n) for n in range(DAYS)]
     with Database.open(database) as db:
         load = db.begin_events("events", filters=Filters(), mode="new", days=days)
-        for day in days:
-            path = folder / f"{day}.gz"
-            load.stage([Part(path, Chunk(day, day), path.stat().st_size, gzip=True)])
+        paths = {Chunk(day, day): folder / f"{day}.gz" for day in days}
+        # Together, as a fetch loads the parts that have arrived, and those that were left over.
+        load.stage(
+            [Part(path, chunk, path.stat().st_size, gzip=True) for chunk, path in paths.items()]
+        )
         return load.finish().rows
 
 

@@ -15,7 +15,7 @@ from random import Random
 
 PROPERTIES, TYPED = 200, 10
 TYPES = ("BIGINT", "DOUBLE", "VARCHAR", "BOOLEAN")
-ROUNDS = 3
+ROUNDS = 7
 
 
 def write(path: Path, events: int) -> None:

@@ -12,6 +12,7 @@ from mixpanel.data._fetch import events
 from mixpanel.data._fetch.plan import Chunk, Part
 from mixpanel.data._fetch.query import EventQuery, ProfileQuery
 from mixpanel.data.exceptions import ConfigError, TableExistsError
+from mixpanel.data.store.event_load import Load
 from mixpanel.emulator import Emulator
 
 pytestmark = pytest.mark.slow
@@ -121,6 +122,21 @@ def test_left_over_parts_keep_the_time_they_were_received(emu, ws):
     assert 1 == ws.fetch_events("events", **ONE_DAY).rows
     assert [] == exported_days(emu)
     assert {DAY: at} == ws.database.fetched_days("events")
+
+
+def test_left_over_parts_are_loaded_together(emu, ws, monkeypatch):
+    """DuckDB then reads several files at a time."""
+    days = DAY, DAY + timedelta(2)
+    leave_parts(ws, *days, datetime(2026, 1, 20, tzinfo=UTC))
+    loads, stage = [], Load.stage
+
+    def recording(self, parts):
+        loads.append(len(parts))
+        return stage(self, parts)
+
+    monkeypatch.setattr(Load, "stage", recording)
+    ws.fetch_events("events", from_date=days[0], to_date=days[1])
+    assert ([], [3]) == (exported_days(emu), loads)
 
 
 @pytest.mark.parametrize(

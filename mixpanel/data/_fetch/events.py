@@ -547,10 +547,15 @@ class _EventFetch:
     async def _load_left_over_parts(self) -> set[date]:
         """Load what an interrupted fetch had downloaded but not loaded; return its days."""
         done: set[date] = set()
-        for part in await self.writer(self._left_over_parts):
+
+        async def load(part: Part) -> None:
             staged = await self._stage(part)
             if staged.error is None:
                 done.update(part.chunk)
+
+        async with anyio.create_task_group() as loads:
+            for part in await self.writer(self._left_over_parts):
+                loads.start_soon(load, part)
         return done
 
     def _left_over_parts(self) -> list[Part]:

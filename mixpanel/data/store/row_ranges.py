@@ -13,36 +13,46 @@ from mixpanel.data.store import tables
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from duckdb import DuckDBPyConnection
 
-__all__ = ["parallel_source"]
+__all__ = ["ROW_NUMBER", "row_ranges", "scan"]
 
 ROW_GROUP = 122_880
 VECTOR = 2_048  # rows that DuckDB processes at a time
 MAX_RANGES = 8
+ROW_NUMBER = "_row_number"
 
 
-def parallel_source(connection: DuckDBPyConnection, table: str) -> str:
-    """Return an SQL source, for FROM, with the rows of a table in their order."""
-    is_view = tables.names(connection).get(table, True)
-    columns = {column.name.lower() for column in tables.schema(connection, table).columns}
-    ranges = [] if is_view or "rowid" in columns else _ranges(connection, table)
-    if len(ranges) < 2:
-        return quoted(table)
-    selected = (
-        f"SELECT * FROM {quoted(table)} WHERE rowid >= {first} AND rowid < {end}"
-        for first, end in ranges
-    )
-    return f"({' UNION ALL '.join(selected)})"
+def row_ranges(connection: DuckDBPyConnection, table: str, columns: Collection[str]) -> list[range]:
+    """Return the ranges of rows to scan, in their order; none if a plain scan is better.
 
-
-def _ranges(connection: DuckDBPyConnection, table: str) -> list[tuple[int, int]]:
-    """Return the start and end of each range of rows; fewer than two if a plain scan is better."""
+    Views have no `rowid`, and one of the table's own `columns` may have that name.
+    """
+    if tables.names(connection).get(table, True) or "rowid" in map(str.lower, columns):
+        return []
     last, threads = connection.execute(
         f"SELECT coalesce(max(rowid), -1), current_setting('threads') FROM {quoted(table)}"
     ).fetchone() or (-1, 1)
     if last >= ROW_GROUP * threads:
         return []
-    size = -(-(last + 1) // min(threads, MAX_RANGES))
-    size = max(VECTOR, -(-size // VECTOR) * VECTOR)
-    return [(first, first + size) for first in range(0, last + 1, size)]
+    size = max(VECTOR, -(-(last + 1) // min(threads, MAX_RANGES)))
+    ranges = [range(first, first + size) for first in range(0, last + 1, size)]
+    return ranges if len(ranges) > 1 else []
+
+
+def scan(table: str, ranges: Sequence[range], *, numbered: bool = False) -> str:
+    """Return an SQL source, for FROM, with the rows of a table; `numbered` adds `ROW_NUMBER`.
+
+    DuckDB scans the ranges at the same time if the query aggregates or sorts. To write the rows of
+    any other query in their order, it scans one range after another.
+    """
+    if not ranges:
+        return quoted(table)
+    columns = f"*, rowid AS {ROW_NUMBER}" if numbered else "*"
+    selects = (
+        f"SELECT {columns} FROM {quoted(table)} WHERE rowid >= {each.start} AND rowid < {each.stop}"
+        for each in ranges
+    )
+    return f"({' UNION ALL '.join(selects)})"

@@ -15,7 +15,7 @@ from mixpanel.data.store.quoting import literal, quoted, table_name
 from mixpanel.data.store.staging import STAGING_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date
 
     from duckdb import DuckDBPyConnection
@@ -49,8 +49,7 @@ def names(connection: DuckDBPyConnection) -> dict[str, bool]:
 
 def canonical(connection: DuckDBPyConnection, name: str) -> str:
     """Return a validated name, in the spelling of the existing table if there is one."""
-    known = [*_staged_names(connection), *names(connection)]
-    return {each.lower(): each for each in known}.get(table_name(name).lower(), name)
+    return _canonical(connection, name, names(connection))
 
 
 def resolve(connection: DuckDBPyConnection, name: str) -> str:
@@ -58,10 +57,16 @@ def resolve(connection: DuckDBPyConnection, name: str) -> str:
 
     :raises TableNotFoundError: if there is no such table.
     """
-    found, known = canonical(connection, name), names(connection)
+    known = names(connection)
+    found = _canonical(connection, name, known)
     if found not in known:
         raise TableNotFoundError(name, known)
     return found
+
+
+def _canonical(connection: DuckDBPyConnection, name: str, known: Iterable[str]) -> str:
+    spellings = {each.lower(): each for each in (*_staged_names(connection), *known)}
+    return spellings.get(table_name(name).lower(), name)
 
 
 def tables(connection: DuckDBPyConnection) -> list[TableInfo]:

@@ -24,11 +24,11 @@ from mixpanel.data.store.engine import (
 )
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
-from mixpanel.data.store.row_ranges import parallel_source
+from mixpanel.data.store.row_ranges import ROW_NUMBER, row_ranges, scan
 from mixpanel.data.store.typed_views import MAX_COLUMNS, source_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date
 
     from duckdb import DuckDBPyConnection
@@ -37,6 +37,7 @@ __all__ = ["build", "mark_stale", "mark_written", "refresh", "refresh_loaded"]
 
 OUTLIERS = "_outliers"
 ALL_DAYS = "all"
+MAX_SORTED = 40_000_000  # values; what exceeds the memory limit, DuckDB writes to a file
 _TYPE = re.compile(
     r"VARCHAR|BOOLEAN|BIGINT|HUGEINT|DOUBLE|JSON|DATE|TIMESTAMP|DECIMAL\((\d{1,2}),(\d{1,2})\)"
 )
@@ -80,10 +81,10 @@ def build(
         for old in filter(None, (recorded, same)):
             kind = "VIEW" if existing.get(old) else "TABLE"
             connection.execute(f"DROP {kind} IF EXISTS {quoted(old)}")
-        scanned = parallel_source(connection, source)
-        found = property_types.collect(connection, f"SELECT properties FROM {scanned}")
+        ranges = row_ranges(connection, source, base)
+        found = property_types.collect(connection, f"SELECT properties FROM {scan(source, ranges)}")
         columns, omitted = _settle(found, base, known, kept | pins)
-        query = _select(scanned, base, columns, found)
+        query = _select(source, ranges, base, columns, found)
         connection.execute(f"CREATE TABLE {quoted(target)} AS {query}")
         _record(connection, source, target, columns)
         previous = known.values() if recorded and not infer_again else None
@@ -127,9 +128,9 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
     where = f"({time} IS NULL OR CAST({time} AS DATE) IN ({days}))"
     with database_errors(), transaction(connection):
         known = _columns(connection, source)
-        scanned = parallel_source(connection, source)
+        ranges = row_ranges(connection, source, base)
         found = property_types.collect(
-            connection, f"SELECT properties FROM {scanned} WHERE {where}"
+            connection, f"SELECT properties FROM {scan(source, ranges)} WHERE {where}"
         )
         columns, omitted = _settle(found, base, known, {})
         for column in columns:
@@ -138,7 +139,7 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
                     f"ALTER TABLE {quoted(target)} ADD COLUMN {quoted(column.name)} {column.type}"
                 )
         connection.execute(f"DELETE FROM {quoted(target)} WHERE {where}")
-        query = _select(scanned, base, columns, found, where)
+        query = _select(source, ranges, base, columns, found, where)
         connection.execute(f"INSERT INTO {quoted(target)} BY NAME {query}")
         if count(connection, quoted(target)) == count(connection, quoted(source)):
             _record(connection, source, target, columns)
@@ -204,16 +205,17 @@ def _settle(
 
 
 def _select(
-    source: str,
-    base: Iterable[str],
-    columns: Iterable[_Column],
+    table: str,
+    ranges: Sequence[range],
+    base: Collection[str],
+    columns: Collection[_Column],
     found: Mapping[str, property_types.Found],
     where: str = "true",
 ) -> str:
-    """Return the query of a typed table from SQL for its source, which parses each event once.
+    """Return the query of the typed table of a table, which parses each event once.
 
     A property of which every value has the column's type is converted while it is parsed; others
-    are taken as JSON text and checked.
+    are taken as JSON text and checked. The rows keep their order.
     """
     structure: dict[str, str] = {}
     folded: set[str] = set()
@@ -245,10 +247,14 @@ def _select(
         kept = f"CAST(NULLIF(CAST({kept} AS VARCHAR), '{{}}') AS JSON)"
     shape = literal(json.dumps(structure or {"-": "JSON"}, ensure_ascii=False))
     inner = [*map(quoted, base), f"json_transform(properties, {shape}) AS s", *raw]
-    return (
-        f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} "
-        f"FROM (SELECT {', '.join(inner)} FROM {source} WHERE {where})"
-    )
+    query = f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} FROM"
+    values = ranges[-1].stop * (len(base) + len(columns)) if ranges else 0
+    if not 0 < values <= MAX_SORTED or ROW_NUMBER in map(str.lower, base):
+        return f"{query} (SELECT {', '.join(inner)} FROM {quoted(table)} WHERE {where})"
+    inner.append(ROW_NUMBER)
+    source = scan(table, ranges, numbered=True)
+    parsed = f"(SELECT {', '.join(inner)} FROM {source} WHERE {where}) AS parsed"
+    return f"{query} {parsed} ORDER BY parsed.{ROW_NUMBER}"
 
 
 def _pointer(key: str) -> str:

@@ -10,7 +10,7 @@ from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import property_types, tables
 from mixpanel.data.store.engine import database_errors, transaction
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
-from mixpanel.data.store.row_ranges import parallel_source
+from mixpanel.data.store.row_ranges import row_ranges, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
     view = table_name(name or source + tables.TYPED_SUFFIX)
     if tables.names(connection).get(view) is False:
         raise TableExistsError(view)
-    scanned = parallel_source(connection, source)
+    scanned = scan(source, row_ranges(connection, source, columns))
     collected = property_types.collect(connection, f"SELECT properties FROM {scanned}")
     inferred = {key: property_types.decide(each) for key, each in collected.items()}
     found = property_types.most_frequent(inferred, MAX_COLUMNS)

@@ -7,7 +7,8 @@ import pytest
 
 from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import ConfigError, TableExistsError
-from mixpanel.data.store import Database
+from mixpanel.data.store import Database, typed_tables
+from mixpanel.data.store.row_ranges import row_ranges, scan
 
 DAY = date(2026, 1, 1)
 MIDNIGHT = 1_767_225_600_000
@@ -181,17 +182,36 @@ def test_a_fetch_after_a_change_by_sql_leaves_no_old_row_in_the_typed_table(db):
 @pytest.mark.parametrize(("rows", "threads", "ranges"), [(0, 4, 0), (9, 4, 1), (5000, 4, 3)])
 def test_several_threads_scan_a_small_table(rows, threads, ranges):
     """Each row is scanned once, in its order, also after rows were deleted."""
-    from mixpanel.data.store.row_ranges import parallel_source
-
     with Database.open(threads=threads) as database:
         connection = database.connection
         connection.execute(f"CREATE TABLE t AS SELECT range AS n FROM range({rows})")
         connection.execute("DELETE FROM t WHERE n % 7 = 3 OR n < 100 AND n > 9")
         connection.execute("CREATE VIEW v AS FROM t")
-        source = parallel_source(connection, "t")
-        assert ranges == source.count("SELECT") or (ranges < 2 and source == '"t"')
+        found = row_ranges(connection, "t", ["n"])
+        assert ranges == len(found) or (ranges < 2 and not found)
         expected = connection.execute("FROM t").fetchall()
-        assert expected == connection.execute(f"SELECT n FROM {source}").fetchall()
-        assert '"v"' == parallel_source(connection, "v")
+        assert expected == connection.execute(f"SELECT n FROM {scan('t', found)}").fetchall()
+        assert [] == row_ranges(connection, "v", ["n"])
         connection.execute("ALTER TABLE t RENAME n TO ROWID")  # it hides DuckDB's own
-        assert '"t"' == parallel_source(connection, "t")
+        assert [] == row_ranges(connection, "t", ["ROWID"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [typed_tables.MAX_SORTED, 0], ids=["sorted", "as scanned"])
+@pytest.mark.parametrize("column", ["event_name", "_ROW_NUMBER"])
+def test_rows_of_a_typed_table_keep_the_order_of_the_table(monkeypatch, limit, column):
+    """Several threads write them; a property or a column may have the name of the row numbers."""
+    monkeypatch.setattr(typed_tables, "MAX_SORTED", limit)
+    with Database.open(threads=4) as database:
+        connection = database.connection
+        connection.execute(
+            f"CREATE TABLE t AS SELECT 'E' || range AS {column}, json_object("
+            "'n', range, '_row_number', -range) AS properties FROM range(20000)"
+        )
+        typed = database.typed_table("t")
+        assert 20_000 == typed.rows
+        names = {each.property: each.name for each in typed.columns}
+        rows = connection.execute(
+            f'SELECT {column}, n, "{names["_row_number"]}" FROM t_typed'
+        ).fetchall()
+        assert [(f"E{n}", n, -n) for n in range(20_000)] == rows
