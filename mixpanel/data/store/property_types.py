@@ -89,11 +89,11 @@ class Found:
 
 
 def collect(connection: DuckDBPyConnection, source: str) -> dict[str, Found]:
-    """Return what values each property of a query's JSON column `properties` has, in one pass."""
+    """Return what values each property has in the JSON column `properties` of an SQL source."""
     return _collect(
         connection,
         "SELECT unnest(json_keys(properties)) AS k, "
-        f"unnest(CAST(json_extract(properties, '$.*') AS VARCHAR[])) AS v FROM ({source})",
+        f"unnest(CAST(json_extract(properties, '$.*') AS VARCHAR[])) AS v FROM {source}",
     )
 
 

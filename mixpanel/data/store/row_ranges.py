@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["ROW_NUMBER", "row_ranges", "scan"]
+__all__ = ["row_ranges", "scan"]
 
 ROW_GROUP = 122_880
 VECTOR = 2_048  # rows that DuckDB processes at a time
 MAX_RANGES = 8
-ROW_NUMBER = "_row_number"
 
 
 def row_ranges(connection: DuckDBPyConnection, table: str, columns: Collection[str]) -> list[range]:
@@ -42,17 +41,12 @@ def row_ranges(connection: DuckDBPyConnection, table: str, columns: Collection[s
     return ranges if len(ranges) > 1 else []
 
 
-def scan(table: str, ranges: Sequence[range], *, numbered: bool = False) -> str:
-    """Return an SQL source, for FROM, with the rows of a table; `numbered` adds `ROW_NUMBER`.
+def scan(table: str, ranges: Sequence[range], columns: str, where: str = "true") -> str:
+    """Return an SQL source, for FROM, with columns of the rows of a table that meet a condition.
 
     DuckDB scans the ranges at the same time if the query aggregates or sorts. To write the rows of
     any other query in their order, it scans one range after another.
     """
-    if not ranges:
-        return quoted(table)
-    columns = f"*, rowid AS {ROW_NUMBER}" if numbered else "*"
-    selects = (
-        f"SELECT {columns} FROM {quoted(table)} WHERE rowid >= {each.start} AND rowid < {each.stop}"
-        for each in ranges
-    )
-    return f"({' UNION ALL '.join(selects)})"
+    query = f"SELECT {columns} FROM {quoted(table)} WHERE {where}"
+    parts = (f"{query} AND rowid >= {each.start} AND rowid < {each.stop}" for each in ranges)
+    return f"({' UNION ALL '.join(parts) or query})"

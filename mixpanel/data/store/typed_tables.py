@@ -24,7 +24,7 @@ from mixpanel.data.store.engine import (
 )
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
-from mixpanel.data.store.row_ranges import ROW_NUMBER, row_ranges, scan
+from mixpanel.data.store.row_ranges import row_ranges, scan
 from mixpanel.data.store.typed_views import MAX_COLUMNS, source_columns
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ def build(
     pins = {key: _checked_type(key, type_) for key, type_ in types.items()}
     source = tables.resolve(connection, table)
     base = source_columns(connection, source)
+    if OUTLIERS in map(str.lower, base):
+        raise ConfigError(
+            f"{source} has a column {OUTLIERS}, as typed tables have: rename it to type its rows"
+        )
     with database_errors(), transaction(connection):
         recorded = _recorded_name(connection, source)
         target = table_name(name or recorded or source + tables.TYPED_SUFFIX)
@@ -82,7 +86,7 @@ def build(
             kind = "VIEW" if existing.get(old) else "TABLE"
             connection.execute(f"DROP {kind} IF EXISTS {quoted(old)}")
         ranges = row_ranges(connection, source, base)
-        found = property_types.collect(connection, f"SELECT properties FROM {scan(source, ranges)}")
+        found = property_types.collect(connection, scan(source, ranges, "properties"))
         columns, omitted = _settle(found, base, known, kept | pins)
         query = _select(source, ranges, base, columns, found)
         connection.execute(f"CREATE TABLE {quoted(target)} AS {query}")
@@ -129,9 +133,7 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
     with database_errors(), transaction(connection):
         known = _columns(connection, source)
         ranges = row_ranges(connection, source, base)
-        found = property_types.collect(
-            connection, f"SELECT properties FROM {scan(source, ranges)} WHERE {where}"
-        )
+        found = property_types.collect(connection, scan(source, ranges, "properties", where))
         columns, omitted = _settle(found, base, known, {})
         for column in columns:
             if column.key not in known:
@@ -219,7 +221,9 @@ def _select(
     """
     structure: dict[str, str] = {}
     folded: set[str] = set()
-    chosen = [quoted(name) for name in base]
+    # Names of our own within the query: any other may be that of a column of the table.
+    own = {f"b{number}": quoted(name) for number, name in enumerate(base)}
+    chosen = [f"{alias} AS {name}" for alias, name in own.items()]
     raw, outliers = [], []
     for number, column in enumerate(columns):
         each = found.get(column.key)
@@ -246,15 +250,20 @@ def _select(
         kept = f"json_merge_patch('{{}}', json_object({', '.join(outliers)}))"
         kept = f"CAST(NULLIF(CAST({kept} AS VARCHAR), '{{}}') AS JSON)"
     shape = literal(json.dumps(structure or {"-": "JSON"}, ensure_ascii=False))
-    inner = [*map(quoted, base), f"json_transform(properties, {shape}) AS s", *raw]
-    query = f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} FROM"
-    values = ranges[-1].stop * (len(base) + len(columns)) if ranges else 0
-    if not 0 < values <= MAX_SORTED or ROW_NUMBER in map(str.lower, base):
-        return f"{query} (SELECT {', '.join(inner)} FROM {quoted(table)} WHERE {where})"
-    inner.append(ROW_NUMBER)
-    source = scan(table, ranges, numbered=True)
-    parsed = f"(SELECT {', '.join(inner)} FROM {source} WHERE {where}) AS parsed"
-    return f"{query} {parsed} ORDER BY parsed.{ROW_NUMBER}"
+    scanned = ["properties", *(f"{name} AS {alias}" for alias, name in own.items())]
+    parsed = [*own, f"json_transform(properties, {shape}) AS s", *raw]
+    order = ""
+    if ranges and ranges[-1].stop * (len(own) + len(columns)) <= MAX_SORTED:
+        scanned.append("rowid AS n")
+        parsed.append("n")
+        order = " ORDER BY parsed.n"
+    else:
+        ranges = ()
+    source = scan(table, ranges, ", ".join(scanned), where)
+    return (
+        f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} "
+        f"FROM (SELECT {', '.join(parsed)} FROM {source}) AS parsed{order}"
+    )
 
 
 def _pointer(key: str) -> str:

@@ -37,8 +37,8 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
     view = table_name(name or source + tables.TYPED_SUFFIX)
     if tables.names(connection).get(view) is False:
         raise TableExistsError(view)
-    scanned = scan(source, row_ranges(connection, source, columns))
-    collected = property_types.collect(connection, f"SELECT properties FROM {scanned}")
+    scanned = scan(source, row_ranges(connection, source, columns), "properties")
+    collected = property_types.collect(connection, scanned)
     inferred = {key: property_types.decide(each) for key, each in collected.items()}
     found = property_types.most_frequent(inferred, MAX_COLUMNS)
     if len(found) < len(inferred):
@@ -51,38 +51,42 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
             len(inferred) - len(found),
         )
     names = property_types.column_names(found, columns)
-    keys, base = sorted(found), [*map(quoted, columns)]
-    chosen = [
+    keys = sorted(found)
+    # Names of our own within the query: any other may be that of a column of the table.
+    base = {f"b{number}": quoted(column) for number, column in enumerate(columns)}
+    chosen = [f"{alias} AS {column}" for alias, column in base.items()]
+    chosen += [
         f"{property_types.typed(f'(j{number})', found[key].type)} AS {quoted(names[key])}"
         for number, key in enumerate(keys)
     ]
-    statement = f"SELECT {', '.join([*base, *chosen])} FROM ({_extracted(source, base, keys)})"
+    statement = f"SELECT {', '.join(chosen)} FROM ({_extracted(source, base, keys)})"
     with database_errors(), transaction(connection):
         connection.execute(f"CREATE OR REPLACE VIEW {quoted(view)} AS {statement}")
     return view
 
 
-def _extracted(source: str, base: Iterable[str], keys: Iterable[str]) -> str:
-    """Return the query of the values of properties, as the columns j0, j1, … beside the others.
+def _extracted(source: str, base: Mapping[str, str], keys: Iterable[str]) -> str:
+    """Return the query of the values of properties, as the columns j0, j1, … beside `base`.
 
     A value is extracted once, below its conversion, and only if a query uses its column. Each such
     expression parses the event again: of very many properties, all are extracted together.
     """
     apart = {key: f"j{number}" for number, key in enumerate(keys)}
+    others = [f"{column} AS {alias}" for alias, column in base.items()]
     if len(apart) <= MAX_APART:
-        return _by_pointer(source, base, apart)
+        return _by_pointer(source, others, apart)
     # DuckDB refuses names that differ only in case, and empty ones.
     together = {key.lower(): key for key in apart if key and "\x00" not in key}.values()
     names = {key: apart.pop(key) for key in together}
     shape = literal(json.dumps(dict.fromkeys(names, "JSON"), ensure_ascii=False))
-    parsed = _by_pointer(source, [*base, f"json_transform(properties, {shape}) AS s"], apart)
+    parsed = _by_pointer(source, [*others, f"json_transform(properties, {shape}) AS s"], apart)
     fields = [f"s.{quoted(key)} AS {name}" for key, name in names.items()]
     return f"SELECT {', '.join([*base, *apart.values(), *fields])} FROM ({parsed})"
 
 
-def _by_pointer(source: str, base: Iterable[str], names: Mapping[str, str]) -> str:
+def _by_pointer(source: str, others: Iterable[str], names: Mapping[str, str]) -> str:
     columns = [f"properties->{literal(pointer(key))} AS {name}" for key, name in names.items()]
-    return f"SELECT {', '.join([*base, *columns])} FROM {quoted(source)}"
+    return f"SELECT {', '.join([*others, *columns])} FROM {quoted(source)}"
 
 
 def source_columns(connection: DuckDBPyConnection, source: str) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import ConfigError, TableExistsError
-from mixpanel.data.store import Database, typed_tables
+from mixpanel.data.store import Database, typed_tables, typed_views
 from mixpanel.data.store.row_ranges import row_ranges, scan
 
 DAY = date(2026, 1, 1)
@@ -190,7 +190,7 @@ def test_several_threads_scan_a_small_table(rows, threads, ranges):
         found = row_ranges(connection, "t", ["n"])
         assert ranges == len(found) or (ranges < 2 and not found)
         expected = connection.execute("FROM t").fetchall()
-        assert expected == connection.execute(f"SELECT n FROM {scan('t', found)}").fetchall()
+        assert expected == connection.execute(f"FROM {scan('t', found, 'n')}").fetchall()
         assert [] == row_ranges(connection, "v", ["n"])
         connection.execute("ALTER TABLE t RENAME n TO ROWID")  # it hides DuckDB's own
         assert [] == row_ranges(connection, "t", ["ROWID"])
@@ -198,20 +198,49 @@ def test_several_threads_scan_a_small_table(rows, threads, ranges):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [typed_tables.MAX_SORTED, 0], ids=["sorted", "as scanned"])
-@pytest.mark.parametrize("column", ["event_name", "_ROW_NUMBER"])
-def test_rows_of_a_typed_table_keep_the_order_of_the_table(monkeypatch, limit, column):
-    """Several threads write them; a property or a column may have the name of the row numbers."""
+def test_rows_of_a_typed_table_keep_the_order_of_the_table(monkeypatch, limit):
+    """Several threads write those of a small table."""
     monkeypatch.setattr(typed_tables, "MAX_SORTED", limit)
     with Database.open(threads=4) as database:
         connection = database.connection
         connection.execute(
-            f"CREATE TABLE t AS SELECT 'E' || range AS {column}, json_object("
-            "'n', range, '_row_number', -range) AS properties FROM range(20000)"
+            "CREATE TABLE t AS SELECT 'E' || range AS event_name, json_object('n', -range) AS "
+            "properties FROM range(20000)"
         )
-        typed = database.typed_table("t")
-        assert 20_000 == typed.rows
-        names = {each.property: each.name for each in typed.columns}
-        rows = connection.execute(
-            f'SELECT {column}, n, "{names["_row_number"]}" FROM t_typed'
-        ).fetchall()
-        assert [(f"E{n}", n, -n) for n in range(20_000)] == rows
+        assert 20_000 == database.typed_table("t").rows
+        rows = connection.execute("SELECT event_name, n FROM t_typed").fetchall()
+        assert [(f"E{n}", -n) for n in range(20_000)] == rows
+
+
+NAMES = ["s", "n", "b0", "b1", "j0", "j1", "k", "v", "parsed", "rowid", "row", "Event"]
+
+
+@pytest.mark.parametrize("apart", [0, 1000], ids=["together", "apart"])
+@pytest.mark.parametrize("value", ["'text'", "{'a': 'a struct'}", "NULL"])
+def test_columns_and_properties_may_have_any_name(monkeypatch, apart, value):
+    """Also names that the statements use themselves."""
+    monkeypatch.setattr(typed_views, "MAX_APART", apart)
+    columns = ", ".join(f"{value} AS {name}" for name in NAMES)
+    found = {name: number for number, name in enumerate(["a", "", *NAMES, "properties"])}
+    with Database.open() as database:
+        connection = database.connection
+        connection.execute(
+            f"CREATE TABLE t AS SELECT {columns}, ?::JSON AS properties FROM range(5000)",
+            [json.dumps(found)],
+        )
+        typed = database.typed_table("t", "made")
+        database.typed_view("t", "seen")
+        sent = connection.execute(f"SELECT {', '.join(NAMES)} FROM t LIMIT 1").fetchone()
+        names = ", ".join([*NAMES, *(f'"{column.name}"' for column in typed.columns)])
+        expected = (*sent, *(found[column.property] for column in typed.columns))
+        assert found.keys() == {column.property for column in typed.columns}
+        for table in ("made", "seen"):
+            query = f"SELECT DISTINCT {names} FROM {table}"
+            assert [expected] == connection.execute(query).fetchall()
+
+
+def test_a_column_of_outliers_is_refused(db):
+    """It would be taken for that of the typed table."""
+    db.connection.execute("CREATE TABLE t AS SELECT properties, 1 AS _OUTLIERS FROM events")
+    with pytest.raises(ConfigError, match=r"t has a column _outliers, .*: rename it"):
+        db.typed_table("t")
