@@ -72,7 +72,7 @@ def ours(folder: Path, database: Path) -> int:
     with Database.open(database) as db:
         load = db.begin_events("events", filters=Filters(), mode="new", days=days)
         paths = {Chunk(day, day): folder / f"{day}.gz" for day in days}
-        # Together, as a fetch loads the parts that have arrived, and those that were left over.
+        # In one call, as a fetch loads the parts that are waiting.
         load.stage(
             [Part(path, chunk, path.stat().st_size, gzip=True) for chunk, path in paths.items()]
         )

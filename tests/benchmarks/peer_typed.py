@@ -1,4 +1,4 @@
-"""Typed tables of wide events: ours, and DuckDB's own reader told the columns.
+"""Typed tables of wide events: ours, and DuckDB's own reader with the columns stated.
 
 python peer_typed.py EVENTS
 """

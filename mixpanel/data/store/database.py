@@ -452,7 +452,8 @@ class Database(Connection):
         `{"amount": "DECIMAL(18,2)"}`. The 1,000 most frequent properties become columns.
 
         :raises TableExistsError: if another table has that name.
-        :raises ConfigError: for an unknown type, or a table without properties.
+        :raises ConfigError: for an unknown type, or a table without properties or with a column
+            `_outliers`.
         """
         with self._query_cursor() as cursor:
             return typed_tables.build(cursor, table, name, types or {}, infer_again=infer_again)

@@ -32,6 +32,7 @@ from mixpanel.data.store.parts import (
     truncated_error,
     unreadable_error,
 )
+from mixpanel.data.store.quoting import literal
 from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Load"]
 
 REPAIR_BATCH_SIZE = 20_000  # rows
+NOT_FINITE = ("NaN", "nan", "Nan", "NAN", "Inf", "inf", "INF")
 
 NO_REPAIR = Repair()
 
@@ -292,13 +294,17 @@ class Load(Staging):
             raise _PropertyTwiceError
 
     def _repair_nan(self, first: int) -> dict[int, int]:
-        """Replace NaN and infinities, which DuckDB accepts, by null; return counts by part."""
+        """Replace NaN and infinities, which DuckDB accepts, by null; return counts by part.
+
+        It also accepts mixed case such as `nAN`, which no known program writes, and is not sought.
+        """
         counts: dict[int, int] = {}
         last = -1
+        may_be = " OR ".join(f"contains(properties, {literal(each)})" for each in NOT_FINITE)
         query = (
-            f"SELECT rowid, _part, properties FROM {self._staging_table} "
-            "WHERE (contains(properties, 'NaN') OR contains(properties, 'Infinity')) "
-            "AND _part >= ? AND rowid > ? AND regexp_matches(properties, '[\\[:,]-?(NaN|Inf)') "
+            f"SELECT rowid, _part, properties FROM {self._staging_table} WHERE ({may_be}) "
+            "AND _part >= ? AND rowid > ? "
+            "AND regexp_matches(properties, '[\\[:,]-?(?i:nan|inf)') "
             "ORDER BY rowid LIMIT ?"
         )
         while rows := self._connection.execute(query, [first, last, REPAIR_BATCH_SIZE]).fetchall():

@@ -32,15 +32,16 @@ SAFE_DIGITS = 15  # any integer or decimal of so many digits survives a DOUBLE
 EXACT = 2**53  # up to here a DOUBLE holds every integer
 BIGINT, HUGEINT = 2**63, 2**127
 
-# What a value is; values are grouped faster by a number than by a name.
+# Kinds of JSON values. SQL groups by their number, which is faster than by their name.
 KINDS = (
     "text", "boolean", "null", "nested",
-    "int", "long",  # integers, the latter of more than SAFE_DIGITS
+    "int", "long",  # integers, of at most SAFE_DIGITS characters and longer
     "fraction", "exponent",  # numbers with a point, or with an exponent
-    "other",  # no finite number, or one of which a DOUBLE loses digits
+    "other",  # not a finite number, or a fraction of which a DOUBLE would lose digits
 )  # fmt: skip
 _TEXT, _BOOLEAN, _NULL, _NESTED, _INT, _LONG, _FRACTION, _EXPONENT, _OTHER = range(len(KINDS))
-# The kind of JSON text `v`, by its first character. Comparing texts is the fastest way to find it.
+# SQL for the kind of JSON text `v`. Its first character decides nearly all; comparing the texts
+# finds it fastest. DuckDB also accepts NaN and infinity in any case, and keeps their text.
 _KIND = f"""CASE
     WHEN v < '#' THEN CASE WHEN v >= '"' THEN {_TEXT} ELSE {_OTHER} END
     WHEN v < ':' THEN CASE
@@ -56,7 +57,8 @@ _KIND = f"""CASE
     WHEN v < '[' THEN {_OTHER}
     WHEN v < 'f' OR v >= '{{' THEN {_NESTED}
     WHEN v = 'null' THEN {_NULL}
-    ELSE {_BOOLEAN} END"""
+    WHEN v IN ('true', 'false') THEN {_BOOLEAN}
+    ELSE {_OTHER} END"""
 _DIGITS = "strlen(v) - (ascii(v) = 45)::INTEGER"
 
 
@@ -89,7 +91,10 @@ class Found:
 
 
 def collect(connection: DuckDBPyConnection, source: str) -> dict[str, Found]:
-    """Return what values each property has in the JSON column `properties` of an SQL source."""
+    """Return the kinds of each property's values.
+
+    `source` is SQL for FROM, with a JSON column `properties`.
+    """
     return _collect(
         connection,
         "SELECT unnest(json_keys(properties)) AS k, "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["row_ranges", "scan"]
 
 ROW_GROUP = 122_880
-VECTOR = 2_048  # rows that DuckDB processes at a time
+VECTOR = 2_048  # rows that DuckDB processes at a time: only the last range may have fewer
 MAX_RANGES = 8
 
 
@@ -42,11 +42,12 @@ def row_ranges(connection: DuckDBPyConnection, table: str, columns: Collection[s
 
 
 def scan(table: str, ranges: Sequence[range], columns: str, where: str = "true") -> str:
-    """Return an SQL source, for FROM, with columns of the rows of a table that meet a condition.
+    """Return a subquery, for FROM, of the rows of a table in these ranges; of all without ranges.
 
-    DuckDB scans the ranges at the same time if the query aggregates or sorts. To write the rows of
-    any other query in their order, it scans one range after another.
+    `columns` is its SELECT list, `where` a condition that the rows meet. DuckDB scans the ranges in
+    parallel if the outer query aggregates or sorts; otherwise it keeps the order of the rows, and
+    scans one range after another.
     """
-    query = f"SELECT {columns} FROM {quoted(table)} WHERE {where}"
+    query = f"SELECT {columns} FROM {quoted(table)} WHERE ({where})"
     parts = (f"{query} AND rowid >= {each.start} AND rowid < {each.stop}" for each in ranges)
     return f"({' UNION ALL '.join(parts) or query})"

@@ -25,7 +25,7 @@ from mixpanel.data.store.engine import (
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
 from mixpanel.data.store.row_ranges import row_ranges, scan
-from mixpanel.data.store.typed_views import MAX_COLUMNS, source_columns
+from mixpanel.data.store.typed_views import MAX_COLUMNS, column_aliases, source_columns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,7 +37,8 @@ __all__ = ["build", "mark_stale", "mark_written", "refresh", "refresh_loaded"]
 
 OUTLIERS = "_outliers"
 ALL_DAYS = "all"
-MAX_SORTED = 40_000_000  # values; what exceeds the memory limit, DuckDB writes to a file
+# Tables with more values are written without ranges: sorting them would need too much memory.
+MAX_SORTED = 40_000_000
 _TYPE = re.compile(
     r"VARCHAR|BOOLEAN|BIGINT|HUGEINT|DOUBLE|JSON|DATE|TIMESTAMP|DECIMAL\((\d{1,2}),(\d{1,2})\)"
 )
@@ -64,15 +65,17 @@ def build(
     """Create a table's typed table, or build it again with the recorded columns.
 
     :raises TableExistsError: if another table has its name.
-    :raises ConfigError: for a type that is not known, or a table without properties.
+    :raises ConfigError: for a type that is not known, or a table without properties or with a
+        column `_outliers`.
     """
     pins = {key: _checked_type(key, type_) for key, type_ in types.items()}
     source = tables.resolve(connection, table)
     base = source_columns(connection, source)
-    if OUTLIERS in map(str.lower, base):
-        raise ConfigError(
-            f"{source} has a column {OUTLIERS}, as typed tables have: rename it to type its rows"
-        )
+    for column in base:
+        if column.lower() == OUTLIERS:
+            raise ConfigError(
+                f"{source} has a column {column}, a name that typed tables use: rename it"
+            )
     with database_errors(), transaction(connection):
         recorded = _recorded_name(connection, source)
         target = table_name(name or recorded or source + tables.TYPED_SUFFIX)
@@ -214,16 +217,15 @@ def _select(
     found: Mapping[str, property_types.Found],
     where: str = "true",
 ) -> str:
-    """Return the query of the typed table of a table, which parses each event once.
+    """Return the query that fills a table's typed table; it parses each event once.
 
     A property of which every value has the column's type is converted while it is parsed; others
-    are taken as JSON text and checked. The rows keep their order.
+    are taken as JSON text and checked. The order of the rows is kept.
     """
     structure: dict[str, str] = {}
     folded: set[str] = set()
-    # Names of our own within the query: any other may be that of a column of the table.
-    own = {f"b{number}": quoted(name) for number, name in enumerate(base)}
-    chosen = [f"{alias} AS {name}" for alias, name in own.items()]
+    aliases = column_aliases(base)
+    chosen = [f"{alias} AS {name}" for alias, name in aliases.items()]
     raw, outliers = [], []
     for number, column in enumerate(columns):
         each = found.get(column.key)
@@ -250,10 +252,10 @@ def _select(
         kept = f"json_merge_patch('{{}}', json_object({', '.join(outliers)}))"
         kept = f"CAST(NULLIF(CAST({kept} AS VARCHAR), '{{}}') AS JSON)"
     shape = literal(json.dumps(structure or {"-": "JSON"}, ensure_ascii=False))
-    scanned = ["properties", *(f"{name} AS {alias}" for alias, name in own.items())]
-    parsed = [*own, f"json_transform(properties, {shape}) AS s", *raw]
-    order = ""
-    if ranges and ranges[-1].stop * (len(own) + len(columns)) <= MAX_SORTED:
+    scanned = ["properties", *(f"{name} AS {alias}" for alias, name in aliases.items())]
+    parsed = [*aliases, f"json_transform(properties, {shape}) AS s", *raw]
+    order = ""  # several ranges are written in parallel only if the query sorts
+    if ranges and ranges[-1].stop * (len(aliases) + len(columns)) <= MAX_SORTED:
         scanned.append("rowid AS n")
         parsed.append("n")
         order = " ORDER BY parsed.n"

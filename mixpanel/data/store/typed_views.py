@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["MAX_COLUMNS", "source_columns", "typed_view"]
+__all__ = ["MAX_COLUMNS", "column_aliases", "source_columns", "typed_view"]
 
 MAX_COLUMNS = 1000
 MAX_APART = 200
@@ -52,41 +52,45 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
         )
     names = property_types.column_names(found, columns)
     keys = sorted(found)
-    # Names of our own within the query: any other may be that of a column of the table.
-    base = {f"b{number}": quoted(column) for number, column in enumerate(columns)}
-    chosen = [f"{alias} AS {column}" for alias, column in base.items()]
+    aliases = column_aliases(columns)
+    chosen = [f"{alias} AS {column}" for alias, column in aliases.items()]
     chosen += [
         f"{property_types.typed(f'(j{number})', found[key].type)} AS {quoted(names[key])}"
         for number, key in enumerate(keys)
     ]
-    statement = f"SELECT {', '.join(chosen)} FROM ({_extracted(source, base, keys)})"
+    statement = f"SELECT {', '.join(chosen)} FROM ({_extracted(source, aliases, keys)})"
     with database_errors(), transaction(connection):
         connection.execute(f"CREATE OR REPLACE VIEW {quoted(view)} AS {statement}")
     return view
 
 
-def _extracted(source: str, base: Mapping[str, str], keys: Iterable[str]) -> str:
-    """Return the query of the values of properties, as the columns j0, j1, … beside `base`.
+def _extracted(source: str, aliases: Mapping[str, str], keys: Iterable[str]) -> str:
+    """Return the query of a table's columns by their aliases, and of properties as j0, j1, ….
 
     A value is extracted once, below its conversion, and only if a query uses its column. Each such
     expression parses the event again: of very many properties, all are extracted together.
     """
     apart = {key: f"j{number}" for number, key in enumerate(keys)}
-    others = [f"{column} AS {alias}" for alias, column in base.items()]
+    selected = [f"{column} AS {alias}" for alias, column in aliases.items()]
     if len(apart) <= MAX_APART:
-        return _by_pointer(source, others, apart)
+        return _by_pointer(source, selected, apart)
     # DuckDB refuses names that differ only in case, and empty ones.
     together = {key.lower(): key for key in apart if key and "\x00" not in key}.values()
     names = {key: apart.pop(key) for key in together}
     shape = literal(json.dumps(dict.fromkeys(names, "JSON"), ensure_ascii=False))
-    parsed = _by_pointer(source, [*others, f"json_transform(properties, {shape}) AS s"], apart)
+    parsed = _by_pointer(source, [*selected, f"json_transform(properties, {shape}) AS s"], apart)
     fields = [f"s.{quoted(key)} AS {name}" for key, name in names.items()]
-    return f"SELECT {', '.join([*base, *apart.values(), *fields])} FROM ({parsed})"
+    return f"SELECT {', '.join([*aliases, *apart.values(), *fields])} FROM ({parsed})"
 
 
-def _by_pointer(source: str, others: Iterable[str], names: Mapping[str, str]) -> str:
+def _by_pointer(source: str, selected: Iterable[str], names: Mapping[str, str]) -> str:
     columns = [f"properties->{literal(pointer(key))} AS {name}" for key, name in names.items()]
-    return f"SELECT {', '.join([*others, *columns])} FROM {quoted(source)}"
+    return f"SELECT {', '.join([*selected, *columns])} FROM {quoted(source)}"
+
+
+def column_aliases(columns: Iterable[str]) -> dict[str, str]:
+    """Return aliases b0, b1, … for a table's columns, whose names the query may use itself."""
+    return {f"b{number}": quoted(name) for number, name in enumerate(columns)}
 
 
 def source_columns(connection: DuckDBPyConnection, source: str) -> list[str]:

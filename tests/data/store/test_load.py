@@ -147,6 +147,7 @@ BROKEN = [
     (b'"tab\there"', "tab\there"),
     (b"NaN", None),
     (b"[1,-Infinity,NaN]", [1, None, None]),
+    (b"[nan,NAN,-inf,Inf,-INF]", [None] * 5),
     (rb'{"NaN":"NaN, \"Infinity","x":NaN}', {"NaN": 'NaN, "Infinity', "x": None}),
 ]
 
