@@ -264,6 +264,8 @@ class TableInfo(Result):
     until an interrupted fetch is repeated, and "partial" while some of the gaps are days that could
     not be fetched. `type` is "other" for a table that was not fetched.
 
+    A view is "broken" if it cannot be read, for instance because SQL has dropped its table.
+
     A table of type "typed" or "history" belongs to the table `source`. A typed table is "stale"
     while its source has other rows: the next fetch, or `typed_table(source)`, brings it up to date.
     """
@@ -276,7 +278,7 @@ class TableInfo(Result):
     to_date: date | None = None
     gaps: tuple[tuple[date, date], ...] = ()
     filters: tuple[dict[str, Any], ...] = ()
-    state: Literal["complete", "incomplete", "partial", "stale"] = "complete"
+    state: Literal["complete", "incomplete", "partial", "stale", "broken"] = "complete"
     source: str | None = None
 
 

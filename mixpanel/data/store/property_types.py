@@ -36,10 +36,14 @@ BIGINT, HUGEINT = 2**63, 2**127
 KINDS = (
     "text", "boolean", "null", "nested",
     "int", "long",  # integers, of at most SAFE_DIGITS characters and longer
-    "fraction", "exponent",  # numbers with a point, or with an exponent
+    "fraction", "long fraction",  # numbers with a point; DuckDB may have rounded the latter
+    "exponent",
     "other",  # not a finite number, or a fraction of which a DOUBLE would lose digits
 )  # fmt: skip
-_TEXT, _BOOLEAN, _NULL, _NESTED, _INT, _LONG, _FRACTION, _EXPONENT, _OTHER = range(len(KINDS))
+(
+    _TEXT, _BOOLEAN, _NULL, _NESTED, _INT, _LONG, _FRACTION, _LONG_FRACTION, _EXPONENT, _OTHER
+) = range(len(KINDS))  # fmt: skip
+_SIGNIFICANT = "strlen(ltrim(replace({v}, '.', ''), '-0'))"  # digits of a number with a point
 # SQL for the kind of JSON text `v`. Its first character decides nearly all; comparing the texts
 # finds it fastest. DuckDB also accepts NaN and infinity in any case, and keeps their text.
 _KIND = f"""CASE
@@ -51,6 +55,8 @@ _KIND = f"""CASE
         WHEN contains(v, '.') THEN CASE
             WHEN strlen(v) > 19 AND CAST(TRY_CAST(v AS DOUBLE) AS VARCHAR) <> v
                 AND strpos(v, '.') > {SAFE_DIGITS} THEN {_OTHER}
+            WHEN strlen(v) > {SAFE_DIGITS} + 1 AND {_SIGNIFICANT.format(v="v")} > {SAFE_DIGITS}
+                THEN {_LONG_FRACTION}
             ELSE {_FRACTION} END
         WHEN strlen(v) <= {SAFE_DIGITS} THEN {_INT}
         ELSE {_LONG} END
@@ -139,7 +145,7 @@ def decide(found: Found) -> PropertyType:
     by_type = {
         "VARCHAR": found.count("text"),
         "BOOLEAN": found.count("boolean"),
-        number: found.count("int", "long", "fraction", "exponent") - misfits,
+        number: found.count("int", "long", "fraction", "long fraction", "exponent") - misfits,
     }
     type_ = max(by_type, key=lambda each: by_type[each])
     outliers = values - by_type[type_]
@@ -151,7 +157,7 @@ def decide(found: Found) -> PropertyType:
 def _number(found: Found) -> tuple[str, int]:
     """Return the type that holds most of the numbers exactly, and how many it does not hold."""
     long = found.count("long")
-    fractions, exponents = found.count("fraction"), found.count("exponent")
+    fractions, exponents = found.count("fraction", "long fraction"), found.count("exponent")
     fits_bigint = found.low >= -BIGINT and found.high < BIGINT and not found.beyond
     integer = "BIGINT" if fits_bigint else "HUGEINT"
     if not fractions + exponents:
@@ -160,7 +166,7 @@ def _number(found: Found) -> tuple[str, int]:
         return "DOUBLE", 0
     choices = {"DOUBLE": long, integer: fractions + exponents + found.beyond}
     if found.scale + found.whole_digits <= MAX_DIGITS:
-        choices[f"DECIMAL({MAX_DIGITS},{found.scale})"] = exponents
+        choices[f"DECIMAL({MAX_DIGITS},{found.scale})"] = exponents + found.count("long fraction")
     type_ = min(choices, key=lambda each: choices[each])
     return type_, choices[type_]
 
@@ -176,7 +182,7 @@ def fits(found: Found, type_: str) -> bool:
         return kinds <= {"int", "long"} and in_range
     if type_ == "DOUBLE":
         exact = found.low >= -EXACT and found.high <= EXACT and not found.beyond
-        return kinds <= {"int", "long", "fraction", "exponent"} and exact
+        return kinds <= {"int", "long", "fraction", "long fraction", "exponent"} and exact
     if type_.startswith("DECIMAL"):
         digits, scale = map(int, type_[8:-1].split(","))
         fine = found.scale <= scale and found.whole_digits + scale <= digits
@@ -197,7 +203,7 @@ def typed(value: str, type_: str, *, as_text: bool = False) -> str:
     if type_ == "JSON":
         return f"CASE WHEN {v} <> 'null' THEN {value} END"
     if type_ in ("DATE", "TIMESTAMP"):
-        return f"CASE WHEN ascii({v}) = 34 THEN TRY_CAST({value}->>'$' AS {type_}) END"
+        return _time(v, f"({value}->>'$')", type_)
     if type_ == "VARCHAR" and as_text:
         return f"({value}->>'$')"
     if type_ == "VARCHAR":
@@ -208,7 +214,7 @@ def typed(value: str, type_: str, *, as_text: bool = False) -> str:
         whole = f"{number} AND NOT regexp_matches({v}, '[.eE]')"
         return f"CASE WHEN {whole} THEN TRY_CAST({v} AS {type_}) END"
     if type_ == "DOUBLE":
-        exact = f"coalesce(abs(TRY_CAST({v} AS HUGEINT)) <= {EXACT}, false)"
+        exact = f"coalesce(TRY_CAST({v} AS HUGEINT) BETWEEN -{EXACT} AND {EXACT}, false)"
         return (
             f"CASE WHEN {number} AND isfinite(TRY_CAST({v} AS DOUBLE)) AND (strlen({v}) <= "
             f"{SAFE_DIGITS} OR regexp_matches({v}, '[.eE]') OR {exact}) "
@@ -217,8 +223,21 @@ def typed(value: str, type_: str, *, as_text: bool = False) -> str:
     scale = int(type_.rstrip(")").partition(",")[2])
     return (
         f"CASE WHEN {number} AND NOT regexp_matches({v}, '[eE]|[.][0-9]{{{scale + 1}}}') "
+        f"AND (NOT contains({v}, '.') OR {_SIGNIFICANT.format(v=v)} <= {SAFE_DIGITS}) "
         f"THEN TRY_CAST({v} AS {type_}) END"
     )
+
+
+def _time(v: str, text: str, type_: str) -> str:
+    """Return SQL for a date, or a time in UTC; NULL for a text that says more than that."""
+    time = f"CAST(TRY_CAST({text} AS TIMESTAMPTZ) AS TIMESTAMP)"
+    # Not "epoch" or "infinity", and no fraction of a microsecond.
+    plain = (
+        f"regexp_matches({text}, '^[0-9]') AND NOT regexp_matches({text}, '[.][0-9]{{6,}}[1-9]')"
+    )
+    if type_ == "DATE":
+        plain += f" AND {time} = CAST({time} AS DATE)"
+    return f"CASE WHEN ascii({v}) = 34 AND {plain} THEN CAST({time} AS {type_}) END"
 
 
 # ---- names --------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ ranges, each of which is scanned by a thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from mixpanel.data.exceptions import MemoryLimitError
 from mixpanel.data.store import tables
 from mixpanel.data.store.quoting import quoted
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["row_ranges", "scan"]
+T_co = TypeVar("T_co", covariant=True)
+
+__all__ = ["row_ranges", "scan", "with_enough_memory"]
 
 ROW_GROUP = 122_880
 VECTOR = 2_048  # rows that DuckDB processes at a time: only the last range may have fewer
@@ -51,3 +54,20 @@ def scan(table: str, ranges: Sequence[range], columns: str, where: str = "true")
     query = f"SELECT {columns} FROM {quoted(table)} WHERE ({where})"
     parts = (f"{query} AND rowid >= {each.start} AND rowid < {each.stop}" for each in ranges)
     return f"({' UNION ALL '.join(parts) or query})"
+
+
+class Attempt(Protocol[T_co]):
+    """Work on a table that is scanned in ranges, or as one."""
+
+    def __call__(self, *, in_ranges: bool) -> T_co: ...
+
+
+def with_enough_memory(attempt: Attempt[T_co]) -> T_co:
+    """Return the result of an attempt in ranges or, if that needs too much memory, of one without.
+
+    :raises MemoryLimitError: if both do.
+    """
+    try:
+        return attempt(in_ranges=True)
+    except MemoryLimitError:
+        return attempt(in_ranges=False)

@@ -10,7 +10,7 @@ from mixpanel.data._fetch import plan
 from mixpanel.data.exceptions import TableNotFoundError
 from mixpanel.data.results import ColumnInfo, TableInfo, TableSchema
 from mixpanel.data.store import fetch_log, profile_history
-from mixpanel.data.store.engine import count, database_errors, transaction
+from mixpanel.data.store.engine import count, database_errors, load_duckdb, transaction
 from mixpanel.data.store.quoting import literal, quoted, table_name
 from mixpanel.data.store.staging import STAGING_PREFIX
 
@@ -75,13 +75,24 @@ def tables(connection: DuckDBPyConnection) -> list[TableInfo]:
     found = [
         _table_info(connection, registered[name])
         if name in registered
-        else TableInfo(name, "view" if is_view else "other", count(connection, quoted(name)), None)
+        else _own_info(connection, name, is_view=is_view)
         for name, is_view in names(connection).items()
     ]
     found = _with_sources(connection, found)
     return sorted(
         [*found, *_interrupted_loads(connection)], key=lambda info: (info.name, info.state)
     )
+
+
+def _own_info(connection: DuckDBPyConnection, name: str, *, is_view: bool) -> TableInfo:
+    """Describe a table or view that SQL has made; the tables of a view may be gone or changed."""
+    try:
+        rows = count(connection, quoted(name))
+    except load_duckdb().Error:
+        if not is_view:
+            raise
+        return TableInfo(name, "view", 0, None, state="broken")
+    return TableInfo(name, "view" if is_view else "other", rows, None)
 
 
 def _with_sources(connection: DuckDBPyConnection, infos: list[TableInfo]) -> list[TableInfo]:

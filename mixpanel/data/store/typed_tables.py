@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,11 @@ from mixpanel.data.store.engine import (
 )
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
-from mixpanel.data.store.row_ranges import row_ranges, scan
+from mixpanel.data.store.row_ranges import row_ranges, scan, with_enough_memory
 from mixpanel.data.store.typed_views import MAX_COLUMNS, column_aliases, source_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import date
 
     from duckdb import DuckDBPyConnection
@@ -68,7 +69,7 @@ def build(
     :raises ConfigError: for a type that is not known, or a table without properties or with a
         column `_outliers`.
     """
-    pins = {key: _checked_type(key, type_) for key, type_ in types.items()}
+    pins = _checked_types(types)
     source = tables.resolve(connection, table)
     base = source_columns(connection, source)
     for column in base:
@@ -76,6 +77,24 @@ def build(
             raise ConfigError(
                 f"{source} has a column {column}, a name that typed tables use: rename it"
             )
+
+    def attempt(*, in_ranges: bool) -> TypedTable:
+        ranges = row_ranges(connection, source, base) if in_ranges else ()
+        return _build(connection, source, base, name, pins, ranges, infer_again=infer_again)
+
+    return with_enough_memory(attempt)
+
+
+def _build(
+    connection: DuckDBPyConnection,
+    source: str,
+    base: Collection[str],
+    name: str | None,
+    pins: dict[str, str],
+    ranges: Sequence[range],
+    *,
+    infer_again: bool,
+) -> TypedTable:
     with database_errors(), transaction(connection):
         recorded = _recorded_name(connection, source)
         target = table_name(name or recorded or source + tables.TYPED_SUFFIX)
@@ -83,12 +102,11 @@ def build(
         kept = {c.key: c.type for c in _columns(connection, source).values() if c.pinned}
         existing = tables.names(connection)
         same = {each.lower(): each for each in existing}.get(target.lower())
-        if same and existing[same] is False and same != recorded:
+        if same and (same == source or (existing[same] is False and same != recorded)):
             raise TableExistsError(same)
         for old in filter(None, (recorded, same)):
             kind = "VIEW" if existing.get(old) else "TABLE"
             connection.execute(f"DROP {kind} IF EXISTS {quoted(old)}")
-        ranges = row_ranges(connection, source, base)
         found = property_types.collect(connection, scan(source, ranges, "properties"))
         columns, omitted = _settle(found, base, known, kept | pins)
         query = _select(source, ranges, base, columns, found)
@@ -122,20 +140,57 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
     """Build the stale days of a table's typed table again; None if there are none.
 
     Columns keep their names and types; new properties get new columns. If rows of other days have
-    come or gone without a record, the whole table is built again.
+    come or gone without a record, or columns, the whole table is built again.
     """
     target, stale = _recorded_name(connection, source), _stale(connection, source)
-    if target is None or stale is None:
+    if target is None:
         return None
-    if stale == ALL_DAYS or target not in tables.names(connection):
-        return build(connection, source, None, {}, infer_again=False)
+    is_table = tables.names(connection).get(target) is False
+    if is_table and stale is None and _has_rows_of(connection, target, source):
+        return None
     base = source_columns(connection, source)
+    result = None
+    if (
+        is_table
+        and stale not in (None, ALL_DAYS)
+        and _has_columns(connection, target, source, base)
+    ):
+
+        def attempt(*, in_ranges: bool) -> TypedTable | None:
+            ranges = row_ranges(connection, source, base) if in_ranges else ()
+            return _refresh_days(connection, source, base, target, stale, ranges)
+
+        result = with_enough_memory(attempt)
+    return result or build(connection, source, None, {}, infer_again=False)
+
+
+def _has_rows_of(connection: DuckDBPyConnection, target: str, source: str) -> bool:
+    return count(connection, quoted(target)) == count(connection, quoted(source))
+
+
+def _has_columns(
+    connection: DuckDBPyConnection, target: str, source: str, base: Iterable[str]
+) -> bool:
+    """Return False if SQL has added or dropped columns of a table or of its typed table."""
+    recorded = (column.name for column in _columns(connection, source).values())
+    found = (column.name for column in tables.schema(connection, target).columns)
+    return sorted(map(str.lower, found)) == sorted(map(str.lower, (*base, *recorded, OUTLIERS)))
+
+
+def _refresh_days(
+    connection: DuckDBPyConnection,
+    source: str,
+    base: Collection[str],
+    target: str,
+    stale: str,
+    ranges: Sequence[range],
+) -> TypedTable | None:
+    """Replace the rows of the stale days; None if the table then has not as many as its source."""
     time = "event_time_local" if "event_time_local" in base else "event_time"
     days = f"SELECT unnest({literal(stale)}::JSON::DATE[])"
     where = f"({time} IS NULL OR CAST({time} AS DATE) IN ({days}))"
     with database_errors(), transaction(connection):
         known = _columns(connection, source)
-        ranges = row_ranges(connection, source, base)
         found = property_types.collect(connection, scan(source, ranges, "properties", where))
         columns, omitted = _settle(found, base, known, {})
         for column in columns:
@@ -146,13 +201,13 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
         connection.execute(f"DELETE FROM {quoted(target)} WHERE {where}")
         query = _select(source, ranges, base, columns, found, where)
         connection.execute(f"INSERT INTO {quoted(target)} BY NAME {query}")
-        if count(connection, quoted(target)) == count(connection, quoted(source)):
+        if _has_rows_of(connection, target, source):
             _record(connection, source, target, columns)
             return _result(connection, source, target, columns, found, known.values(), omitted)
         connection.execute(
             "UPDATE _typed_tables SET stale = ? WHERE table_name = ?", [ALL_DAYS, source]
         )
-    return build(connection, source, None, {}, infer_again=False)
+    return None
 
 
 def refresh_loaded(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
@@ -170,10 +225,24 @@ def refresh_loaded(connection: DuckDBPyConnection, source: str) -> TypedTable | 
         return None
 
 
+def _checked_types(types: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(types, Mapping) or not all(isinstance(key, str) for key in types):
+        raise ConfigError(
+            f"types={types!r} must name a type for each of some properties, as in "
+            "{'amount': 'DECIMAL(18,2)'}"
+        )
+    return {key: _checked_type(key, type_) for key, type_ in types.items()}
+
+
 def _checked_type(key: str, type_: str) -> str:
     chosen = re.sub(r"\s", "", str(type_)).upper()
     match = _TYPE.fullmatch(chosen)
-    if not match or (match[1] and not int(match[2]) <= int(match[1]) <= 38):
+    if match and match[1]:
+        digits, scale = int(match[1]), int(match[2])
+        chosen = f"DECIMAL({digits},{scale})"
+        if not max(1, scale) <= digits <= property_types.MAX_DIGITS:
+            match = None
+    if not match:
         raise ConfigError(
             f"{type_!r} is not a type for {key!r}: use VARCHAR, BOOLEAN, BIGINT, HUGEINT, DOUBLE, "
             "DECIMAL(38,2), DATE, TIMESTAMP or JSON"
@@ -192,8 +261,10 @@ def _settle(
     for key in pins:
         inferred.setdefault(key, PropertyType(pins[key], 0, 0))
     frequent = sorted(inferred, key=lambda key: (key not in pins, -inferred[key].values, key))
-    room = max(MAX_COLUMNS - len(known), 0)
+    taken = {column.lower() for column in base}  # SQL may have added a column of a known name
+    known = {key: column for key, column in known.items() if column.name.lower() not in taken}
     new = [key for key in frequent if key not in known]
+    room = max(MAX_COLUMNS - len(known), sum(key in pins for key in new))
     chosen = {key: inferred[key] for key in new[:room]}
     names = property_types.column_names(
         chosen, (*base, OUTLIERS), {key: column.name for key, column in known.items()}
@@ -226,7 +297,7 @@ def _select(
     folded: set[str] = set()
     aliases = column_aliases(base)
     chosen = [f"{alias} AS {name}" for alias, name in aliases.items()]
-    raw, outliers = [], []
+    raw, converted, outliers = [], [], []
     for number, column in enumerate(columns):
         each = found.get(column.key)
         direct = each is None or (not column.pinned and property_types.fits(each, column.type))
@@ -239,32 +310,37 @@ def _select(
             value = f"j{number}"
             raw.append(f"properties->{_pointer(column.key)} AS {value}")
             direct = False
+        chosen.append(f"c{number} AS {quoted(column.name)}")
         if direct:
-            chosen.append(f"CAST({value} AS {column.type}) AS {quoted(column.name)}")
+            converted.append(f"CAST({value} AS {column.type}) AS c{number}")
             continue
-        converted = property_types.typed(f"({value})", column.type, as_text=column.pinned)
-        chosen.append(f"{converted} AS {quoted(column.name)}")
+        typed = property_types.typed(f"({value})", column.type, as_text=column.pinned)
+        converted.append(f"{typed} AS c{number}")
         if each is not None and not property_types.fits(each, column.type):
-            missed = f"({converted}) IS NULL AND CAST({value} AS VARCHAR) <> 'null'"
-            outliers.append(f"{literal(column.name)}, CASE WHEN {missed} THEN {value} END")
+            converted.append(f"CAST({value} AS VARCHAR) AS v{number}")
+            member = literal(json.dumps(column.name, ensure_ascii=False) + ":")
+            is_outlier = f"c{number} IS NULL AND v{number} <> 'null'"
+            outliers.append(f"CASE WHEN {is_outlier} THEN {member} || v{number} END")
     kept = "CAST(NULL AS JSON)"
-    if outliers:  # a merge patch drops what is null
-        kept = f"json_merge_patch('{{}}', json_object({', '.join(outliers)}))"
-        kept = f"CAST(NULLIF(CAST({kept} AS VARCHAR), '{{}}') AS JSON)"
+    if outliers:  # concat_ws leaves out what is NULL
+        members = f"concat_ws(',', {', '.join(outliers)})"
+        kept = f"CAST(NULLIF('{{' || {members} || '}}', '{{}}') AS JSON)"
     shape = literal(json.dumps(structure or {"-": "JSON"}, ensure_ascii=False))
     scanned = ["properties", *(f"{name} AS {alias}" for alias, name in aliases.items())]
+    converted = [*aliases, *converted]
     parsed = [*aliases, f"json_transform(properties, {shape}) AS s", *raw]
     order = ""  # several ranges are written in parallel only if the query sorts
     if ranges and ranges[-1].stop * (len(aliases) + len(columns)) <= MAX_SORTED:
         scanned.append("rowid AS n")
         parsed.append("n")
-        order = " ORDER BY parsed.n"
+        converted.append("n")
+        order = " ORDER BY converted.n"
     else:
         ranges = ()
     source = scan(table, ranges, ", ".join(scanned), where)
     return (
-        f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} "
-        f"FROM (SELECT {', '.join(parsed)} FROM {source}) AS parsed{order}"
+        f"SELECT {', '.join(chosen)}, {kept} AS {OUTLIERS} FROM (SELECT {', '.join(converted)} "
+        f"FROM (SELECT {', '.join(parsed)} FROM {source})) AS converted{order}"
     )
 
 

@@ -10,7 +10,7 @@ from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import property_types, tables
 from mixpanel.data.store.engine import database_errors, transaction
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
-from mixpanel.data.store.row_ranges import row_ranges, scan
+from mixpanel.data.store.row_ranges import row_ranges, scan, with_enough_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,10 +35,16 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
     source = tables.resolve(connection, table)
     columns = source_columns(connection, source)
     view = table_name(name or source + tables.TYPED_SUFFIX)
-    if tables.names(connection).get(view) is False:
-        raise TableExistsError(view)
-    scanned = scan(source, row_ranges(connection, source, columns), "properties")
-    collected = property_types.collect(connection, scanned)
+    for each, is_view in tables.names(connection).items():
+        if each.lower() == view.lower() and (not is_view or each == source):
+            raise TableExistsError(each)
+
+    def attempt(*, in_ranges: bool) -> dict[str, property_types.Found]:
+        ranges = row_ranges(connection, source, columns) if in_ranges else ()
+        with database_errors():
+            return property_types.collect(connection, scan(source, ranges, "properties"))
+
+    collected = with_enough_memory(attempt)
     inferred = {key: property_types.decide(each) for key, each in collected.items()}
     found = property_types.most_frequent(inferred, MAX_COLUMNS)
     if len(found) < len(inferred):
@@ -77,7 +83,7 @@ def _extracted(source: str, aliases: Mapping[str, str], keys: Iterable[str]) -> 
     # DuckDB refuses names that differ only in case, and empty ones.
     together = {key.lower(): key for key in apart if key and "\x00" not in key}.values()
     names = {key: apart.pop(key) for key in together}
-    shape = literal(json.dumps(dict.fromkeys(names, "JSON"), ensure_ascii=False))
+    shape = literal(json.dumps(dict.fromkeys(names, "JSON") or {"-": "JSON"}, ensure_ascii=False))
     parsed = _by_pointer(source, [*selected, f"json_transform(properties, {shape}) AS s"], apart)
     fields = [f"s.{quoted(key)} AS {name}" for key, name in names.items()]
     return f"SELECT {', '.join([*aliases, *apart.values(), *fields])} FROM ({parsed})"

@@ -17,7 +17,8 @@ KEYS = [
 INTEGERS = st.integers(-(10**6), 10**6)
 IDS = st.integers(2**60, 2**60 + 50) | st.integers(2**63 - 5, 2**64 + 5)
 SIGNED_IDS = st.integers(-(2**63) - 3, -(2**63) + 3) | st.integers(2**53 - 3, 2**53 + 3)
-HUGE = st.integers(-(2**127) - 2, 2**127 + 2) | st.integers(2**126, 2**130)
+LIMITS = st.sampled_from([-(2**127), 2**127 - 1, -(2**63), 2**63 - 1, -(2**53), 2**53])
+HUGE = st.integers(-(2**127) - 2, 2**127 + 2) | st.integers(2**126, 2**130) | LIMITS
 DECIMALS = st.integers(-(10**6), 10**6).map(lambda n: n / 100)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.sampled_from(["", "N/A", "5", "true", "null", "it's", "\u2028", "long" * 20])
@@ -42,7 +43,7 @@ def properties_of_events(draw):
                 row[key] = None
             elif chosen > 1:
                 exception = number % rare[key] == 1
-                row[key] = draw(DECIMALS | TEXTS | IDS if exception else kind)
+                row[key] = draw(DECIMALS | TEXTS | IDS | LIMITS | NESTED if exception else kind)
         rows.append(row)
     return rows
 
