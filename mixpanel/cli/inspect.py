@@ -100,7 +100,7 @@ def tables(
 
     A table that an interrupted fetch has begun is incomplete; run the same fetch again to resume
     it. A typed table is stale while its table has other rows; `mp inspect typed-table` brings it up
-    to date.
+    to date. A view is broken if it cannot be read, as when its table was dropped.
     """
     with open_database(db) as database:
         found = database.tables()

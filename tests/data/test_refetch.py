@@ -13,7 +13,7 @@ from mixpanel.data._fetch.plan import Chunk, Part
 from mixpanel.data._fetch.query import EventQuery, ProfileQuery
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store.event_load import Load
-from mixpanel.emulator import Emulator
+from mixpanel.emulator import Emulator, Fault
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +61,7 @@ def exported_days(emu):
 def test_two_fetches_into_one_table_do_not_mix(emu, tmp_path):
     """The second is refused before any call, also through another workspace."""
     load(emu, tmp_path, "A", "B")
+    emu.play(Fault.latency(0.5), path=EXPORT)  # the first has not ended when the others begin
 
     async def run():
         path = tmp_path / "ws.db"

@@ -6,6 +6,7 @@ it in between: DuckDB lets one process write, or several read.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import time
@@ -65,6 +66,8 @@ _connected_handles: Counter[Path] = Counter()  # those whose file is open, likew
 # file in both ways, and closing it in one way would release the lock of the other.
 _connected_files: Counter[Path] = Counter()
 _attached_files: Counter[Path] = Counter()
+_connections: WeakSet[Connection] = WeakSet()
+_at_exit = False
 
 
 class Connection:
@@ -110,6 +113,8 @@ class Connection:
         self._loads: WeakSet[_Load] = WeakSet()
         # Equal for two handles of one file, different for two databases in memory.
         self._identity: Hashable = object() if path is None else path.resolve()
+        with _open_lock:
+            _connections.add(self)
 
     @classmethod
     def open(
@@ -237,7 +242,8 @@ class Connection:
         attached = self._attachments.paths()
         connected = self._paths(attached)
         mode = {"read_only": True} if only_reads else {}
-        connection, self._exchange = self._connect_to(attached=attached, **mode)
+        is_open = self.path is not None and _connected_files[self.path.resolve()] > 0
+        connection, self._exchange = self._connect_to(attached=attached, is_open=is_open, **mode)
         try:
             make_folder(self.parts)  # DuckDB spills into it, and creates no parents
             self._prepare(connection, read_only=only_reads or self.read_only)
@@ -302,7 +308,7 @@ class Connection:
             if self._uses or self._stays_open or self._connection is None:
                 return
             self._unused_since = time.monotonic()
-            at_once = self._unused_since - self._connected_at > MAX_HOLD
+            at_once = _at_exit or self._unused_since - self._connected_at > MAX_HOLD
             starts_closer = not at_once and not self._closer_runs
             self._closer_runs = self._closer_runs or starts_closer
         if starts_closer:
@@ -503,3 +509,20 @@ class Connection:
                 yield cursor
             finally:
                 self._load_cursors.remove(cursor)
+
+
+def _close_at_exit() -> None:
+    """Close the files that nothing uses, before the interpreter ends.
+
+    A thread that is within DuckDB then, to close one, would abort the process when it returns.
+    """
+    global _at_exit
+    with _open_lock:
+        _at_exit = True
+        for connection in [*_connections]:
+            with connection._lock:
+                if not (connection._uses or connection._stays_open):
+                    connection._disconnect()
+
+
+atexit.register(_close_at_exit)

@@ -25,7 +25,7 @@ from mixpanel.data.store.part_files import scratch_name
 from mixpanel.data.store.quoting import literal, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import ModuleType
 
     import duckdb
@@ -86,15 +86,18 @@ def connect(
     memory_limit: str | int | None,
     threads: int | None,
     attached: Mapping[str, Path],
+    is_open: bool,
 ) -> tuple[duckdb.DuckDBPyConnection, Path]:
     """Open a database; return the connection and the only folder it may read and write.
 
     That folder, inside `parts`, has a random name and holds files only while they are loaded or
     exported, because DuckDB has one set of allowed directories for our statements and the user's.
-    `attached` are the files of other databases, by name in SQL, which can be read.
+    `attached` are the files of other databases, by name in SQL, which can be read. `is_open` is
+    True if this process has the file open already.
 
     :raises DatabaseNotFoundError: if `read_only` and the file does not exist.
-    :raises DatabaseLockedError: if another process has it open, or one of those attached.
+    :raises DatabaseLockedError: if another process has it open, or one of those attached, or has
+        written to one meanwhile.
     :raises ConfigError: if the file is not a database, or cannot be opened.
     """
     duckdb_module = load_duckdb()
@@ -121,6 +124,10 @@ def connect(
         "python_enable_replacements": False,
         "storage_compatibility_version": STORAGE_VERSION,
     }
+    files = [*attached.values()]
+    if path is not None and not is_new and not is_open:
+        files.append(path)
+    before = [*map(_state, files)]
     try:
         connection: duckdb.DuckDBPyConnection = duckdb_module.connect(
             str(path or MEMORY), read_only=read_only, config=config
@@ -138,10 +145,32 @@ def connect(
             sizes=sizes,
             attached=attached,
         )
+        _require_unwritten(files, before)
     except BaseException:
         connection.close()
         raise
     return connection, exchange
+
+
+def _require_unwritten(files: Iterable[Path], before: Iterable[object]) -> None:
+    for file, state in zip(files, before, strict=True):
+        if state != _state(file):
+            raise DatabaseLockedError(file)
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """Return the size and time of a database file and of its log, one of which a writer changes.
+
+    DuckDB 2.0 reads the header of a file before it locks it. If in between another process moves
+    its log into the file and closes it, what that process wrote last seems to be missing, and would
+    be lost if this process wrote, too.
+    """
+    states: list[object] = []
+    for file in (path, path.with_name(path.name + ".wal")):
+        with suppress(OSError):
+            status = file.stat()
+            states += [file.name, status.st_mtime_ns, status.st_size]
+    return tuple(states)
 
 
 def _spill_bytes(parts: Path) -> int:

@@ -1,6 +1,7 @@
 """Processes take turns with a database file: nobody holds it while it does nothing."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import anyio
+import duckdb
 import pytest
 from typer.testing import CliRunner
 
@@ -83,6 +85,51 @@ def test_a_shell_reads_and_writes_while_a_notebook_is_open(path, notebook):
         fill(emu)
         mp("fetch", "events", *DAYS)
         assert "72" == notebook("SELECT count(*) FROM events")
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("changed", ["file", "log"])
+def test_a_file_that_was_written_while_it_was_opened_is_opened_again(
+    path, monkeypatch, read_only, changed
+):
+    """DuckDB 2.0 may have read its header before that: the last table would be missing, or lost."""
+    connect, opened = duckdb.connect, []
+    log = path.with_name(path.name + ".wal")
+
+    def slow(*args, **kwargs):
+        if not opened:
+            os.utime(path) if changed == "file" else log.unlink()
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    if changed == "log":
+        log.touch()
+    monkeypatch.setattr(duckdb, "connect", slow)
+    with Database.open(path, read_only=read_only) as database:
+        assert 1 == database.sql_scalar("SELECT 1")
+        stale, current = opened
+        with pytest.raises(duckdb.ConnectionException):
+            stale.execute("SELECT 1")
+        current.execute("SELECT 1")
+
+
+def test_a_program_may_end_while_its_file_is_closed(path):
+    """A thread within DuckDB would abort the process as soon as the interpreter has ended."""
+    program = """
+import sys, time
+from mixpanel.data.store import Database
+database = Database.open(sys.argv[1])
+database.sql_rows("CREATE TABLE t AS SELECT range AS i FROM range(100000)", write=True)
+end = time.monotonic() + 30
+while database._connection is not None and time.monotonic() < end:
+    time.sleep(0.0005)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, check=False, timeout=60
+    )
+    assert (0, b"") == (done.returncode, done.stderr)
+    with Database.open(path) as database:
+        assert 100_000 == database.sql_scalar("SELECT count(*) FROM t")
 
 
 def test_an_unused_file_is_closed_and_opened_again(path):
