@@ -142,6 +142,25 @@ def test_a_forked_child_of_a_process_with_an_emulator_exits_cleanly():
     assert "0\n" == body.stdout
 
 
+def test_a_database_that_was_written_while_it_was_opened_is_opened_again(tmp_path, monkeypatch):
+    """DuckDB 2.0 may have read its header before that, and would lose what was written."""
+    path, connect, opened = tmp_path / "kept.duckdb", duckdb.connect, []
+    Emulator(db=path).events()
+
+    def slow(*args, **kwargs):
+        if len(opened) < written:
+            os.utime(path, ns=(1, len(opened) + 1))
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(duckdb, "connect", slow)
+    written = 1
+    assert ([], 2) == (Emulator(db=path).events(), len(opened))
+    written = 100
+    with pytest.raises(duckdb.IOException, match="is being written by another process"):
+        Emulator(db=path).events()
+
+
 @pytest.mark.slow
 def test_a_file_keeps_the_data(tmp_path):
     """The next emulator finds the data of the last one, including aliases."""

@@ -38,6 +38,7 @@ __all__ = [
     "database_errors",
     "disable_progress_bar",
     "error_message",
+    "file_state",
     "is_data_error",
     "load_duckdb",
     "memory_error",
@@ -127,7 +128,7 @@ def connect(
     files = [*attached.values()]
     if path is not None and not is_new and not is_open:
         files.append(path)
-    before = [*map(_state, files)]
+    before = [*map(file_state, files)]
     try:
         connection: duckdb.DuckDBPyConnection = duckdb_module.connect(
             str(path or MEMORY), read_only=read_only, config=config
@@ -154,11 +155,11 @@ def connect(
 
 def _require_unwritten(files: Iterable[Path], before: Iterable[object]) -> None:
     for file, state in zip(files, before, strict=True):
-        if state != _state(file):
+        if state != file_state(file):
             raise DatabaseLockedError(file)
 
 
-def _state(path: Path) -> tuple[object, ...]:
+def file_state(path: Path) -> tuple[object, ...]:
     """Return the size and time of a database file and of its log, one of which a writer changes.
 
     DuckDB 2.0 reads the header of a file before it locks it. If in between another process moves

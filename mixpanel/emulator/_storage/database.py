@@ -3,12 +3,15 @@
 import itertools
 import weakref
 from functools import cache
+from pathlib import Path
 
 import duckdb
 
 from mixpanel._runtime import fork
-from mixpanel.data.store.engine import disable_progress_bar
+from mixpanel.data.store.engine import disable_progress_bar, file_state
 from mixpanel.emulator._storage.tables import MIGRATION, SCHEMA
+
+ATTEMPTS = 5
 
 _numbers = itertools.count(1)
 
@@ -30,7 +33,7 @@ class Database:
             self.connection.execute(f"attach ':memory:' as {self._name}")
             weakref.finalize(self, _detach, self.connection, self._name).atexit = False
         else:
-            self.connection = duckdb.connect(path)
+            self.connection = _connect(path)
         self._configure(self.connection)
         if path is not None:
             _migrate(self.connection)
@@ -59,6 +62,17 @@ def _memory() -> duckdb.DuckDBPyConnection:
 
 # A forked child would crash at exit: closing DuckDB waits for threads that only the parent has.
 fork.register(fork.Order.LOCKS, before=_memory.cache_clear)
+
+
+def _connect(path: str) -> duckdb.DuckDBPyConnection:
+    """Open a file, again if another process has written to it meanwhile: see `file_state`."""
+    for _ in range(ATTEMPTS):
+        before = file_state(Path(path))
+        connection = duckdb.connect(path)
+        if not before or before == file_state(Path(path)):
+            return connection
+        connection.close()
+    raise duckdb.IOException(f"{path} is being written by another process")
 
 
 def _detach(connection: duckdb.DuckDBPyConnection, name: str) -> None:
