@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
-from mixpanel._runtime import native_threads
+from mixpanel._runtime import fork, native_threads
 from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data.exceptions import ConfigError, DatabaseLockedError, SQLError
@@ -517,12 +517,20 @@ def _close_at_exit() -> None:
     A thread that is within DuckDB then, to close one, would abort the process when it returns.
     """
     global _at_exit
+    _at_exit = True
     with _open_lock:
-        _at_exit = True
         for connection in [*_connections]:
             with connection._lock:
                 if not (connection._uses or connection._stays_open):
                     connection._disconnect()
 
 
+def _after_fork() -> None:
+    """Leave the files to the parent: DuckDB would wait for threads that only the parent has."""
+    global _open_lock
+    _open_lock = native_threads.new_lock()
+    _connections.clear()
+
+
 atexit.register(_close_at_exit)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

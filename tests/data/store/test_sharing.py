@@ -132,6 +132,26 @@ while database._connection is not None and time.monotonic() < end:
         assert 100_000 == database.sql_scalar("SELECT count(*) FROM t")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_ends_and_leaves_the_file_to_its_parent(path):
+    """DuckDB's threads exist in the parent only: a child that closed the file would wait."""
+    program = """
+import os, sys
+from mixpanel.data.store import Database
+database = Database.open(sys.argv[1])
+database.sql_rows("CREATE TABLE t AS SELECT 1 AS i", write=True)
+if child := os.fork():
+    _, status = os.waitpid(child, 0)
+    assert 1 == database.sql_scalar("SELECT i FROM t")
+    sys.exit(status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(path)],
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
 def test_an_unused_file_is_closed_and_opened_again(path):
     """And keeps what was written."""
     with Database.open(path) as db:
