@@ -64,7 +64,8 @@ def flows(
     `where` filters them. Only events within `window` of it are in a step. If a user did nothing
     more, the step has a `$dropoff`; events that are not among the `events_per_step` most frequent
     ones of a step are `$other`. Events at the same time are in the order of their names. With
-    `collapse_repeated`, an event that a user repeats immediately counts once. `paths` is the number
+    `collapse_repeated`, an event that a user repeats immediately counts once; compared are the
+    events of the period and, with `reverse`, those up to `window` before it. `paths` is the number
     of the most frequent sequences to return, in order of time.
 
     `then` are further steps, each the next such event after the one before: events in between are

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mixpanel.data.analysis.flows import DROPOFF, flows
@@ -322,7 +322,18 @@ def test_frequency_agrees_with_the_reference(tables, report, units, name):
             assert reference.frequency(report, part, unit, sub_unit) == found.segments[plan]
 
 
+MIDNIGHT = 1_772_236_800_000
+# The same event two hours before the day, and at its start.
+REPEATED = Report(
+    [Event("A", MIDNIGHT + ms, "u1", f"i{ms}", {}) for ms in (-2 * HOUR, 0)],
+    "UTC", date(2026, 2, 28), date(2026, 2, 28),
+)  # fmt: skip
+
+
 @quick
+@example(REPEATED, 0, 1, 1, False, True, False)
+@example(REPEATED, 1, 1, 1, False, True, False)
+@example(REPEATED, 1, 1, 3, False, True, False)
 @given(
     reports(),
     st.integers(0, 3),
@@ -347,8 +358,12 @@ def test_flows_agree_with_the_reference(
             collapse_repeated=collapse, paths=1000,
         )  # fmt: skip
         found = tables.run(query)
+        # What happened before does not count as an event that is repeated.
+        start = period_of(report).before(timedelta(hours=hours if reverse else 0))
+        first = start.replace(tzinfo=UTC).timestamp() * 1000
+        near = [each for each in seen.events if each.time >= first]
         paths = reference.paths(
-            seen, "A", reverse, forward, hours * HOUR,
+            seen._replace(events=near), "A", reverse, forward, hours * HOUR,
             unique=unique, collapse=collapse, hidden=hidden,
         )  # fmt: skip
         assert sum(paths.values()) == sum(path.count for path in found.paths)
