@@ -90,7 +90,7 @@ def duckdb(folder: Path, database: Path) -> int:
 
 
 def rows(path: Path, count: int) -> None:
-    """Make a table of rows to query."""
+    """Make a table of rows to query, and a view of their pairs."""
     import duckdb as library
 
     with library.connect(str(path)) as connection:
@@ -99,6 +99,8 @@ def rows(path: Path, count: int) -> None:
             "range / 7 AS amount, TIMESTAMP '2026-01-01' + to_seconds(range % 999999) AS at "
             f"FROM range({count})"
         )
+        # More rows than any statement reads before it is interrupted.
+        connection.execute("CREATE VIEW pairs AS SELECT a.*, b.who AS other FROM t a, t b")
 
 
 def query(path: Path, target: Path) -> int:

@@ -504,10 +504,10 @@ INTERRUPTED = {
     "ours, query sql, no row yet": [
         "query", "sql", "SELECT count(*) FROM t a, t b WHERE a.amount > b.amount"
     ],
-    "ours, query sql, to CSV": ["query", "sql", "FROM t a, t b", "--format", "csv"],
-    "ours, export csv": ["export", "csv", "-", "--sql", "FROM t a, t b"],
-    "ours, export parquet": ["export", "parquet", "TARGET", "--sql", "FROM t a, t b"],
-    "ours, inspect summarize": ["inspect", "summarize", "t"],
+    "ours, query sql, to CSV": ["query", "sql", "FROM pairs", "--format", "csv"],
+    "ours, export csv": ["export", "csv", "-", "--sql", "FROM pairs"],
+    "ours, export parquet": ["export", "parquet", "TARGET", "--sql", "FROM pairs"],
+    "ours, inspect summarize": ["inspect", "summarize", "pairs"],
 }  # fmt: skip
 
 
