@@ -253,7 +253,7 @@ class Slot:
             if self.rejected_at is None:
                 self.rejected_at = now
             jittered = None if retry_after is None else retry_after + random.random()
-            # A call that is not counted does not heed the windows, so it waits for nothing else.
+            # A call that is not counted ignores the windows, so it waits for nothing else.
             if not self.counted or (limit is not None and limit.concurrent):
                 windows.reject_for_concurrency(now, jittered)
             else:
