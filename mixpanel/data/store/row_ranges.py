@@ -7,18 +7,18 @@ ranges, each of which is scanned by a thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mixpanel.data.exceptions import MemoryLimitError
 from mixpanel.data.store import tables
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from duckdb import DuckDBPyConnection
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 __all__ = ["row_ranges", "scan", "with_enough_memory"]
 
@@ -56,18 +56,14 @@ def scan(table: str, ranges: Sequence[range], columns: str, where: str = "true")
     return f"({' UNION ALL '.join(parts) or query})"
 
 
-class Attempt(Protocol[T_co]):
-    """Work on a table that is scanned in ranges, or as one."""
+def with_enough_memory(ranges: Sequence[range], attempt: Callable[[Sequence[range]], T]) -> T:
+    """Return the result of an attempt with ranges or, if that needs too much memory, without.
 
-    def __call__(self, *, in_ranges: bool) -> T_co: ...
-
-
-def with_enough_memory(attempt: Attempt[T_co]) -> T_co:
-    """Return the result of an attempt in ranges or, if that needs too much memory, of one without.
-
-    :raises MemoryLimitError: if both do.
+    :raises MemoryLimitError: if the memory does not suffice for a plain scan either.
     """
     try:
-        return attempt(in_ranges=True)
+        return attempt(ranges)
     except MemoryLimitError:
-        return attempt(in_ranges=False)
+        if not ranges:
+            raise
+    return attempt(())

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mixpanel._runtime.safe_logging import logger
@@ -77,12 +78,8 @@ def build(
             raise ConfigError(
                 f"{source} has a column {column}, a name that typed tables use: rename it"
             )
-
-    def attempt(*, in_ranges: bool) -> TypedTable:
-        ranges = row_ranges(connection, source, base) if in_ranges else ()
-        return _build(connection, source, base, name, pins, ranges, infer_again=infer_again)
-
-    return with_enough_memory(attempt)
+    attempt = partial(_build, connection, source, base, name, pins, infer_again)
+    return with_enough_memory(row_ranges(connection, source, base), attempt)
 
 
 def _build(
@@ -91,9 +88,8 @@ def _build(
     base: Collection[str],
     name: str | None,
     pins: dict[str, str],
+    infer_again: bool,  # noqa: FBT001 - of `build`
     ranges: Sequence[range],
-    *,
-    infer_again: bool,
 ) -> TypedTable:
     with database_errors(), transaction(connection):
         recorded = _recorded_name(connection, source)
@@ -155,12 +151,8 @@ def refresh(connection: DuckDBPyConnection, source: str) -> TypedTable | None:
         and stale not in (None, ALL_DAYS)
         and _has_columns(connection, target, source, base)
     ):
-
-        def attempt(*, in_ranges: bool) -> TypedTable | None:
-            ranges = row_ranges(connection, source, base) if in_ranges else ()
-            return _refresh_days(connection, source, base, target, stale, ranges)
-
-        result = with_enough_memory(attempt)
+        attempt = partial(_refresh_days, connection, source, base, target, stale)
+        result = with_enough_memory(row_ranges(connection, source, base), attempt)
     return result or build(connection, source, None, {}, infer_again=False)
 
 

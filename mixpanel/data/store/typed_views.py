@@ -13,7 +13,7 @@ from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
 from mixpanel.data.store.row_ranges import row_ranges, scan, with_enough_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from duckdb import DuckDBPyConnection
 
@@ -39,12 +39,11 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
         if each.lower() == view.lower() and (not is_view or each == source):
             raise TableExistsError(each)
 
-    def attempt(*, in_ranges: bool) -> dict[str, property_types.Found]:
-        ranges = row_ranges(connection, source, columns) if in_ranges else ()
+    def attempt(ranges: Sequence[range]) -> dict[str, property_types.Found]:
         with database_errors():
             return property_types.collect(connection, scan(source, ranges, "properties"))
 
-    collected = with_enough_memory(attempt)
+    collected = with_enough_memory(row_ranges(connection, source, columns), attempt)
     inferred = {key: property_types.decide(each) for key, each in collected.items()}
     found = property_types.most_frequent(inferred, MAX_COLUMNS)
     if len(found) < len(inferred):
