@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 __all__ = ["interruptible"]
 
-FORCE_SECONDS = 0.3
+FORCE_SECONDS = 0.15
 REPEAT_SECONDS = 0.05  # a statement may begin just after it was interrupted
 
 
@@ -26,7 +26,7 @@ def interruptible(
 ) -> Iterator[None]:
     """Call `interrupt` when Ctrl-C or SIGTERM arrives, and end the block with it.
 
-    With `force`, the process ends after 0.35 seconds at the latest, as some operators of DuckDB
+    With `force`, the process ends after 0.2 seconds at the latest, as some operators of DuckDB
     look for interrupts rarely: `force` is called until it returns True, and removes what must not
     be left.
 

@@ -17,6 +17,7 @@ from mixpanel._runtime import native_threads
 from mixpanel.data.exceptions import UnsafeSQLError
 from mixpanel.data.store.engine import load_duckdb
 from mixpanel.data.store.part_files import scratch_folder
+from mixpanel.data.store.plans import multiplies_rows
 from mixpanel.data.store.quoting import literal, quoted
 from mixpanel.data.store.statements import check_statement, statement_body
 
@@ -181,8 +182,8 @@ def copy_stream(
 def in_small_batches(connection: DuckDBPyConnection, query: str) -> str:
     """Return a query of the same rows in the same order, of which COPY writes a few at a time.
 
-    With several threads, DuckDB turns whole row groups of 122,880 rows into text before it writes
-    them, unless one source of rows cannot be divided among threads: here an empty aggregate.
+    With several threads, DuckDB holds all that comes of a row group of 122,880 rows before it
+    writes it, unless one source of rows cannot be divided among threads: here an empty aggregate.
     """
     columns = connection.execute(f"DESCRIBE {query}").fetchall()
     nulls = ", ".join("NULL" for _ in columns)
@@ -194,6 +195,8 @@ def copy_bytes(
     connection: DuckDBPyConnection, query: str, options: str, exchange: Path
 ) -> Iterator[bytes]:
     """Yield the bytes that `COPY (query) TO … (options)` writes, while it writes them."""
+    if multiplies_rows(connection, query):
+        query = in_small_batches(connection, query)
     with scratch_folder(exchange) as folder:
         path = folder / "rows"
         statement = f"COPY ({query}) TO {literal(str(path))} ({options})"
