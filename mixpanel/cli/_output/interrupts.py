@@ -56,19 +56,20 @@ def interruptible(
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     terminate = signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield
+        try:
+            yield
+        finally:
+            ended.set()
+            signal.set_wakeup_fd(wakeup)
+            with suppress(TypeError):  # the handler was not Python's
+                signal.signal(signal.SIGTERM, terminate)
+            writer.close()
+            watcher.join()
+            reader.close()
     except BaseException:
-        if received:
+        if received:  # only now certain: DuckDB may notice a signal before the thread does
             _end(received[0])
         raise
-    finally:
-        ended.set()
-        signal.set_wakeup_fd(wakeup)
-        with suppress(TypeError):  # the handler was not Python's
-            signal.signal(signal.SIGTERM, terminate)
-        writer.close()
-        watcher.join()
-        reader.close()
 
 
 def _terminate(number: int, _frame: Any) -> NoReturn:

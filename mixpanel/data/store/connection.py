@@ -25,10 +25,12 @@ from mixpanel.data.exceptions import ConfigError, DatabaseLockedError, SQLError
 from mixpanel.data.store import fetch_log
 from mixpanel.data.store.attachments import Attachments
 from mixpanel.data.store.engine import (
+    OPEN_READ_ONLY,
     connect,
     database_errors,
     load_duckdb,
     memory_error,
+    read_only_database,
     read_only_folder,
     restrict_wal,
 )
@@ -100,6 +102,7 @@ class Connection:
         self._attachments = Attachments()
         self._connected_paths: list[tuple[Counter[Path], Path]] = []
         self._lock = native_threads.new_lock()
+        self._tables_lock = native_threads.new_lock()  # one thread replaces tables at a time
         self._closed = False
         self._cursors: set[DuckDBPyConnection] = set()  # of running statements
         self._uses = 0
@@ -494,6 +497,8 @@ class Connection:
             except load_duckdb().OutOfMemoryException as error:
                 raise memory_error(error) from error
             except load_duckdb().Error as error:
+                if read_only_database(error) is not None:
+                    raise ConfigError(OPEN_READ_ONLY) from error
                 raise SQLError(str(error)) from error
 
     @contextmanager

@@ -404,12 +404,12 @@ class Database(Connection):
         :raises TableNotFoundError: if one of the names is neither a table nor an interrupted load.
         :raises ConfigError: while a fetch into one of them is running.
         """
-        with self._query_cursor() as cursor:
+        with self._tables_lock, self._query_cursor() as cursor:
             self._drop(cursor, names)
 
     def drop_all(self, type: TableType | None = None) -> None:
         """Drop all tables and views, or only the tables of one type."""
-        with self._query_cursor() as cursor:
+        with self._tables_lock, self._query_cursor() as cursor:
             self._drop(cursor, catalog.names_of_type(cursor, type))
 
     def _drop(self, cursor: DuckDBPyConnection, names: Sequence[str]) -> None:
@@ -432,7 +432,7 @@ class Database(Connection):
         value of another type, up to one in ten, is NULL there. Of names that differ only in case
         the most frequent keeps its name, and the others get a number, as in `plan_2`.
         """
-        with self._query_cursor() as cursor:
+        with self._tables_lock, self._query_cursor() as cursor:
             return typed_views.typed_view(cursor, table, name)
 
     def typed_table(
@@ -451,16 +451,16 @@ class Database(Connection):
         and types are recorded and stay, unless `infer_again`; `types` states some yourself, as in
         `{"amount": "DECIMAL(18,2)"}`. The 1,000 most frequent properties become columns.
 
-        :raises TableExistsError: if another table has that name.
+        :raises TableExistsError: if another table or view has that name.
         :raises ConfigError: for an unknown type, or a table without properties or with a column
             `_outliers`.
         """
-        with self._query_cursor() as cursor:
+        with self._tables_lock, self._query_cursor() as cursor:
             return typed_tables.build(cursor, table, name, types or {}, infer_again=infer_again)
 
     def refresh_typed(self, table: str) -> TypedTable | None:
         """Bring the typed table of a table up to date; None if there is none or nothing changed."""
-        with self._query_cursor() as cursor:
+        with self._tables_lock, self._query_cursor() as cursor:
             return typed_tables.refresh(cursor, catalog.resolve(cursor, table))
 
     # ---- loading --------------------------------------------------------------------------------

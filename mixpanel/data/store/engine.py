@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import duckdb
 
 __all__ = [
+    "CONFLICT",
+    "OPEN_READ_ONLY",
     "STORAGE_VERSION",
     "attach",
     "connect",
@@ -39,9 +41,11 @@ __all__ = [
     "disable_progress_bar",
     "error_message",
     "file_state",
+    "is_conflict",
     "is_data_error",
     "load_duckdb",
     "memory_error",
+    "read_only_database",
     "read_only_folder",
     "restrict_wal",
     "transaction",
@@ -58,6 +62,12 @@ UNLOCKED = ("TimeZone", "python_enable_replacements")
 _RANDOM_SUFFIX = uuid4().hex
 _USED = re.compile(r"\([\d.]+ \w+/(?P<limit>[\d.]+ \w+) used\)")
 SPILL_SHARE = 0.9
+OPEN_READ_ONLY = "the database is open read-only: open it with read_only=False to change it"
+CONFLICT = (
+    "another statement changed the same rows or tables at the same time, so this one changed "
+    "nothing; run it again"
+)
+_READ_ONLY = re.compile(r'on database "(.*)" which is attached in read-only mode')
 _PID = re.compile(r"\(PID (\d+)\)")
 
 
@@ -190,6 +200,10 @@ def database_errors() -> Iterator[None]:
     except load_duckdb().OutOfMemoryException as error:
         raise memory_error(error) from error
     except load_duckdb().Error as error:
+        if read_only_database(error) is not None:
+            raise ConfigError(OPEN_READ_ONLY) from error
+        if is_conflict(error):
+            raise MixpanelDataError(f"{error_message(error)}: {CONFLICT}") from error
         raise MixpanelDataError(f"database error: {error_message(error)}") from error
 
 
@@ -208,6 +222,18 @@ def memory_error(error: Exception) -> MemoryLimitError:
         "memory_limit='8GB', or use fewer threads with threads=1 (in a shell MP_MEMORY_LIMIT=8GB "
         "and MP_THREADS=1)"
     )
+
+
+def is_conflict(error: Exception) -> bool:
+    """Return True if another transaction changed the same rows or tables meanwhile."""
+    conflicts = load_duckdb().TransactionException
+    return isinstance(error, conflicts) and "conflict" in str(error).lower()
+
+
+def read_only_database(error: Exception) -> str | None:
+    """Return the name of the database that a statement would write to, if it is read-only."""
+    found = _READ_ONLY.search(str(error))
+    return found[1] if found else None
 
 
 def is_data_error(error: Exception) -> bool:

@@ -33,7 +33,7 @@ from mixpanel.data.store.parts import (
     unreadable_error,
 )
 from mixpanel.data.store.quoting import literal
-from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
+from mixpanel.data.store.staging import Changes, Loaded, Staging, connected, exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -451,6 +451,7 @@ class Load(Staging):
         fetch_log.record_failed(self._connection, self.name, records)
 
     @connected
+    @exclusive
     def finish(
         self,
         limit: int | None = None,

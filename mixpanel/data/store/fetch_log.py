@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Part
 
 __all__ = [
+    "OUTLIERS",
     "Entry",
     "FailedDay",
     "PageRecord",
@@ -55,6 +56,7 @@ __all__ = [
     "typed_tables",
 ]
 
+OUTLIERS = "_outliers"  # a column that only typed tables have
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _metadata (
     table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE, to_date DATE,
@@ -370,11 +372,19 @@ def typed_names(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 
 def typed_tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str | None]]:
-    """Return source, name and stale days of each typed table; None if it is current."""
+    """Return source, name and stale days of each typed table; None if it is current.
+
+    Without one that SQL has dropped, if another table or view has its name now.
+    """
     if not _columns(connection, "_typed_tables"):
         return []
-    query = "SELECT table_name, typed_name, stale FROM _typed_tables"
-    return connection.execute(query).fetchall()
+    return connection.execute(
+        "SELECT table_name, typed_name, stale FROM _typed_tables LEFT JOIN ("
+        f"SELECT lower(table_name) AS name, bool_or(column_name = '{OUTLIERS}') AS is_typed "
+        "FROM information_schema.columns WHERE table_catalog = current_database() "
+        "AND table_schema = 'main' GROUP BY ALL) ON name = lower(typed_name) "
+        "WHERE is_typed IS NOT FALSE"
+    ).fetchall()
 
 
 # ---- part files --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from mixpanel.data.store.engine import (
 from mixpanel.data.store.fetch_log import Entry, PageRecord, Table
 from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import Staged, line_end, pieces, private_file
-from mixpanel.data.store.staging import Changes, Loaded, Staging, connected
+from mixpanel.data.store.staging import Changes, Loaded, Staging, connected, exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -163,6 +163,7 @@ class ProfilesLoad(Staging):
         return path
 
     @connected
+    @exclusive
     def finish(self) -> Loaded:
         """Move the staged profiles into the table, in one transaction.
 

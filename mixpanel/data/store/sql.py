@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
 from mixpanel.data.store import typed_tables
-from mixpanel.data.store.engine import load_duckdb, memory_error
+from mixpanel.data.store.engine import (
+    CONFLICT,
+    OPEN_READ_ONLY,
+    is_conflict,
+    load_duckdb,
+    memory_error,
+    read_only_database,
+)
 from mixpanel.data.store.quoting import literal
 from mixpanel.data.store.rows import RowStream, copied, fetched
 from mixpanel.data.store.statements import check_statement, mentioned, statement_body
@@ -222,7 +229,9 @@ def translated(connection: DuckDBPyConnection) -> Iterator[None]:
             f"the SQL contains an unpaired surrogate, which is not valid text: {error}"
         ) from error
     except duckdb.Error as error:
-        if "attached in read-only mode" in str(error):
+        if name := read_only_database(error):
+            if name == _current_database(connection):
+                raise UnsafeSQLError(f"{_message(error)}\n{OPEN_READ_ONLY}") from error
             raise UnsafeSQLError(
                 f"{_message(error)}\nOther databases are attached to be read. Open that one in a "
                 "workspace of its own to change it"
@@ -231,6 +240,8 @@ def translated(connection: DuckDBPyConnection) -> Iterator[None]:
             raise UnsafeSQLError(
                 f"{_message(error)}\nSQL is read-only by default. Pass write=True to modify data"
             ) from error
+        if is_conflict(error):
+            raise SQLError(f"{_message(error)}\n{CONFLICT}") from error
         if "'pytz'" in str(error):
             raise SQLError(
                 "a TIMESTAMP WITH TIME ZONE needs pytz: pip install pytz, or append "
@@ -267,6 +278,13 @@ def _hint(connection: DuckDBPyConnection, error: Exception) -> str:
         f"\nIf {name} is a property, write {expression}, or create a view with a column for each "
         "property: typed_view() in Python, mp inspect typed-view in a shell"
     )
+
+
+def _current_database(connection: DuckDBPyConnection) -> str | None:
+    with suppress(load_duckdb().Error):  # within a failed transaction
+        row = connection.execute("SELECT current_database()").fetchone()
+        return None if row is None else str(row[0])
+    return None
 
 
 def _message(error: Exception) -> str:

@@ -42,6 +42,7 @@ __all__ = [
     "Mode",
     "Staging",
     "connected",
+    "exclusive",
     "lock_table",
     "require_no_active_load",
 ]
@@ -97,6 +98,17 @@ def connected(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
     @functools.wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._connect():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Let a method wait until no other thread replaces tables; two such transactions conflict."""
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._database._tables_lock:
             return method(self, *args, **kwargs)
 
     return call

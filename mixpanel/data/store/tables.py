@@ -211,8 +211,9 @@ def drop(connection: DuckDBPyConnection, requested: Sequence[str]) -> None:
             for source, typed in fetch_log.typed_names(connection).items():
                 if name == source:
                     connection.execute(f"DROP TABLE IF EXISTS {quoted(typed)}")
-                if name in (source, typed):
+                if name == typed:
                     fetch_log.delete_typed(connection, source)
+            fetch_log.delete_typed(connection, name)
             connection.execute(f"DROP TABLE IF EXISTS {quoted(STAGING_PREFIX + name)}")
             profile_history.drop_macro(connection, name)
             fetch_log.delete(connection, name)

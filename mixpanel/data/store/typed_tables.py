@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError, TableExistsError
 from mixpanel.data.results import TypedColumn, TypedTable
-from mixpanel.data.store import fetch_log, property_types, tables
+from mixpanel.data.store import fetch_log, property_types, tables, typed_views
 from mixpanel.data.store.engine import (
     count,
     database_errors,
@@ -24,6 +24,7 @@ from mixpanel.data.store.engine import (
     load_duckdb,
     transaction,
 )
+from mixpanel.data.store.fetch_log import OUTLIERS
 from mixpanel.data.store.property_types import PropertyType
 from mixpanel.data.store.quoting import literal, pointer, quoted, table_name
 from mixpanel.data.store.row_ranges import row_ranges, scan, with_enough_memory
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "mark_stale", "mark_written", "refresh", "refresh_loaded"]
 
-OUTLIERS = "_outliers"
 ALL_DAYS = "all"
 # Tables with more values are written without ranges: sorting them would need too much memory.
 MAX_SORTED = 40_000_000
@@ -66,7 +66,7 @@ def build(
 ) -> TypedTable:
     """Create a table's typed table, or build it again with the recorded columns.
 
-    :raises TableExistsError: if another table has its name.
+    :raises TableExistsError: if another table or view has its name.
     :raises ConfigError: for a type that is not known, or a table without properties or with a
         column `_outliers`.
     """
@@ -98,7 +98,7 @@ def _build(
         kept = {c.key: c.type for c in _columns(connection, source).values() if c.pinned}
         existing = tables.names(connection)
         same = {each.lower(): each for each in existing}.get(target.lower())
-        if same and (same == source or (existing[same] is False and same != recorded)):
+        if same and same != recorded and not typed_views.is_typed_view(connection, same):
             raise TableExistsError(same)
         for old in filter(None, (recorded, same)):
             kind = "VIEW" if existing.get(old) else "TABLE"
@@ -391,17 +391,12 @@ def _result(
 
 
 def _recorded_name(connection: DuckDBPyConnection, source: str) -> str | None:
-    row = connection.execute(
-        "SELECT typed_name FROM _typed_tables WHERE table_name = ?", [source]
-    ).fetchone()
-    return row[0] if row else None
+    return fetch_log.typed_names(connection).get(source)
 
 
 def _stale(connection: DuckDBPyConnection, source: str) -> str | None:
-    row = connection.execute(
-        "SELECT stale FROM _typed_tables WHERE table_name = ?", [source]
-    ).fetchone()
-    return row[0] if row else None
+    found = fetch_log.typed_tables(connection)
+    return next((stale for name, _, stale in found if name == source), None)
 
 
 def _columns(connection: DuckDBPyConnection, source: str) -> dict[str, _Column]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from mixpanel._runtime.safe_logging import logger
@@ -21,6 +22,7 @@ __all__ = ["MAX_COLUMNS", "column_aliases", "source_columns", "typed_view"]
 
 MAX_COLUMNS = 1000
 MAX_APART = 200
+_ALIASES = re.compile(r"\(SELECT .* AS [bj]0\b")
 
 
 def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> str:
@@ -30,13 +32,13 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
     values of several types stay JSON. A value that its column cannot hold exactly is NULL, and so
     is an explicit null. Of more than 1,000 properties, the rarest have no column.
 
-    :raises TableExistsError: if the view's name is that of a table.
+    :raises TableExistsError: if the view's name is that of a table or of another view.
     """
     source = tables.resolve(connection, table)
     columns = source_columns(connection, source)
     view = table_name(name or source + tables.TYPED_SUFFIX)
-    for each, is_view in tables.names(connection).items():
-        if each.lower() == view.lower() and (not is_view or each == source):
+    for each in tables.names(connection):
+        if each.lower() == view.lower() and not is_typed_view(connection, each):
             raise TableExistsError(each)
 
     def attempt(ranges: Sequence[range]) -> dict[str, property_types.Found]:
@@ -63,6 +65,8 @@ def typed_view(connection: DuckDBPyConnection, table: str, name: str | None) -> 
         f"{property_types.typed(f'(j{number})', found[key].type)} AS {quoted(names[key])}"
         for number, key in enumerate(keys)
     ]
+    if not chosen:
+        raise ConfigError(f"{source} has no properties, and so nothing for a view")
     statement = f"SELECT {', '.join(chosen)} FROM ({_extracted(source, aliases, keys)})"
     with database_errors(), transaction(connection):
         connection.execute(f"CREATE OR REPLACE VIEW {quoted(view)} AS {statement}")
@@ -91,6 +95,16 @@ def _extracted(source: str, aliases: Mapping[str, str], keys: Iterable[str]) -> 
 def _by_pointer(source: str, selected: Iterable[str], names: Mapping[str, str]) -> str:
     columns = [f"properties->{literal(pointer(key))} AS {name}" for key, name in names.items()]
     return f"SELECT {', '.join([*selected, *columns])} FROM {quoted(source)}"
+
+
+def is_typed_view(connection: DuckDBPyConnection, name: str) -> bool:
+    """Return True for a view that `typed_view` made, which it may replace, by its aliases."""
+    row = connection.execute(
+        "SELECT sql FROM duckdb_views() WHERE view_name = ? AND schema_name = 'main' "
+        "AND database_name = current_database()",
+        [name],
+    ).fetchone()
+    return row is not None and _ALIASES.search(row[0]) is not None
 
 
 def column_aliases(columns: Iterable[str]) -> dict[str, str]:

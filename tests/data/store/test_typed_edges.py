@@ -1,12 +1,20 @@
 """Typed tables survive values at limits, changes by SQL, little memory and wrong arguments."""
 
 import json
+import threading
 from datetime import date, datetime
 
 import duckdb
 import pytest
 
-from mixpanel.data.exceptions import ConfigError, MemoryLimitError, TableExistsError
+from mixpanel.data.exceptions import (
+    ConfigError,
+    MemoryLimitError,
+    MixpanelDataError,
+    SQLError,
+    TableExistsError,
+    UnsafeSQLError,
+)
 from mixpanel.data.store import Database, property_types, typed_tables
 
 
@@ -149,6 +157,95 @@ def test_a_view_or_table_does_not_replace_its_own_source(db):
         with pytest.raises(TableExistsError):
             make("v", "T")
     assert [("e", "pro")] == rows(db, "SELECT event_name, properties->>'$.plan' FROM v")
+
+
+@pytest.mark.parametrize("kind", ["TABLE", "VIEW"])
+def test_a_table_or_view_of_the_user_is_not_replaced_or_dropped(db, kind):
+    """Although a typed table had its name, until SQL dropped it."""
+    create(db, {"plan": "pro"})
+    db.typed_table("t")
+    db.sql_rows("DROP TABLE t_typed", write=True)
+    db.sql_rows(f"CREATE {kind} T_typed AS SELECT 42 AS mine", write=True)
+    db.sql_rows("INSERT INTO t SELECT 'e', '{}'", write=True)
+    assert db.refresh_typed("t") is None
+    for make in (db.typed_table, db.typed_view):
+        with pytest.raises(TableExistsError):
+            make("t")
+    assert {"t", "T_typed"} == {table.name for table in db.tables() if table.source is None}
+    assert "other_name" == db.typed_table("t", "other_name").name
+    db.drop("t")
+    assert [(42,)] == rows(db, "FROM t_typed")
+
+
+def test_a_typed_view_is_made_again_and_replaced_by_a_typed_table(db):
+    """Whatever the columns of its table are."""
+    db.connection.execute("CREATE TABLE t AS SELECT '{}'::JSON AS properties")
+    with pytest.raises(ConfigError, match="no properties"):
+        db.typed_view("t")
+    for properties in ('{"price": 1}', '{"plan": "pro"}'):
+        db.connection.execute("INSERT INTO t VALUES (?)", [properties])
+        assert "t_typed" == db.typed_view("t")
+    assert 1 == db.sql_scalar("SELECT count(plan) FROM t_typed")
+    assert ("t_typed", 3) == ((made := db.typed_table("t")).name, made.rows)
+
+
+# ---- several threads, and a database that is read-only ------------------------------------------
+
+
+def test_threads_that_build_one_typed_table_wait_for_each_other(db):
+    """And for a refresh; DuckDB would refuse one of two such transactions."""
+    create(db, *({"a": n} for n in range(5_000)))
+    start, failed = threading.Barrier(4), []
+
+    def build():
+        start.wait()
+        for make in (db.typed_table, db.refresh_typed, db.typed_table):
+            try:
+                make("t")
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [] == failed
+    assert [("t", 5_000), ("t_typed", 5_000)] == [(e.name, e.row_count) for e in db.tables()]
+
+
+def test_of_two_conflicting_statements_one_says_to_run_it_again(db):
+    """Its error is DuckDB's, with what to do."""
+    create(db, {"a": 1})
+    db.connection.execute("BEGIN")
+    db.connection.execute("UPDATE t SET event_name = 'other'")
+    with pytest.raises(SQLError, match=r"(?i)conflict.*\n.*run it again"):
+        db.sql_rows("UPDATE t SET event_name = 'mine'", write=True)
+    db.connection.execute("ALTER TABLE t ADD COLUMN x INT")
+    with pytest.raises(MixpanelDataError, match=r"(?i)conflict.*run it again"):
+        db.drop("t")
+    db.connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda db: db.typed_table("t"),
+        lambda db: db.typed_view("t"),
+        lambda db: db.drop("t"),
+        lambda db: db.drop_all(),
+        lambda db: db.sql_rows("DROP TABLE t", write=True),
+        lambda db: db.sql_df("INSERT INTO t SELECT 'e', '{}'", write=True),
+    ],
+)
+def test_a_read_only_database_says_how_to_change_it(tmp_path, change):
+    """Statements of its users as well; one in another database that was attached differs."""
+    with Database.open(tmp_path / "a.db") as db:
+        create(db, {"plan": "pro"})
+    with Database.open(tmp_path / "a.db", read_only=True) as db:
+        with pytest.raises((ConfigError, UnsafeSQLError), match="open it with read_only=False"):
+            change(db)
+        assert 1 == db.sql_scalar("SELECT count(*) FROM t")
 
 
 # ---- memory and arguments -----------------------------------------------------------------------
