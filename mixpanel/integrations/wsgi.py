@@ -83,7 +83,8 @@ class MixpanelMiddleware:
                 inside.distinct_id, inside.device_id, inside.user_id = identity
             # A body that is a generator has not run yet when the block ends: see `_Body`.
             body = self.app(environ, start_response)
-        if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper") or list)):
+        wrapper = environ.get("wsgi.file_wrapper")  # a class, or another callable, as of uWSGI
+        if isinstance(body, (list, tuple, wrapper if isinstance(wrapper, type) else list)):
             return body  # runs no code of the application's; a file may be sent by the system
         return _Body(body, request)
 

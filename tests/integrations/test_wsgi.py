@@ -110,6 +110,17 @@ def test_bodies_that_run_no_code_are_passed_on(mp):
         assert call(wrapped, read=False, **{"wsgi.file_wrapper": FileWrapper}) is body
 
 
+@pytest.mark.parametrize("wrapper", [lambda file, size=8192: file, None, "no callable"])
+def test_a_file_wrapper_need_not_be_a_class(mp, wrapper):
+    """PEP 3333 requires a callable, and that of uWSGI is a function."""
+
+    def app(_environ, start_response):
+        start_response("200 OK", [])
+        return (piece for piece in [b"a", b"b"])
+
+    assert [b"a", b"b"] == call(MixpanelMiddleware(app, mp), **{"wsgi.file_wrapper": wrapper})
+
+
 def test_it_follows_the_protocol(mp):
     """Checked by the standard library, on both sides; an exception passes through."""
 
