@@ -16,7 +16,7 @@ from mixpanel.flags import overrides
 from mixpanel.flags._evaluation.hashing import BUCKETS
 from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.budget import Budget
-from mixpanel.flags.hybrid import UNDECIDED, HybridFeatureFlagsProvider
+from mixpanel.flags.hybrid import HybridFeatureFlagsProvider, undecided
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 from mixpanel.flags.types import (
@@ -119,8 +119,7 @@ class Resolver:
             has_user = bool(context.get("distinct_id"))
             return None if has_user else fallback(FallbackReason.missing_context_key("distinct_id"))
         selected = self.local.get_variant(flag_key, NO_FALLBACK, context, report_exposure=False)
-        reason = selected.fallback_reason
-        if self.remote is not None and reason is not None and reason.kind in UNDECIDED:
+        if self.remote is not None and undecided(self.local, flag_key, context, selected):
             return None
         return selected
 

@@ -32,7 +32,9 @@ class Flag(Generic[T]):
 
     def value(self, flags: ProvidesFlagValues, context: Mapping[str, Any]) -> T:
         """Return the flag's value for a context."""
-        return self.accept(flags.get_variant_value(self.key, self.default, dict(context)))
+        # A provider returns the fallback for what is no mapping.
+        given = dict(context) if isinstance(context, Mapping) else context
+        return self.accept(flags.get_variant_value(self.key, self.default, given))
 
     def accept(self, value: Any) -> T:
         """Return the value if it is of the flag's type, else the default."""

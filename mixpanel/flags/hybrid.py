@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel._runtime.sync_methods import sync_twin
+from mixpanel.flags import overrides
+from mixpanel.flags._results import fallback
 from mixpanel.flags.types import SelectedVariant
 
 if TYPE_CHECKING:
@@ -12,12 +15,37 @@ if TYPE_CHECKING:
 
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
+    from mixpanel.flags.types import FallbackReason
 
 __all__ = ["HybridFeatureFlagsProvider"]
 
 UNDECIDED: Final = frozenset(
     {"COHORT_ROLLOUT", "RUNTIME_EVENT_ROLLOUT", "RULE_ERROR", "PARSE_ERROR"}
 )
+
+
+def undecided(
+    local: LocalFeatureFlagsProvider,
+    flag_key: str,
+    context: Mapping[str, Any],
+    selected: SelectedVariant,
+) -> FallbackReason | None:
+    """Return why Mixpanel may select another variant than was selected locally; None if not.
+
+    Rollouts apply in their order, so one that was skipped counts although a later one was taken.
+    """
+    reason = selected.fallback_reason
+    if reason is not None:
+        return reason if reason.kind in UNDECIDED else None
+    flag = local.definitions.flags.get(flag_key)
+    if flag is None or not flag.is_partial or overridden(flag_key):
+        return None
+    return local.explain(flag_key, context).undecided
+
+
+def overridden(flag_key: str) -> bool:
+    """Return True if a test or a request overrides the flag."""
+    return flag_key in (overrides.current() or ())
 
 
 class HybridFeatureFlagsProvider:
@@ -27,9 +55,10 @@ class HybridFeatureFlagsProvider:
         if flags.is_enabled("new-checkout", {"distinct_id": "u-17"}): ...
         if await flags.ais_enabled("new-checkout", {"distinct_id": "u-17"}): ...  # in async code
 
-    A flag with a rollout for a cohort or past events, or with an invalid rule, takes a request (see
-    `RemoteFlagsConfig.cache_time_to_live`); other flags take none. If the request fails, the
-    fallback has the reason why the flag could not be decided locally.
+    A user whom a rollout for a cohort or past events, or with an invalid rule, may include takes a
+    request (see `RemoteFlagsConfig.cache_time_to_live`), unless an earlier rollout decides; others
+    take none. If the request fails, the fallback has the reason why the flag could not be decided
+    locally.
     """
 
     def __init__(
@@ -46,13 +75,21 @@ class HybridFeatureFlagsProvider:
         reportExposure: bool = True,  # noqa: FBT001, FBT002, N803 - the official name
     ) -> SelectedVariant:
         """Return the variant that the context's user gets, or the fallback with its reason."""
-        selected = self._local.get_variant(flag_key, fallback_value, context, reportExposure)
-        reason = selected.fallback_reason
-        if reason is None or reason.kind not in UNDECIDED:
+        start = time.perf_counter()
+        selected = self._local.get_variant(flag_key, fallback_value, context, False)  # noqa: FBT003
+        reason = undecided(self._local, flag_key, context, selected)
+        if reason is None:
+            if reportExposure and selected.fallback_reason is None and not overridden(flag_key):
+                latency = time.perf_counter() - start
+                assignment = context.get(self._local.definitions.flags[flag_key].context_key)
+                self._local._reporter.report_evaluation(
+                    flag_key, selected, context, assignment, latency
+                )
             return selected
         remote = await self._remote.aget_variant(flag_key, fallback_value, context, reportExposure)
-        failed = remote.fallback_reason
-        return selected if failed is not None and failed.kind == "BACKEND_ERROR" else remote
+        if remote.fallback_reason is not None and remote.fallback_reason.kind == "BACKEND_ERROR":
+            return fallback(reason).with_fallback(fallback_value)
+        return remote
 
     async def aget_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]

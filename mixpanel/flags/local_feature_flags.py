@@ -45,6 +45,7 @@ from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.casefolding import fold_texts
 from mixpanel.flags.explain import explain
 from mixpanel.flags.types import NO_FALLBACK, FallbackReason, LocalFlagsConfig, SelectedVariant
+from mixpanel.settings import check_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,6 +97,8 @@ class LocalFeatureFlagsProvider:
         transport: TransportOptions | None = None,
         observer: Observer | None = None,
     ) -> None:
+        check_type(config, "local_flags_config", LocalFlagsConfig)
+        config.check()
         self._observer = observer
         self._config = config
         self._max_definitions_bytes = _max_definitions_bytes(config)
@@ -179,8 +182,8 @@ class LocalFeatureFlagsProvider:
         """Return the variant that the context's user gets, or the fallback with its reason.
 
         `context` holds the assignment value (`distinct_id`, `device_id` or a group key) and
-        `custom_properties` for rules. Never raises, never waits. The exposure of the same flag,
-        variant and assignment value is reported once per `exposure_time_to_live`.
+        `custom_properties` for rules. Never raises, never waits. The exposure of the same
+        user, flag, variant and assignment value is reported once per `exposure_time_to_live`.
         """
         start = time.perf_counter() if report_exposure else 0.0
         try:
@@ -330,7 +333,8 @@ class LocalFeatureFlagsProvider:
             return
         response = await send(self._connections, self._api.definitions(self._etag), self._observer)
         if isinstance(response, Response) and response.status == 304 and self._ready:
-            self._fetched_at = time.time()
+            # The current definitions are confirmed: an empty response before was a mistake.
+            self._fetched_at, self._last_error, self._empty_responses = time.time(), None, 0
             if self._snapshot is not None:
                 await anyio.to_thread.run_sync(self._snapshot.touch)
             return
@@ -361,11 +365,11 @@ class LocalFeatureFlagsProvider:
         if parsed.flags or not previous:
             self._empty_responses = 0
             return
-        self._empty_responses += 1
         if parsed.received:
             raise FlagsError(
                 f"none of the {parsed.received} flags can be parsed. Keeping the current ones."
             )
+        self._empty_responses += 1
         if self._empty_responses < 2:
             raise FlagsError(
                 f"the server returned no flags (previously {previous}). Keeping the current ones "
@@ -399,7 +403,7 @@ class LocalFeatureFlagsProvider:
             self._replace(parsed, saved.fetched_at)
             self._etag = saved.etag
         elif self._ready and (touched := self._snapshot.touched()) is not None:
-            self._fetched_at = touched
+            self._fetched_at, self._last_error = touched, None
         if not self._ready:
             raise _WaitingError("waiting for the process that polls for all processes")
 

@@ -27,9 +27,10 @@ from mixpanel.flags._fetching.requests import (
     failure_reason,
     send,
 )
-from mixpanel.flags._results import fallback
+from mixpanel.flags._results import copy_variant, fallback
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
+from mixpanel.settings import check_type
 
 if TYPE_CHECKING:
     from mixpanel._delivery.observer import Observer
@@ -78,6 +79,8 @@ class RemoteFeatureFlagsProvider:
         transport: TransportOptions | None = None,
         observer: Observer | None = None,
     ) -> None:
+        check_type(config, "remote_flags_config", RemoteFlagsConfig)
+        config.check()
         self._observer = observer
         self._config = config
         self._api = FlagsApi(token, config, version, credentials, origin)
@@ -124,7 +127,7 @@ class RemoteFeatureFlagsProvider:
             self._reporter.report_evaluation(
                 flag_key, selected, context, distinct_id, latency, started, completed
             )
-        return selected
+        return copy_variant(selected)  # the cache has it for others
 
     async def aget_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
@@ -145,7 +148,11 @@ class RemoteFeatureFlagsProvider:
             variants, *_ = await self._evaluate(context, None)
         except FlagsError:
             return None
-        variants = {key: each for key, each in variants.items() if each.fallback_reason is None}
+        variants = {
+            key: copy_variant(each)
+            for key, each in variants.items()
+            if each.fallback_reason is None
+        }
         return variants | dict(overrides.current() or {})
 
     async def atrack_exposure_event(

@@ -23,8 +23,9 @@ from pydantic import (
     WrapValidator,
 )
 
+from mixpanel.exceptions import ConfigurationTypeError
 from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
-from mixpanel.settings import Region
+from mixpanel.settings import Region, check_minimum
 
 __all__ = [
     "MIXPANEL_DEFAULT_API_ENDPOINT",
@@ -329,7 +330,7 @@ class FlagsConfig:
     - `api_host`: a host or full URL, as in mixpanel 5.x. Prefer `region` or `base_url`; without any
       of the three, the client's region applies.
     - `exposure_executor`: runs the tracker, for one of your own that blocks.
-    - `exposure_time_to_live`: seconds during which the exposure of the same flag, variant and
+    - `exposure_time_to_live`: seconds during which the exposure of the same user, flag, variant and
       assignment value is not reported again; 0 reports every evaluation. The last
       `remembered_exposures` are remembered.
     """
@@ -341,6 +342,20 @@ class FlagsConfig:
     base_url: str | None = field(default=None, kw_only=True)
     exposure_time_to_live: float = field(default=3600.0, kw_only=True)
     remembered_exposures: int = field(default=10_000, kw_only=True)
+
+    def check(self) -> None:
+        """Check the values that this class has.
+
+        :raises ConfigurationError: for one that is not a number, or below its minimum.
+        """
+        executor = self.exposure_executor
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise ConfigurationTypeError(
+                f"exposure_executor must be an Executor, not {type(executor).__name__}"
+            )
+        check_minimum(self.request_timeout_in_seconds, "request_timeout_in_seconds", above=0)
+        check_minimum(self.exposure_time_to_live, "exposure_time_to_live", at_least=0)
+        check_minimum(self.remembered_exposures, "remembered_exposures", at_least=1, whole=True)
 
 
 @dataclass
@@ -383,3 +398,12 @@ class RemoteFlagsConfig(FlagsConfig):
 
     cache_time_to_live: float = field(default=0.0, kw_only=True)
     cached_contexts: int = field(default=1000, kw_only=True)
+
+    def check(self) -> None:
+        """Check the values.
+
+        :raises ConfigurationError: for one that is not a number, or below its minimum.
+        """
+        super().check()
+        check_minimum(self.cache_time_to_live, "cache_time_to_live", at_least=0)
+        check_minimum(self.cached_contexts, "cached_contexts", at_least=1, whole=True)

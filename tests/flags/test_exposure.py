@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
@@ -13,7 +14,8 @@ from mixpanel.flags._exposures.exposure import (
     exposed_distinct_id,
     exposure_properties,
 )
-from mixpanel.flags.types import FallbackReason, SelectedVariant
+from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+from mixpanel.flags.types import FallbackReason, LocalFlagsConfig, SelectedVariant
 
 CHOSEN = SelectedVariant("blue", "treatment", "e1", True, None, "local")
 
@@ -84,7 +86,7 @@ def test_an_exposure_is_new_once():
     """The second evaluation of the same flag, variant and user reports nothing."""
     exposures = RecentExposures()
 
-    assert [exposures.is_new("f", "on", "u1", now=t) for t in (0, 1, 2)] == [True, False, False]
+    assert [exposures.is_new(("f", "on", "u1"), now=t) for t in (0, 1, 2)] == [True, False, False]
 
 
 def test_exposures_differ_by_flag_variant_and_assignment():
@@ -92,7 +94,7 @@ def test_exposures_differ_by_flag_variant_and_assignment():
     exposures = RecentExposures()
     checks = [("f", "on", "u1"), ("g", "on", "u1"), ("f", "off", "u1"), ("f", "on", "u2")]
 
-    assert all(exposures.is_new(*each, now=0) for each in checks)
+    assert all(exposures.is_new(each, now=0) for each in checks)
     assert len(exposures) == 4
 
 
@@ -100,7 +102,7 @@ def test_an_exposure_is_new_again_after_the_time_to_live():
     """The time counts from the report, not from the last evaluation."""
     exposures = RecentExposures(time_to_live=60)
 
-    answers = [exposures.is_new("f", "on", "u1", now=t) for t in (0, 59, 60, 119, 120)]
+    answers = [exposures.is_new(("f", "on", "u1"), now=t) for t in (0, 59, 60, 119, 120)]
 
     assert answers == [True, False, True, False, True]
 
@@ -108,24 +110,24 @@ def test_an_exposure_is_new_again_after_the_time_to_live():
 def test_the_least_recently_seen_exposure_is_forgotten_first():
     """Memory is bounded, and returning users stay remembered."""
     exposures = RecentExposures(limit=2)
-    exposures.is_new("f", "on", "u1", now=0)
-    exposures.is_new("f", "on", "u2", now=1)
-    exposures.is_new("f", "on", "u1", now=2)
-    exposures.is_new("f", "on", "u3", now=3)
+    exposures.is_new(("f", "on", "u1"), now=0)
+    exposures.is_new(("f", "on", "u2"), now=1)
+    exposures.is_new(("f", "on", "u1"), now=2)
+    exposures.is_new(("f", "on", "u3"), now=3)
 
     assert len(exposures) == 2
-    assert not exposures.is_new("f", "on", "u1", now=4)
-    assert exposures.is_new("f", "on", "u2", now=5)
+    assert not exposures.is_new(("f", "on", "u1"), now=4)
+    assert exposures.is_new(("f", "on", "u2"), now=5)
 
 
 def test_clearing_makes_all_exposures_new():
     """A test, or a changed definition, can start again."""
     exposures = RecentExposures()
-    exposures.is_new("f", "on", "u1", now=0)
+    exposures.is_new(("f", "on", "u1"), now=0)
 
     exposures.clear()
 
-    assert exposures.is_new("f", "on", "u1", now=0)
+    assert exposures.is_new(("f", "on", "u1"), now=0)
 
 
 def test_threads_report_each_exposure_once():
@@ -135,7 +137,7 @@ def test_threads_report_each_exposure_once():
 
     def check():
         start.wait()
-        reported.extend(u for u in range(1000) if exposures.is_new("f", "on", u, now=0))
+        reported.extend(u for u in range(1000) if exposures.is_new(("f", "on", u), now=0))
 
     threads = [threading.Thread(target=check) for _ in range(8)]
     for thread in threads:
@@ -144,6 +146,47 @@ def test_threads_report_each_exposure_once():
         thread.join()
 
     assert sorted(reported) == list(range(1000))
+
+
+def flags_with(tracker, **config):
+    """Return a provider of the flag "f" of a company, with a tracker."""
+    rules = {"variants": [{"key": "on", "value": True}], "rollout": [{"rollout_percentage": 1}]}
+    definition = {"key": "f", "context": "company", "ruleset": rules}
+    config = LocalFlagsConfig(bootstrap={"flags": [definition]}, offline=True, **config)
+    return LocalFeatureFlagsProvider("t", config, "1", tracker)
+
+
+def test_each_user_of_a_company_is_exposed_once():
+    """By user and company; an evaluation without a user exposes nobody."""
+    reported = []
+    with flags_with(lambda user, *_: reported.append(user)) as flags:
+        for user, company in (
+            (None, "acme"), ("u1", "acme"), ("u2", "acme"), ("u1", "acme"), ("u1", "globex"),
+        ):  # fmt: skip
+            assert flags.is_enabled("f", {"distinct_id": user, "company": company})
+    assert ["u1", "u2", "u1"] == reported
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor])
+def test_an_exposure_that_the_tracker_failed_on_is_reported_again(executor, caplog):
+    """By the next evaluation."""
+    reported = []
+
+    def track(user, *_):
+        reported.append(user)
+        if len(reported) == 1:
+            raise LookupError
+
+    threads = executor and executor(1)
+    with flags_with(track, exposure_executor=threads) as flags:
+        for _ in range(3):
+            assert flags.is_enabled("f", {"distinct_id": "u1", "company": "acme"})
+            if threads:
+                threads.submit(int).result()  # the exposure before it was handled
+    if threads:
+        threads.shutdown()
+    assert ["u1", "u1"] == reported
+    assert "exposure not reported" in caplog.text
 
 
 PROGRAM = """

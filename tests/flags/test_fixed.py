@@ -25,6 +25,14 @@ def test_fixed_flags_stand_in_for_any_provider():
     assert flags.exposures[0] == ("on", "True", "u")
 
 
+def test_the_default_of_a_flag_is_served_for_an_invalid_context():
+    """As by the provider's own methods."""
+    config = LocalFlagsConfig(bootstrap={"flags": [flag()]}, offline=True)
+    with Mixpanel("t", local_flags_config=config) as mp:
+        for context in (None, "u", 5, [("distinct_id", "u")]):
+            assert Flag("checkout", default=False).value(mp.local_flags, context) is False
+
+
 def test_strict_fixed_flags_fail_for_a_flag_without_a_value():
     """A flag that the test did not expect is a finding."""
     with pytest.raises(AssertionError, match="missing"):

@@ -182,6 +182,19 @@ def test_an_empty_response_is_accepted_the_second_time(emu):
         until(lambda: not flags.get_all_variants(USER))
 
 
+def test_an_empty_response_is_confirmed_by_the_next_one_only(emu):
+    """A response that nothing has changed shows that the one before was a mistake."""
+    emu.set_flags([flag()])
+    with provider(emu, polling_interval_in_seconds=0.02) as flags:
+        flags.start_polling_for_definitions()
+        for _ in range(3):
+            emu.play(Fault.status(200, body={"flags": []}), path="/flags/definitions")
+            until(lambda: flags.last_error is not None)
+            until(lambda: flags.last_error is None)
+        assert flags.is_enabled("checkout", USER)
+    assert 304 == emu.requests("/flags/definitions")[-1].status
+
+
 def test_a_first_fetch_that_fails_is_retried_soon(emu, monkeypatch):
     """Start returns; the definitions are there once the server responds."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.02)

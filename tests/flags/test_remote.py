@@ -220,6 +220,62 @@ async def test_a_hybrid_provider_sends_requests_only_for_undecidable_flags(emu, 
         assert failed.fallback_reason.kind == "COHORT_ROLLOUT"
 
 
+@pytest.mark.anyio
+async def test_a_hybrid_provider_keeps_the_order_of_rollouts(emu, anyio_backend):
+    """A rollout that only Mixpanel can decide comes before a later one, and not after an earlier.
+
+    The exposure is reported once, of the variant that was served.
+    """
+    cohort = {"rollout_percentage": 1.0, "cohort_hash": "abc", "variant_override": {"key": "on"}}
+    everyone = {"rollout_percentage": 1.0, "variant_override": {"key": "off"}}
+    variants = [{"key": key, "value": key == "on", "split": 0.5} for key in ("on", "off")]
+    orders = {"cohort first": [cohort, everyone], "everyone first": [everyone, cohort]}
+    emu.set_flags(
+        [
+            flag(key, ruleset={"variants": variants, "rollout": rollouts})
+            for key, rollouts in orders.items()
+        ],
+        cohorts={"abc": {"u-17"}},
+    )
+    async with AsyncMixpanel(
+        "t",
+        base_url=emu.url,
+        local_flags_config=LocalFlagsConfig(),
+        remote_flags_config=RemoteFlagsConfig(),
+    ) as mp:
+        hybrid = HybridFeatureFlagsProvider(mp.local_flags, mp.remote_flags)
+        first = await hybrid.aget_variant("everyone first", NONE, USER)
+        assert ("off", "local") == (first.variant_key, first.variant_source)
+        assert emu.requests("/flags") == []
+        for user, key in (("u-17", "on"), ("u-18", "off")):
+            served = await hybrid.aget_variant("cohort first", NONE, {"distinct_id": user})
+            assert (key, "remote") == (served.variant_key, served.variant_source)
+        emu.play(Fault.status(500).forever(), path="/flags")
+        failed = await hybrid.aget_variant("cohort first", NONE, USER)
+        assert "COHORT_ROLLOUT" == failed.fallback_reason.kind
+        assert NONE.variant_value == failed.variant_value
+        with override_flags({"cohort first": "mine"}):
+            assert "mine" == await hybrid.aget_variant_value("cohort first", None, USER)
+    assert [("u-17", "off"), ("u-17", "on"), ("u-18", "off")] == [
+        (event["properties"]["distinct_id"], event["properties"]["Variant name"])
+        for event in emu.events("$experiment_started")
+    ]
+
+
+@pytest.mark.anyio
+async def test_callers_do_not_share_a_cached_value(emu, anyio_backend):
+    """Each may change its own."""
+    emu.set_flags([flag("limits", value={"hosts": ["a"]})])
+    async with provider(emu, cache_time_to_live=60) as flags:
+        for _ in range(2):
+            value = await flags.aget_variant_value("limits", None, USER)
+            everything = (await flags.aget_all_variants(USER))["limits"].variant_value
+            assert value == everything == {"hosts": ["a"]}
+            for each in (value, everything):
+                each["hosts"].append("b")
+    assert 2 == len(emu.requests("/flags"))
+
+
 def test_exposures_are_sent_through_the_client(emu):
     """To the same place as its events."""
     emu.set_flags([flag()])

@@ -10,6 +10,9 @@ from mixpanel.flags.types import SelectedVariant, VariantSource
 
 EXPOSURE_EVENT: Final = "$experiment_started"
 
+Exposure = tuple[str, str | None, str]
+"""The keys of a flag and a variant, and the user to whom it was shown."""
+
 
 def exposed_distinct_id(variant: SelectedVariant, context: Mapping[str, Any]) -> Any | None:
     """Return the distinct_id to report; None for a fallback, or for a context without one."""
@@ -64,20 +67,18 @@ class RecentExposures:
     def __init__(self, limit: int = 10_000, time_to_live: float = 3600.0) -> None:
         self._limit = limit
         self._time_to_live = time_to_live
-        self._reported: OrderedDict[tuple[str, str | None, str], float] = OrderedDict()
+        self._reported: OrderedDict[Exposure, float] = OrderedDict()
         self._lock = native_threads.new_rlock()
 
     def __len__(self) -> int:
         """Return how many exposures are remembered."""
         return len(self._reported)
 
-    def is_new(self, flag_key: str, variant_key: str | None, assignment: Any, now: float) -> bool:
+    def is_new(self, exposure: Exposure, now: float) -> bool:
         """Return True if this exposure is to be reported, and remember it as reported.
 
-        `assignment` is the value of the flag's context key: a user, or a company for a group flag.
         `now` is in seconds, of a monotonic clock.
         """
-        exposure = (flag_key, variant_key, str(assignment))
         with self._lock:
             reported = self._reported.get(exposure)
             if reported is not None and now - reported < self._time_to_live:
@@ -88,6 +89,11 @@ class RecentExposures:
             while len(self._reported) > self._limit:
                 self._reported.popitem(last=False)
             return True
+
+    def forget(self, exposure: Exposure) -> None:
+        """Forget an exposure that was not reported after all."""
+        with self._lock:
+            self._reported.pop(exposure, None)
 
     def clear(self) -> None:
         """Forget all exposures."""

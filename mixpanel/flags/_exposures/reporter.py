@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.flags._exposures.exposure import (
     EXPOSURE_EVENT,
+    Exposure,
     RecentExposures,
     exposed_distinct_id,
     exposure_properties,
@@ -54,18 +55,28 @@ class ExposureReporter:
         started: datetime | None = None,
         completed: datetime | None = None,
     ) -> None:
-        """Report the exposure of an evaluation, unless the same one was reported recently."""
+        """Report the exposure of an evaluation, unless the same one was reported recently.
+
+        `assignment` is the value of the flag's context key: the user, or the user's company.
+        """
+        exposure: Exposure | None = None
         try:
-            recent = self._recent
-            if recent is not None and not recent.is_new(
-                flag_key, variant.variant_key, assignment, time.monotonic()
-            ):
+            distinct_id = context.get("distinct_id")
+            if not distinct_id:  # nobody was exposed
                 return
+            if self._recent is not None:
+                user = str(distinct_id)
+                if assignment is not distinct_id:
+                    user = f"{user}\x00{assignment}"
+                exposure = (flag_key, variant.variant_key, user)
+                if not self._recent.is_new(exposure, time.monotonic()):
+                    return
             self._send(
-                flag_key, variant, context, latency=latency, started=started, completed=completed
-            )
+                flag_key, variant, context, exposure, latency=latency, started=started,
+                completed=completed,
+            )  # fmt: skip
         except Exception as error:
-            self._log_failure(error)
+            self._fail(error, exposure)
 
     def report_explicit(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
@@ -74,13 +85,14 @@ class ExposureReporter:
         try:
             self._send(flag_key, variant, context)
         except Exception as error:
-            self._log_failure(error)
+            self._fail(error)
 
     def _send(
         self,
         flag_key: str,
         variant: SelectedVariant,
         context: Mapping[str, Any],
+        exposure: Exposure | None = None,
         *,
         latency: float | None = None,
         started: datetime | None = None,
@@ -97,18 +109,22 @@ class ExposureReporter:
             started=started,
             completed=completed,
         )
-        if self._executor is not None:
-            self._executor.submit(self._call_tracker, distinct_id, properties)
-        else:
+        if self._executor is None:
             self._tracker(distinct_id, EXPOSURE_EVENT, properties)
+            return
 
-    def _call_tracker(self, distinct_id: Any, properties: dict[str, Any]) -> None:
-        try:
-            self._tracker(distinct_id, EXPOSURE_EVENT, properties)
-        except Exception as error:
-            self._log_failure(error)
+        def track() -> None:
+            try:
+                self._tracker(distinct_id, EXPOSURE_EVENT, properties)
+            except Exception as error:
+                self._fail(error, exposure)
 
-    def _log_failure(self, error: Exception) -> None:
+        self._executor.submit(track)
+
+    def _fail(self, error: Exception, exposure: Exposure | None = None) -> None:
+        """Let the next evaluation report the exposure, and log why this one could not."""
+        if exposure is not None and self._recent is not None:
+            self._recent.forget(exposure)
         now = time.monotonic()
         if now - self._last_logged >= 60:
             self._last_logged = now
