@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records import context
+from mixpanel._records.copies import deep_copy
 from mixpanel._records.json_encoding import DatetimeSerializer, dumps, dumps_plain, plain_depth
 from mixpanel._records.record import (
     BeforeSend,
@@ -27,8 +28,8 @@ from mixpanel._records.validation import event_problems, update_problems
 from mixpanel._records.values import is_missing, plain_id, serial_date, to_api_time
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.credentials import ProjectToken
-from mixpanel.exceptions import ConfigurationError, ValidationError
-from mixpanel.settings import checked_callback
+from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, ValidationError
+from mixpanel.settings import check_number, check_type, checked_callback
 
 if TYPE_CHECKING:
     import json
@@ -96,6 +97,13 @@ class Composer:
         sample_weight: str = "$sample_weight",
         note: Note = lambda _kind, _text: None,
     ) -> None:
+        check_number(sample_rate, "sample_rate")
+        check_type(sample_weight, "sample_weight", str, "the name of a property")
+        check_type(super_properties, "super_properties", Mapping, "a dict")
+        if not callable(serializer):
+            raise ConfigurationTypeError(
+                f"serializer must be a json.JSONEncoder class, not {type(serializer).__name__}"
+            )
         if not 0.0 < sample_rate <= 1.0:
             raise ConfigurationError(f"sample_rate={sample_rate!r} must lie in (0, 1]")
         if validation not in ("off", "warn", "raise"):
@@ -138,9 +146,12 @@ class Composer:
         """Compose an event for `track`; return None if sampling or `before_send` drops it."""
         scope = context.current()
         if scope is not None:
-            distinct_id = scope.distinct_id if distinct_id is None else distinct_id
-            device_id = scope.device_id if device_id is None else device_id
-            user_id = scope.user_id if user_id is None else user_id
+            if distinct_id is None:
+                distinct_id, device, user = scope.distinct_id, scope.device_id, scope.user_id
+            else:
+                device, user = scope.ids_of(distinct_id)
+            device_id = device if device_id is None else device_id
+            user_id = user if user_id is None else user_id
         now = self._now()
         new_id = checked_text(insert_id, "insert_id") if insert_id else self._new_id()
         if type(properties) is dict:  # nearly always: the check of a mapping takes longer
@@ -410,7 +421,8 @@ class Composer:
             return record
         self._in_hook.add(thread)
         try:
-            changed: object = self._before_send(endpoint, record)
+            # A copy: lists and dicts in it are the caller's, and the client's super properties.
+            changed: object = self._before_send(endpoint, deep_copy(record))
         except Exception:
             # The hook may exist to remove private data: what it failed on is not sent.
             logger.exception("before_send raised an exception; the message was dropped")

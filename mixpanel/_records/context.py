@@ -73,6 +73,18 @@ class Scope:
         self._resolve = None
         return getattr(self, name)
 
+    def ids_of(self, distinct_id: Any) -> tuple[str | None, str | None]:
+        """Return the device and user id for a message of this user.
+
+        They are None if the scope is of another user: with Simplified ID Merge, Mixpanel finds the
+        user by these ids and not by distinct_id. A device without a user may be anyone's.
+        """
+        known = self.distinct_id if self.user_id is None else self.user_id
+        same = (self.distinct_id, self.user_id, self.device_id, f"$device:{self.device_id}")
+        if known in (None, *same[2:]) or str(distinct_id) in map(str, same):
+            return self.device_id, self.user_id
+        return None, None
+
     def resolve_later(self, resolve: Callable[[], Identity | None]) -> None:
         """Get the identity from a function when it is first read; again, if that returns None."""
         self._resolve = resolve
@@ -87,6 +99,8 @@ class Scope:
             if self._resolve is not None:  # which was not possible
                 self.distinct_id = self.device_id = self.user_id = None
                 self._resolve = None
+            if changes.get("distinct_id") is not None:
+                self.device_id, self.user_id = self.ids_of(changes["distinct_id"])
             for name, value in changes.items():
                 setattr(self, name, value)
         self.properties = {**self.properties, **properties}
@@ -120,10 +134,12 @@ def context(
     outer = None if fresh else _scope.get()
     identity = (distinct_id, device_id, user_id)
     if outer is not None:
-        distinct_id = outer.distinct_id if distinct_id is None else distinct_id
-        device_id = outer.device_id if device_id is None else device_id
-        user_id = outer.user_id if user_id is None else user_id
-        identity = (distinct_id, device_id, user_id)
+        device, user = outer.ids_of(outer.distinct_id if distinct_id is None else distinct_id)
+        identity = (
+            outer.distinct_id if distinct_id is None else distinct_id,
+            device if device_id is None else device_id,
+            user if user_id is None else user_id,
+        )
     inherited = outer.properties if outer else {}
     scope = Scope(identity, {**inherited, **(properties or {}), **more}, outer=outer)
     with temporarily_set(_scope, scope):

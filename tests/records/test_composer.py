@@ -5,6 +5,7 @@ import json
 import subprocess
 import threading
 import uuid
+from copy import deepcopy
 from datetime import UTC, datetime
 
 import anyio
@@ -521,6 +522,36 @@ def test_before_send_may_change_and_drop_messages(kept):
     assert "email" not in kept.only[1]["properties"]
     assert mp.stats().dropped == {"before_send": 1}
     assert mp.stats().balanced
+
+
+def test_before_send_does_not_change_data_of_the_program(kept):
+    """Nested objects are copied: else super properties would be changed again for each event."""
+
+    def redact(_endpoint, message):
+        for part in (
+            message["properties"] if "properties" in message else message["$set"]
+        ).values():
+            if isinstance(part, dict):
+                part["tags"].append("seen")
+                part["email"] = len(part["email"])
+        return message
+
+    given = {"email": "a@example.org", "tags": ["x", ("y", {"z": 1})]}
+    itself: dict = {"email": "b@example.org", "tags": []}
+    itself["tags"].append(itself)
+    before = deepcopy(given)
+    mp = Mixpanel("t", kept, before_send=redact, super_properties={"user": given})
+    for _ in range(2):
+        mp.track("u", "E", {"nested": given})
+    mp.track_batch([{"event": "E", "properties": {"distinct_id": "u", "nested": given}}])
+    mp.people_set("u", {"nested": given})
+    mp.people_update({"$distinct_id": "u", "$set": {"nested": given}})
+    mp.track("u", "E", {"circular": itself})
+    assert before == given
+    sent = [call[1]["properties"] for call in kept.calls if call[0] == "events"]
+    changed = {"email": 13, "tags": ["x", ["y", {"z": 1}], "seen"]}
+    assert [changed] * 4 == [properties["user"] for properties in sent]
+    assert "b@example.org" == itself["email"]
 
 
 def test_a_failing_before_send_drops_the_message(kept):

@@ -136,3 +136,42 @@ def test_parts_of_a_request_continue_where_the_last_one_ended(mp):
     with request:
         body.close()
         assert (last(mp)["distinct_id"], "piece" in last(mp)) == ("u-1", False)
+
+
+# ---- another user than the block's --------------------------------------------------------------
+
+ADMIN = {"device_id": "d-1", "user_id": "admin"}
+
+
+def ids(mp, *call, **options):
+    """Return distinct_id, device and user of an event that is tracked."""
+    mp.track(*call, **options)
+    sent = mp.consumer.events[-1]["properties"]
+    return sent.get("distinct_id"), sent.get("$device_id"), sent.get("$user_id")
+
+
+def test_an_event_of_another_user_has_no_ids_of_the_block(mp):
+    """Mixpanel would count it for the block's user: $user_id decides, not distinct_id."""
+    with context("admin", **ADMIN):
+        assert ("admin", "d-1", "admin") == ids(mp, None, "E") == ids(mp, "admin", "E")
+        assert ("u-17", None, None) == ids(mp, "u-17", "E")
+        assert ("u-17", None, "u-17") == ids(mp, "u-17", "E", user_id="u-17")
+        assert ("u-17", "d-2", None) == ids(mp, "u-17", "E", {"$device_id": "d-2"})
+        with context("u-17"):
+            assert ("u-17", None, None) == ids(mp, None, "E")
+        with context(plan="team"):
+            assert ("admin", "d-1", "admin") == ids(mp, None, "E")
+        update_context("u-17")
+        assert ("u-17", None, None) == ids(mp, None, "E")
+
+
+@pytest.mark.parametrize("known", [{}, {"distinct_id": "$device:d-1"}, {"distinct_id": "d-1"}])
+def test_a_device_without_a_user_may_be_of_any(mp, known):
+    """As in the request that logs in."""
+    with context(**known, device_id="d-1"):
+        assert ("u-17", "d-1", None) == ids(mp, "u-17", "E")
+        update_context("u-17", user_id="u-17")
+        assert ("u-17", "d-1", "u-17") == ids(mp, None, "E")
+        assert ("17", None, None) == ids(mp, 17, "E")
+        update_context(17, user_id=17)
+        assert ("17", 17) == ids(mp, "17", "E")[::2]

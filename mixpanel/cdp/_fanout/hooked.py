@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.cdp._fanout.translation import deep_copy
+from mixpanel._records.copies import deep_copy
 from mixpanel.cdp._segment.composer import _event_name, _required_id
 from mixpanel.cdp._segment.typed_events import SemanticEvent, set_path
 from mixpanel.cdp._segment.values import id_text, timestamp_text

@@ -6,14 +6,14 @@ The tables map the names of the Segment spec to Mixpanel's. Sources: Mixpanel's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._records import context as _context
-from mixpanel._records.json_encoding import MAX_DEPTH, MAX_VALUES, plain_depth
+from mixpanel._records.copies import deep_copy
+from mixpanel._records.json_encoding import plain_depth
 from mixpanel._records.record import deterministic_id
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.cdp._fanout.routing import VIEW_EVENTS
@@ -165,10 +165,6 @@ class MixpanelTranslator:
             records = [self._event(call, *_event_of(call))]
         return [record for record in records if record is not None]
 
-    def _isolated(self, properties: dict[str, Any]) -> dict[str, Any]:
-        # A `before_send` hook may change nested values, which all sinks share.
-        return properties if self.composer._before_send is None else deep_copy(properties)
-
     def _event(self, call: Call, name: str, properties: dict[str, Any]) -> Record | None:
         user, anonymous = call.user_id, call.anonymous_id
         if user is None and anonymous is None:
@@ -180,7 +176,7 @@ class MixpanelTranslator:
         return self.composer.event(
             user,
             name,
-            self._isolated({**context_properties(call.context), **properties}),
+            {**context_properties(call.context), **properties},
             time=datetime.fromisoformat(call.timestamp),
             insert_id=insert_id(call, name),
             device_id=anonymous,
@@ -207,7 +203,7 @@ class MixpanelTranslator:
     def _update(self, call: Call, endpoint: Endpoint, message: dict[str, Any]) -> Record | None:
         return self.composer.update(
             endpoint,
-            self._isolated(message),
+            message,
             ip=None if call.context is None else call.context.get("ip"),
             time=datetime.fromisoformat(call.timestamp).timestamp(),
         )
@@ -266,29 +262,6 @@ def reusable(properties: dict[str, Any]) -> dict[str, Any]:
 
     :raises ValidationError: for an iterator that raises.
     """
-    return properties if plain_depth(properties) else deep_copy(properties)
-
-
-def deep_copy(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy that shares no dict or list, down to the depth that is written as JSON."""
-    copy: dict[str, Any] = _deep_copy(properties, 0, {})
-    return copy
-
-
-def _deep_copy(value: Any, depth: int, seen: dict[int, Any]) -> Any:
-    if id(value) in seen:
-        return seen[id(value)]
-    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > MAX_DEPTH:
-        return value
-    if isinstance(value, dict):
-        copy: Any = {}
-        seen[id(value)] = copy
-        copy.update((name, _deep_copy(each, depth + 1, seen)) for name, each in value.items())
-        return copy
-    seen[id(value)] = copy = []
-    try:
-        items = list(islice(value, MAX_VALUES + 1)) if isinstance(value, Iterator) else value
-    except Exception as error:
-        raise ValidationError([f"a {type(value).__name__} could not be read: {error}"]) from error
-    copy.extend(_deep_copy(each, depth + 1, seen) for each in items)
-    return copy
+    if plain_depth(properties):
+        return properties
+    return deep_copy(properties, read_iterators=True)
