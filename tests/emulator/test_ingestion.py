@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import socket
 
 import httpx
 import pytest
@@ -449,3 +450,31 @@ def test_an_unknown_path_is_404_and_a_wrong_method_405(http):
     """Both in JSON."""
     assert (404, "error") == ((r := http.get("/nope")).status_code, r.json()["status"])
     assert (405, "error") == ((r := http.get("/track")).status_code, r.json()["status"])
+
+
+# ---- other forms of a response ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/track", "/engage", "/groups"])
+def test_a_response_may_be_an_image_or_a_script(http, path):
+    """For `img=1` one pixel; for `callback=` a script that calls the function with the response."""
+    image = http.post(f"{path}?img=1", json=[])
+    assert ("image/gif", b"GIF89a") == (image.headers["content-type"], image.content[:6])
+    script = http.post(f"{path}?callback=app.done&verbose=1", json=[])
+    assert 'app.done({"status":0,"error":"no data"});' == script.text
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert "0" == http.post(f"{path}?callback=alert(1)//", json=[]).text
+
+
+def test_the_target_of_a_request_may_be_a_whole_url(emu):
+    """As RFC 9112 requires of servers; one of another host than the header's is not found."""
+    host = emu.url.removeprefix("http://")
+    for target, status in ((f"http://{host}/track?ip=0", 200), ("http://a.example/track", 404)):
+        with socket.create_connection(host.split(":"), timeout=10) as connection:
+            connection.sendall(
+                f"POST {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n"
+                "content-length: 2\r\ncontent-type: application/json\r\n\r\n[]".encode()
+            )
+            reply = b"".join(iter(lambda: connection.recv(65_536), b""))
+        assert reply.startswith(b"HTTP/1.1 %d " % status)
+    assert "/track" == emu.requests()[0].path

@@ -3,6 +3,8 @@
 `build_app` wraps the endpoints in a middleware that records every request and plays faults.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +42,7 @@ from mixpanel.emulator._storage.request_log import RecordedRequest
 
 FORM_GROWTH = 3  # percent-encoding turns one byte into at most three
 FORM_FIELDS = 1024
+_FUNCTION = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -55,6 +58,12 @@ class _Sent:
         """Return a 0/1 parameter of the query, else of the form."""
         value = self.query.get(name, (self.form or {}).get(name))
         return default if value is None else value in ("1", "true")
+
+    @property
+    def callback(self) -> str | None:
+        """The function that a script of a page wants to be called with the response (JSONP)."""
+        name = self.query.get("callback", (self.form or {}).get("callback"))
+        return name if name is not None and _FUNCTION.fullmatch(name) else None
 
 
 def build_app(project: Project, guard: Guard) -> ASGIApp:
@@ -102,8 +111,9 @@ class RecordingMiddleware:
         """Handle one request; trailing slashes of its path are ignored."""
         allowed: Headers = []
         if scope["type"] == "http":
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
             caller = Caller.of(scope)
+            path = _without_origin(scope["path"], caller.hosts)
+            scope = {**scope, "path": path.rstrip("/") or "/"}
             refusal = self._guard.refusal(scope, caller)
             if refusal is not None:
                 await refusal(scope, receive, send)
@@ -321,6 +331,19 @@ class Endpoints:
             )
 
 
+def _without_origin(path: str, hosts: Sequence[bytes]) -> str:
+    """Return the path of a target that is a whole URL, as clients send it to a proxy.
+
+    One of another host than the header's stays as it is, and is not found.
+    """
+    for host in hosts:
+        origin = "http://" + host.decode("latin-1").lower()
+        for start in (origin, "/" + origin):
+            if path.lower().startswith(start + "/"):
+                return path[len(start) :]
+    return path
+
+
 def _recorded(request: Request) -> RecordedRequest:
     recorded: RecordedRequest = request.state.recorded
     return recorded
@@ -348,10 +371,13 @@ def _require_token(result: ValidationResult[Any]) -> None:
 
 
 def _accepted(sent: _Sent, result: ValidationResult[Any]) -> Response:
-    return responses.accepted(
+    response = responses.accepted(
         result.good,
         result.rejected,
         strict=sent.flag("strict"),
         verbose=sent.flag("verbose"),
         empty=not sent.records,
     )
+    if sent.flag("img"):
+        return responses.pixel()
+    return response if sent.callback is None else responses.script(sent.callback, response)

@@ -18,6 +18,10 @@ from mixpanel.emulator._rules.events import RejectedRecord
 PARTIAL = "some data points in the request failed validation"
 CLASSES = {2: "Successful", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
 
+PIXEL = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
+)
+
 ErrorShape = Literal["code", "error", "text"]
 
 
@@ -63,6 +67,18 @@ def accepted(
         reason = rejected[0].message if rejected else "no data"
         return Json({"status": status, "error": None if status else reason})
     return PlainTextResponse(str(status))
+
+
+def pixel() -> Response:
+    """Return an image of one transparent pixel, for `img=1`."""
+    return Response(PIXEL, media_type="image/gif")
+
+
+def script(function: str, response: Response) -> Response:
+    """Return a response as a script that calls a function with it, for `callback=` (JSONP)."""
+    body = f"{function}({bytes(response.body).decode()});"
+    headers = {"x-content-type-options": "nosniff"}
+    return Response(body, response.status_code, headers, "text/javascript")
 
 
 def tagged(body: bytes, *, known: str) -> Response:
