@@ -55,7 +55,9 @@ from mixpanel.settings import (
     Region,
     RetryPolicy,
     WhenFull,
+    check_number,
     check_options,
+    check_type,
 )
 
 if TYPE_CHECKING:
@@ -147,7 +149,11 @@ class AnyConsumer(Rebuilt):
         if when_full not in get_args(WhenFull):
             known = ", ".join(map(repr, get_args(WhenFull)))
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
-        limits = options.get("limits") or self._limits
+        check_type(options.get("retry"), "retry", RetryPolicy)
+        check_type(credentials, "credentials", ServiceAccountCredentials)
+        check_number(retry_limit, "retry_limit", whole=True)
+        check_number(retry_backoff_factor, "retry_backoff_factor")
+        limits = checked_limits(options, self._limits)
         if request_timeout is not None:
             limits = replace(
                 limits, request_timeout=checked_seconds(request_timeout, "request_timeout")
@@ -376,7 +382,7 @@ class AsyncBufferedConsumer(AnyConsumer):
         credentials: ServiceAccountCredentials | None = None,
         **options: Unpack[ConsumerOptions],
     ) -> None:
-        limits = options.get("limits") or Limits()
+        limits = checked_limits(options, Limits())
         if max_size is not None:
             limits = replace(limits, max_batch_size=checked_size(max_size))
         if flush_after is not None:
@@ -573,7 +579,7 @@ class BufferedConsumer(Consumer):
         **options: Unpack[ConsumerOptions],
     ) -> None:
         limits = replace(
-            options.get("limits") or self._limits, max_batch_size=checked_size(max_size)
+            checked_limits(options, self._limits), max_batch_size=checked_size(max_size)
         )
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
@@ -646,6 +652,16 @@ _OWN_METHODS = frozenset(
 )
 
 
+def checked_limits(options: ConsumerOptions, default: Limits) -> Limits:
+    """Return the option `limits`, or the default.
+
+    :raises ConfigurationTypeError: if it is not a `Limits`.
+    """
+    limits = options.get("limits")
+    check_type(limits, "limits", Limits)
+    return limits or default
+
+
 def checked_size(max_size: int) -> int:
     """Return the batch size, at most what Mixpanel takes.
 
@@ -659,8 +675,9 @@ def checked_size(max_size: int) -> int:
 def checked_seconds(seconds: float, name: str) -> float:
     """Return a positive number of seconds.
 
-    :raises ConfigurationError: when it is not one.
+    :raises ConfigurationError: when it is not positive, or not a number.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+    check_number(seconds, name)
+    if not seconds > 0:
         raise ConfigurationError(f"{name}={seconds!r} must be a positive number of seconds")
     return float(seconds)

@@ -146,6 +146,47 @@ def checked_callback(callback: Any, name: str) -> None:
         )
 
 
+def check_type(value: Any, name: str, kind: type, what: str = "") -> None:
+    """Check that a setting is None or of a type, which `what` names in the error.
+
+    :raises ConfigurationTypeError: if it is neither.
+    """
+    if value is not None and not isinstance(value, kind):
+        expected = what or f"a {kind.__name__}"
+        raise ConfigurationTypeError(f"{name} must be {expected}, not {type(value).__name__}")
+
+
+def check_number(value: Any, name: str, *, whole: bool = False) -> None:
+    """Check that a setting is a number; with `whole`, one without a fraction.
+
+    :raises ConfigurationTypeError: if it is not.
+    """
+    is_number = isinstance(value, (int, float)) or hasattr(type(value), "__index__")
+    is_whole = not isinstance(value, float) or value.is_integer()
+    if isinstance(value, bool) or not is_number or (whole and not is_whole):
+        expected = "a whole number" if whole else "a number"
+        raise ConfigurationTypeError(f"{name}={value!r} must be {expected}")
+
+
+def check_minimum(
+    value: Any,
+    name: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Check that a setting is a number above one, or at least as large.
+
+    :raises ConfigurationError: if it is not.
+    """
+    check_number(value, name, whole=whole)
+    if above is not None and not value > above:
+        raise ConfigurationError(f"{name}={value!r} must be above {above}")
+    if at_least is not None and not value >= at_least:
+        raise ConfigurationError(f"{name}={value!r} must be at least {at_least}")
+
+
 def is_loopback(host: str) -> bool:
     """Return True if a host is this machine: `localhost` or a loopback address."""
     if host == "localhost":
@@ -311,11 +352,10 @@ class RetryPolicy:
 
         :raises ConfigurationError: for a negative time, or less than one attempt.
         """
-        if self.attempts is not None and self.attempts < 1:
-            raise ConfigurationError(f"attempts={self.attempts!r} must be at least 1, or None")
+        if self.attempts is not None:
+            check_minimum(self.attempts, "attempts", at_least=1, whole=True)
         for name in ("first_wait", "max_wait", "max_retry_after", "max_age"):
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)!r} must not be negative")
+            check_minimum(getattr(self, name), name, at_least=0)
 
     def wait(self, failures: int, retry_after: float | None, random: float) -> float:
         """Return the seconds to wait after a number of failures (from 1); `random` in [0, 1)."""
@@ -366,8 +406,10 @@ class Limits:
         """
         for name in self.__slots__:
             value = getattr(self, name)
-            if (value is None and name != "flush_after") or (value is not None and not value > 0):
-                raise ConfigurationError(f"{name}={value!r} must be above 0")
+            if value is None and name == "flush_after":
+                continue
+            is_time = name in ("flush_after", "request_timeout")
+            check_minimum(value, name, above=0, whole=not is_time)
         if self.max_batch_size > MAX_RECORDS:
             raise ConfigurationError(
                 f"max_batch_size={self.max_batch_size!r} must be at most {MAX_RECORDS:,}, "

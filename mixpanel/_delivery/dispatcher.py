@@ -36,6 +36,7 @@ from mixpanel._http.responses import (
 )
 from mixpanel._runtime import event_loop
 from mixpanel._runtime.safe_logging import logger
+from mixpanel.exceptions import DeliveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from mixpanel._http.sync_transport import (
         SyncTransport,
     )
-    from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import RetryPolicy
 
 __all__ = ["BatchDispatcher"]
@@ -160,10 +160,10 @@ class BatchDispatcher:
                 else:
                     await anyio.sleep(step.seconds)
                 step = sending.advance(reply)
-        except Exception:
+        except Exception as error:
             if raised is not None:
                 raise
-            sending.fail()
+            sending.fail(error)
 
     def send_blocking(
         self,
@@ -187,10 +187,10 @@ class BatchDispatcher:
                 else:
                     _sleep(step.seconds, until)
                 step = sending.advance(reply)
-        except Exception:
+        except Exception as error:
             if raised is not None:
                 raise
-            sending.fail()
+            sending.fail(error)
 
     def delivery_steps(self, batch: Batch) -> Steps:
         """Return the steps that deliver a batch."""
@@ -338,10 +338,13 @@ class _BatchDelivery:
             text, count = "POST %s: %d message(s), %d bytes: %s", len(step.records)
             self._reports.append(partial(logger.debug, text, url, count, bytes_, result))
 
-    def fail(self) -> None:
-        """Handle a bug of this package, not an error of the network: keep the batch and log it."""
-        self._pause(FATAL_PAUSE)
+    def fail(self, error: Exception) -> None:
+        """Handle a bug of this package, not an error of the network: keep the batch, report it."""
         logger.exception("a batch could not be sent; it is tried again in a minute")
+        problem = DeliveryError(f"a batch could not be sent: {type(error).__name__}, see the log")
+        self._batch.queue.paused_by = problem
+        self._pause(FATAL_PAUSE)
+        self._stats.report(problem, [])
 
     def _apply(self, step: Step) -> None:
         queue, reports = self._batch.queue, self._reports

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import Secret
-from mixpanel.exceptions import ConfigurationError
-from mixpanel.settings import is_reachable
+from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
+from mixpanel.settings import check_type, is_reachable
 
 if TYPE_CHECKING:
     import ssl
@@ -62,10 +62,19 @@ class TransportOptions:
     connections: int = 32
 
     def __post_init__(self) -> None:
-        """Check the proxy URL.
+        """Check the types, and the proxy URL.
 
-        :raises ConfigurationError: if it is not valid; the error does not show its password.
+        :raises ConfigurationError: if one is not valid; the error does not show its password.
         """
+        if self.client is not None and not _is_async_client(self.client):
+            kind = type(self.client)
+            raise ConfigurationTypeError(
+                f"http_client must be an httpx.AsyncClient, not {kind.__module__}.{kind.__name__}"
+            )
+        if self.ssl_context is not None:
+            import ssl
+
+            check_type(self.ssl_context, "ssl_context", ssl.SSLContext)
         if self.proxy is not None and not isinstance(self.proxy, Proxy):
             object.__setattr__(self, "proxy", Proxy(self.proxy))
 
@@ -73,6 +82,11 @@ class TransportOptions:
         client = "" if self.client is None else " client=yours"
         proxy = f" proxy={self.proxy.display_url!r}" if isinstance(self.proxy, Proxy) else ""
         return f"<TransportOptions{client}{proxy}>"
+
+
+def _is_async_client(given: Any) -> bool:
+    # By its methods: httpx is imported for the first request, and programs wrap its client.
+    return not isinstance(given, type) and hasattr(given, "send") and hasattr(given, "aclose")
 
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")

@@ -28,7 +28,7 @@ from mixpanel.data.api import AsyncAPI
 from mixpanel.emulator import Emulator
 from mixpanel.exceptions import MixpanelException
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
-from mixpanel.settings import checked_origin
+from mixpanel.settings import Limits, RetryPolicy, checked_origin
 
 NO_TEXT = [None, 7, 1.5, b"https://h.example", ["https://h.example"], {}, object(), True]
 HOSTS = {
@@ -287,3 +287,89 @@ def test_a_workspace_with_invalid_settings_has_a_repr():
     assert repr(Workspace.__new__(Workspace)) == "<Workspace>"
     with pytest.raises(MixpanelException):
         Workspace(credentials=ServiceAccountCredentials("u", "s", "1"), project_id="a/b")
+
+
+# ---- settings of another type -------------------------------------------------------------------
+
+
+def local_flags(**settings):
+    return Mixpanel("t", Consumer(), local_flags_config=LocalFlagsConfig(**settings))
+
+
+def remote_flags(**settings):
+    return Mixpanel("t", Consumer(), remote_flags_config=RemoteFlagsConfig(**settings))
+
+
+def client(**settings):
+    return Mixpanel("t", Consumer(), **settings)
+
+
+def customerio(**settings):
+    return CustomerIO("k", **settings)
+
+
+def hightouch(**settings):
+    return Hightouch("k", **settings)
+
+
+NO_NUMBER = ("x", None, [], True, object())
+TRANSPORT = {
+    "retry": (3, "x", {}, (1, 2)),
+    "limits": (5, "x", object()),
+    "http_client": (5, "x", httpx.AsyncClient, httpx.HTTPTransport()),
+    "ssl_context": (True, "cert.pem"),
+}
+NUMBERS = {
+    RetryPolicy: ("first_wait", "max_wait", "max_retry_after", "max_age"),
+    Limits: ("max_batch_size", "request_timeout", "concurrency"),
+    local_flags: ("exposure_time_to_live", "remembered_exposures", "request_timeout_in_seconds"),
+    remote_flags: ("cache_time_to_live", "cached_contexts", "request_timeout_in_seconds"),
+}
+WRONG = [
+    *((make, TRANSPORT) for make in (Consumer, BufferedConsumer, AsyncConsumer)),
+    *((make, TRANSPORT) for make in (AsyncBufferedConsumer, customerio)),
+    *((make, dict.fromkeys(names, (*NO_NUMBER, -1))) for make, names in NUMBERS.items()),
+    (RetryPolicy, {"attempts": ("x", 1.5, 0, True)}),
+    (Limits, {"flush_after": ("x", 0)}),
+    (local_flags, {"exposure_executor": (5, "x")}),
+    (customerio, {"max_message_bytes": ("x", 1.5)}),
+    (hightouch, {"version_at": (5, {}, [])}),
+    (Consumer, {
+        "credentials": (("user", "secret", "42"), "x"),
+        "retry_limit": ("4", None, 1.5),
+        "retry_backoff_factor": ("x", None),
+        "request_timeout": ((3, 5), "x"),
+    }),
+    (client, {
+        "sample_rate": NO_NUMBER,
+        "sample_weight": (5, b"x"),
+        "super_properties": (5, "x", [1]),
+        "serializer": (5, "x"),
+        "local_flags_config": ({}, RemoteFlagsConfig(), True),
+        "remote_flags_config": ({}, LocalFlagsConfig()),
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        pytest.param(make, name, value, id=f"{make.__name__}-{name}-{number}")
+        for make, names in WRONG
+        for name, values in names.items()
+        for number, value in enumerate(values)
+    ],
+)
+def test_a_setting_of_another_type_is_refused(make, name, value):
+    """At construction, not when the first request fails; the error names the setting."""
+    shown = "schema_version_path" if name == "version_at" else name
+    with pytest.raises(ConfigurationError, match=rf"{shown}.* must "):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("value", [2, 2.0, float("inf")])
+def test_numbers_of_both_types_are_accepted(value):
+    """A whole number may be a float without a fraction; a time may be infinite."""
+    assert value == RetryPolicy(max_wait=value).max_wait
+    if value == 2:
+        assert 2 == RetryPolicy(attempts=value).attempts == Limits(concurrency=value).concurrency

@@ -555,3 +555,47 @@ def test_no_secret_reaches_the_logs(emu, caplog):
     mp.close()
     assert "canary" not in caplog.text
     assert "canary" not in repr(raised.value) + str(raised.value.__dict__.get("args"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [AsyncMixpanel, Mixpanel])
+async def test_a_bug_of_this_package_is_reported_and_the_batch_is_kept(emu, kind, caplog):
+    """To `on_error`, by `health()` and in the result of a flush, besides the log."""
+    reported = []
+    options = {"base_url": emu.url, "on_error": lambda error, _: reported.append(error)}
+    if kind is Mixpanel:
+        consumer = BufferedConsumer(retry=QUICK, **options)
+        mp, options = Mixpanel("t", consumer), {}
+    else:
+        mp = AsyncMixpanel("t", retry=QUICK, **options)
+        consumer = mp.consumer
+    consumer._sender.dispatcher.delivery_steps = lambda _batch: (1 / 0 for _ in "a")
+
+    def use():
+        if kind is Mixpanel:
+            mp.track("u", "E")
+            return mp.flush(5)
+        return None
+
+    if kind is Mixpanel:
+        result = await anyio.to_thread.run_sync(use)
+    else:
+        await mp.track("u", "E")
+        result = await mp.flush(5)
+    assert (1, 0) == (result.pending, result.delivered)
+    [error] = reported
+    assert isinstance(error, DeliveryError)
+    assert "ZeroDivisionError" in str(error)
+    health = mp.health()
+    assert (False, 1) == (health.ok, health.pending)
+    assert str(error) in health.last_error
+    assert "halted" == health.queues["events"].state
+    assert "ZeroDivisionError" in caplog.text
+    del consumer._sender.dispatcher.delivery_steps  # mended: the batch is sent
+    for queue in consumer._sender.buffer.queues.values():
+        queue.paused_until = 0.0
+    if kind is Mixpanel:
+        await anyio.to_thread.run_sync(mp.close)
+    else:
+        await mp.aclose()
+    assert 1 == len(emu.events("E"))

@@ -32,6 +32,7 @@ from mixpanel.exceptions import (
 )
 from mixpanel.settings import Endpoints, Limits, RetryPolicy
 
+OWN_CLIENT = SimpleNamespace(send=None, aclose=None)  # as of the user; it is never used
 OK = Response(200, {}, b'{"status":1,"error":null}')
 
 
@@ -268,7 +269,7 @@ def test_without_messages_the_drain_at_exit_opens_no_connection(made):
 
 def test_the_drain_at_exit_does_not_bypass_a_client_of_the_user(made):
     """It may be a mock; what is left counts as dropped."""
-    system = made(client=object())
+    system = made(client=OWN_CLIENT)
     system.accept(0)
     system.sender.drain_at_exit(soon())
     assert system.transport.sent == []
@@ -463,7 +464,7 @@ def test_a_message_of_a_later_exit_handler_is_sent_at_once(discarded):
 
 def test_a_message_of_a_later_exit_handler_does_not_bypass_a_client_of_the_user(discarded):
     """It counts as dropped."""
-    discarded.connections.transport = TransportOptions(client=object())
+    discarded.connections.transport = TransportOptions(client=OWN_CLIENT)
     discarded.accept(0)
     assert (discarded.transport.sent, discarded.transport.closed) == ([], 0)
     assert discarded.sender.stats.snapshot().dropped == {"exit": 1}
@@ -529,7 +530,7 @@ def test_flushing_in_a_signal_handler_needs_messages_and_no_client_of_the_user(m
     system = made()
     system.sender.flush_blocking(soon())
     assert system.transport.closed == 0
-    own = made(client=object())
+    own = made(client=OWN_CLIENT)
     own.accept(0)
     own.sender.flush_blocking(soon())
     assert (own.transport.sent, own.transport.closed) == ([], 0)
@@ -750,7 +751,7 @@ def test_calling_threads_share_a_connection_unless_only_a_loop_can_send(made, mo
     system.sender.close_sync()
     assert system.transport.closed == 1
     monkeypatch.setattr(sender_module, "getproxies", dict)
-    assert made(client=object()).sender.sync_transport() is None
+    assert made(client=OWN_CLIENT).sender.sync_transport() is None
     other = made()
     other.connections.transport = TransportOptions(proxy="http://127.0.0.1:9")
     assert other.sender.sync_transport() is None

@@ -51,7 +51,15 @@ from mixpanel.exceptions import (
     PayloadTooLargeError,
     QueueFullError,
 )
-from mixpanel.settings import Limits, RetryPolicy, WhenFull, check_options, checked_callback
+from mixpanel.settings import (
+    Limits,
+    RetryPolicy,
+    WhenFull,
+    check_number,
+    check_options,
+    check_type,
+    checked_callback,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +99,7 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
         given_dialect = dialect
         max_message_bytes = options.get("max_message_bytes")
         if max_message_bytes is not None:
+            check_number(max_message_bytes, "max_message_bytes", whole=True)
             dialect = replace(dialect, max_message_bytes=max_message_bytes)
         origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
         warning = dialect.region_warning(key, origin)
@@ -147,6 +156,8 @@ class _Client(SegmentMethods[Outcome], Rebuilt):
         if when_full not in get_args(WhenFull):
             known = ", ".join(map(repr, get_args(WhenFull)))
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
+        check_type(options.get("limits"), "limits", Limits)
+        check_type(options.get("retry"), "retry", RetryPolicy)
         given = options.get("limits") or Limits(flush_after=0.5)
         dialect = self._api.dialect
         limits = replace(

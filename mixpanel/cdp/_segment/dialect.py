@@ -18,7 +18,7 @@ from mixpanel._records.record import join_bodies
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
-from mixpanel.settings import checked_callback, checked_origin
+from mixpanel.settings import check_type, checked_callback, checked_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -129,6 +129,7 @@ class Dialect:
         self._envelope_fields(SENT_AT, None)
         if self.schema_version_path is None:
             return
+        check_type(self.schema_version_path, "schema_version_path", str, "a path as text")
         first, _, rest = self.schema_version_path.partition(".")
         if first not in ("context", *PROPERTIES) or not all(rest.split(".")):
             raise ConfigurationError(
