@@ -720,12 +720,16 @@ class UserEvent(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ActivityFeedResult(QueryResult):
-    """The events of some users, in order of time."""
+    """The events of some users, in order of time.
+
+    `read_from` is the first day that was read, if the calls ended before `from_date`, else None.
+    """
 
     distinct_ids: tuple[str, ...]
     from_date: str | None
     to_date: str | None
     events: tuple[UserEvent, ...]
+    read_from: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and `event_count` as values that JSON can represent."""

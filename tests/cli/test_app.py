@@ -244,6 +244,21 @@ def test_a_full_disk_is_reported_in_one_line(arguments):
     assert 1 == done.stderr.count("\n")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGPIPE")
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_a_reader_that_stops_early_is_no_error(form):
+    """As `head` does, in every format."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, "docs", "--format", form],
+            stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert (0, "") == (done.returncode, done.stderr)
+
+
 # mp emulator
 
 

@@ -1,5 +1,6 @@
 """`mp query …` and `mp inspect …` for what Mixpanel computes, with a server of the tests."""
 
+import itertools
 import json
 import re
 import shlex
@@ -312,6 +313,18 @@ def test_a_jql_script_may_come_from_a_file(mp, server, tmp_path):
     }  # fmt: skip
     done = mp("query", "jql", "-", given="function main() {}")
     assert server.last.form["script"] == "function main() {}"
+
+
+def test_a_long_activity_feed_says_which_days_were_read(mp, server):
+    """And not that a larger --limit would help."""
+    pages = itertools.count()
+    server["stream/bookmark"] = lambda _: {
+        "results": {"events": [], "sentinel_event": {"x": next(pages)}}
+    }
+    days = ("--from", "2013-02-09", "--to", "2025-12-31")
+    done = mp("query", "activity-feed", "u-17", *days)
+    assert "only the days 2025-01-06 to 2025-12-31 were read" in done.stderr
+    assert "--limit" not in done.stderr
 
 
 def test_a_data_view_may_be_selected(mp, server):

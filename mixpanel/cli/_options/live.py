@@ -109,7 +109,13 @@ class LiveCommand:
         result = self.result_of(query)
         self._print(result)
         if getattr(result, "limit_hit", False):
-            say("cut off by the limit: there is more; use a larger --limit", "yellow")
+            read_from = getattr(result, "read_from", None)
+            if read_from is None:
+                say("cut off by the limit: there is more; use a larger --limit", "yellow")
+            else:
+                last = result.to_date or "today"
+                days = f"only the days {read_from} to {last} were read"
+                say(f"{days}: for earlier ones, pass an earlier --to", "yellow")
         if getattr(result, "sampling_factor", 1.0) < 1:
             say(f"sampled: {result.sampling_factor:.0%} of the events were counted", "yellow")
 

@@ -34,16 +34,23 @@ def is_plain() -> bool:
 
 def stdout_console() -> "Console":
     """Return the console for results."""
-    from rich.console import Console
-
-    return Console(highlight=False, no_color=is_plain() or None)
+    return _console()
 
 
 def stderr_console() -> "Console":
     """Return the console for messages."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, no_color=is_plain() or None)
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Raise the error, which `mp` expects of any output, instead of ending with 1."""
+            raise  # noqa: PLE0704 - Rich calls it while it handles the error
+
+    return PipedConsole(stderr=stderr, highlight=False, no_color=is_plain() or None)
 
 
 def escape_controls(text: str) -> str:

@@ -319,6 +319,7 @@ def activity_feed(
     *,
     limit_hit: bool,
     timezone: str | None,
+    read_from: str | None = None,
 ) -> ActivityFeedResult:
     """Return the events of all pages in order of time, with those without a time last."""
     latest = datetime.max.replace(tzinfo=UTC)
@@ -327,6 +328,7 @@ def activity_feed(
         from_date=dates[0],
         to_date=dates[1],
         events=tuple(sorted(events, key=lambda event: event.time or latest)),
+        read_from=read_from,
         timezone=timezone,
         limit_hit=limit_hit,
     )

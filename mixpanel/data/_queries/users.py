@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mixpanel.data._fetch.plan import as_day, today
 from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.arguments import (
     identifiers,
@@ -16,6 +18,7 @@ from mixpanel.data.exceptions import ConfigError, JQLDeprecationWarning, QueryEr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import date
 
     from mixpanel.data._fetch.plan import Day
     from mixpanel.data._queries.arguments import Where
@@ -52,7 +55,8 @@ class UserQueries(QuerySender):
         - `events`: only these; or all but `exclude_events`.
         - `search`: only events that contain this text.
         - `limit`: the maximum of events; the latest are kept. A call covers up to 15,000 events of
-          30 days, and at most `max_calls` are made; `limit_hit` is True if there are more events.
+          30 days, the latest first, and at most `max_calls` are made. `limit_hit` is True if there
+          may be more events; `read_from` is the first day that the calls have read.
 
         :raises ConfigError: for invalid arguments; nothing is sent then.
         :raises APIError: when Mixpanel rejects the call.
@@ -72,10 +76,11 @@ class UserQueries(QuerySender):
         max_events = on_demand.requests.MAX_FEED_EVENTS
         first(workspace_id=0, limit=min(limit, max_events))  # checks the arguments
         view = await self._data_view_id()
-        found, more = None, False
+        found, more, read = None, False, None
         if view is not None:
             page = partial(first, workspace_id=view)
-            found, more = await self._feed_pages(page, limit, max_calls)
+            last = today() if to_date is None else as_day(to_date, "to_date")
+            found, more, read = await self._feed_pages(page, limit, max_calls, last)
         if found is None:
             if events is not None or exclude_events is not None or search:
                 raise ConfigError(
@@ -90,15 +95,20 @@ class UserQueries(QuerySender):
             None if to_date is None else str(to_date),
         )
         result = on_demand.responses.activity_feed(
-            found, ids, dates, limit_hit=more, timezone=await self.project_timezone()
-        )
+            found, ids, dates, limit_hit=more, timezone=await self.project_timezone(),
+            read_from=None if read is None else str(read),
+        )  # fmt: skip
         return result if len(result.events) <= limit else on_demand.responses.latest(result, limit)
 
     async def _feed_pages(
-        self, page: partial[QueryRequest], limit: int, max_calls: int
-    ) -> tuple[list[UserEvent] | None, bool]:
-        """Return the events of all pages (None without the endpoint), and if there are more."""
+        self, page: partial[QueryRequest], limit: int, max_calls: int, last: date
+    ) -> tuple[list[UserEvent] | None, bool, date | None]:
+        """Return the events of all pages (None without the endpoint), and if there are more.
+
+        If that is because of `max_calls`, also return the first day that was read.
+        """
         found: list[UserEvent] = []
+        read = last + timedelta(days=1)
         sentinel: Any = None
         for call in range(max_calls):
             size = min(limit - len(found), on_demand.requests.MAX_FEED_EVENTS)
@@ -107,15 +117,22 @@ class UserQueries(QuerySender):
             except QueryError as error:
                 if call or error.status_code not in GONE:
                     raise
-                return None, False
+                return None, False, None
             events, following = on_demand.responses.feed_page(response)
             found += events
             if following is None or (following == sentinel and not events):
-                return found, False
+                return found, False, None
             sentinel = following
             if len(found) >= limit:
-                break
-        return found, True
+                return found, True, None
+            times = [event.time for event in events if event.time is not None]
+            is_full = len(events) >= size and times
+            read = (
+                min(times).date()
+                if is_full
+                else read - timedelta(days=on_demand.requests.FEED_DAYS)
+            )
+        return found, True, read
 
     async def engage_stats(
         self,

@@ -82,7 +82,7 @@ class LocalMethods:
 
     @property
     def local(self) -> LocalAnalysis:
-        """Mixpanel's reports, computed over a table that was fetched: see `help(LocalAnalysis)`."""
+        """Mixpanel's reports, computed over a table that was fetched: see `help(ws.local)`."""
         # Loaded here, as its modules take longer to load than the rest of a workspace.
         from mixpanel.data._workspace.local_analysis import LocalAnalysis
 

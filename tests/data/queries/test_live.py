@@ -1,5 +1,6 @@
 """Classic queries: what is sent, and the results of the documented responses."""
 
+import itertools
 import math
 import warnings
 from datetime import UTC, date, datetime
@@ -485,6 +486,18 @@ async def test_an_activity_feed_stops_at_its_limit_and_reports_it(ws, server):
     result = await ws.activity_feed(["u-1", "u-2"], max_calls=4)
     assert result.limit_hit
     assert len(server.queries) == 2 + 4
+
+
+async def test_an_activity_feed_reports_the_days_it_has_read(ws, server):
+    """Each call reads 30 days, the latest first."""
+    pages = itertools.count()
+    server["stream/bookmark"] = lambda _: feed(sentinel={"x": next(pages)})
+    days = {"from_date": "2020-01-01", "to_date": "2025-12-31"}
+    result = await ws.activity_feed("u-1", **days, max_calls=2)
+    assert (result.limit_hit, result.read_from) == (True, "2025-11-02")
+    server["stream/bookmark"] = lambda _: feed(event("A", 1), sentinel={"x": 1})
+    result = await ws.activity_feed("u-1", limit=1)
+    assert (result.limit_hit, result.read_from) == (True, None)
 
 
 async def test_an_activity_feed_without_dates_covers_thirty_days(ws, server):
