@@ -3,7 +3,7 @@
     MP_TOKEN=... python examples/sync_script.py
 
 By default `Mixpanel` sends each message immediately and raises errors. For more than a few
-messages, use a `BufferedConsumer`, which sends up to 2,000 in one request.
+messages, use a `BufferedConsumer`, which sends 50 in one request, or up to 2,000 with `max_size`.
 """
 
 import os

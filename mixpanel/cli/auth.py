@@ -238,7 +238,7 @@ def login(
         url = asyncio.run(attempt.begin())
         say("open this link in a browser, on any machine, and allow the access:")
         complain(url, "")
-        say("the browser then shows an error, because nothing listens there: that is right")
+        say("the browser then shows an error, because nothing listens there: this is expected")
         code = attempt.code_in(ask("Paste the address that it shows (http://localhost…)"))
     else:
         with RedirectListener() as listener:
