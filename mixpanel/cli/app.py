@@ -25,6 +25,7 @@ Conventions for every command:
 import errno
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -73,6 +74,10 @@ GROUPS = (
     ("cdp", "cdp", "Send to Customer.io, Hightouch, Segment and RudderStack."),
 )
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+# What click and this package write of a file to read that is not there.
+MISSING_FILE = re.compile(
+    r"\b(file|path) .*does not exist|neither a file|cannot read .*: No such file", re.I | re.S
+)
 CLICK_USAGE = 2  # the exit code of click's and Typer's errors of usage
 EXAMPLE = "mp demo"
 
@@ -286,12 +291,15 @@ def _end_usage_error(error: Any) -> NoReturn:
         raise error
     # "Value error, " is pydantic's.
     message = error.message.removeprefix("Value error, ")
+    is_missing = MISSING_FILE.search(message) is not None
     error.message = in_option_names(message, global_options.option_names)
+    end = ExitCode.NOT_FOUND if is_missing else ExitCode.USAGE
     if global_options.error_format is ErrorFormat.TEXT:
-        error.exit_code = ExitCode.USAGE
+        error.exit_code = end
         raise error
-    _report({"code": "USAGE", "message": error.format_message(), "details": {}})
-    raise typer.Exit(ExitCode.USAGE) from None
+    code = "FILE_NOT_FOUND" if is_missing else "USAGE"
+    _report({"code": code, "message": error.format_message(), "details": {}})
+    raise typer.Exit(end) from None
 
 
 def _message(error: MixpanelException) -> str:

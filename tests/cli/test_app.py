@@ -1,5 +1,6 @@
 """The `mp` command as a whole: its help, its exit codes, what it loads, and `mp emulator`."""
 
+import json
 import os
 import re
 import signal
@@ -257,6 +258,30 @@ def test_a_reader_that_stops_early_is_no_error(form):
             stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert (0, "") == (done.returncode, done.stderr)
+
+
+MISSING = [
+    ("import", "events", "none.ndjson", "--token", "T"),
+    ("emulator", "--load", "none.ndjson"),
+    ("emulator", "--flags", "none.json"),
+    ("query", "jql", "none.js"),
+    ("query", "sql", "--file", "none.sql"),
+    ("flags", "list", "--file", "none.json"),
+    ("cdp", "validate", "none.ndjson"),
+    ("cdp", "backfill", "none.csv", "--kind", "track"),
+    ("project", "dashboards", "create", "--json", "@none.json"),
+]
+
+
+@pytest.mark.parametrize("arguments", MISSING, ids=" ".join)
+def test_a_missing_file_is_not_found_in_every_command(mp, arguments):
+    """With one exit code, and one code in JSON."""
+    assert ExitCode.NOT_FOUND == mp(*arguments).exit_code
+    done = mp("--error-format", "json", *arguments)
+    assert (ExitCode.NOT_FOUND, "FILE_NOT_FOUND") == (
+        done.exit_code,
+        json.loads(done.stderr)["code"],
+    )
 
 
 # mp emulator

@@ -232,7 +232,8 @@ def test_wrong_arguments_are_explained(emu, vendor, arguments, why):
     """The message says what to do, and nothing is sent."""
     env = {"MP_CDP_BASE_URL": None} if "--region" in arguments else {}
     result = runner_for(emu, vendor)(*arguments, **env)
-    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    code = ExitCode.NOT_FOUND if "No such file" in why else ExitCode.USAGE
+    assert (code, "") == (result.exit_code, result.stdout)
     assert why in " ".join(result.stderr.replace("│", "").split())
     assert [] == emu.requests()
 

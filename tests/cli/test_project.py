@@ -119,7 +119,7 @@ WRONG = [
         "choose insights",
     ),
     (("reports", "create", "--name", "x", "--type", "flows", "--params", "{"), 3, "not valid JSON"),
-    (("reports", "create", "--name", "x", "--type", "flows", "--params", "@no.json"), 3, "no.json"),
+    (("reports", "create", "--name", "x", "--type", "flows", "--params", "@no.json"), 4, "no.json"),
     (("dashboards", "update", "1002", "--json", "[]"), 3, "--json must be a JSON object"),
     (("annotations", "list", "--from", "tomorrow"), 3, "must be a day"),
     (("metrics", "create", "--name", "Paid", "--definition", "{}"), 1, "of that name already"),

@@ -216,7 +216,7 @@ def test_mp_emulator_rejects_what_is_neither_a_file_nor_a_data_set(source):
     """Before the server starts; the data sets are named."""
     runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
     result = runner.invoke(app, ["emulator", "--port", "0", "--load", source])
-    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert (ExitCode.NOT_FOUND, "") == (result.exit_code, result.stdout)
     assert f"{source!r} is neither a file nor a data set (flights)" in result.stderr
 
 
