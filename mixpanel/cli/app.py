@@ -66,7 +66,7 @@ GROUPS = (
     ("inspect", "inspect", "Look at a project and at the local database; drop tables."),
     ("export", "export", "Export tables of the local database to files."),
     ("flags", "flags", "List, evaluate and check feature flags."),
-    ("project", "project", "Read and change what a project has saved: boards, flags, lexicon."),
+    ("project", "project", "Read and change what a project has saved: boards, flags, events."),
     ("spool", "spool", "Inspect, send, retry and delete messages that programs keep on disk."),
     ("schema", "schema", "Print the project and the local tables, short enough for a model."),
     ("docs", "docs", "Print a page of the documentation."),
@@ -76,8 +76,10 @@ GROUPS = (
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # What click and this package write of a file to read that is not there.
 MISSING_FILE = re.compile(
-    r"\b(file|path) .*does not exist|neither a file|cannot read .*: No such file", re.I | re.S
+    r"\b(file|path) .*does not exist|neither a file|cannot read .*: No such file",
+    re.IGNORECASE | re.DOTALL,
 )
+UNBROKEN = "\N{NON-BREAKING HYPHEN}"
 CLICK_USAGE = 2  # the exit code of click's and Typer's errors of usage
 EXAMPLE = "mp demo"
 
@@ -109,7 +111,13 @@ class _SectionedHelp:
             sections.setdefault(heading, []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
-                formatter.write_dl(records)
+                # Values such as ap-south-1 are not broken at their hyphens.
+                kept = [(names, text.replace("-", UNBROKEN)) for names, text in records]
+                start = len(formatter.buffer)
+                formatter.write_dl(kept)
+                formatter.buffer[start:] = [
+                    each.replace(UNBROKEN, "-") for each in formatter.buffer[start:]
+                ]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as click calls it
         """Write the examples, each on a line of its own, as it can be copied."""

@@ -79,7 +79,7 @@ OptionalLogin = Annotated[
 def list_(*, output: OutputOptions) -> None:
     """List the accounts."""
     accounts = _config().list_accounts()
-    write([asdict(each) for each in accounts], output)
+    write([asdict(each) for each in accounts], output, empty=None)
     if not accounts:
         say("no accounts yet: add one with mp auth add NAME, or log in with mp auth login", "dim")
 
@@ -292,7 +292,7 @@ def status(name: OptionalLogin = None, *, output: OutputOptions) -> None:
     if output.format is Format.TABLE:
         # Without the server, for narrow terminals: the region implies it.
         rows = [{name: row[name] for name in row if name != "server"} for row in rows]
-    write(rows, output)
+    write(rows, output, empty=None)
     if not chosen:
         say("no logins: log in with mp auth login", "dim")
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +42,9 @@ OUTAGE = 1.8  # seconds
 REFRESH = 0.05  # seconds
 LATENCY = 0.04  # seconds of the emulator
 NARROW = 90  # columns of a terminal
+NARROWEST = 80  # for a table of all numbers
+MARGIN = 4  # before what a step prints
+BARS = 28  # columns of the longest bar
 FULL_QUEUE = 300  # events waiting at the end of the outage, roughly
 DATA = "flights.ndjson"
 FLAG = "free-shipping"
@@ -88,7 +91,7 @@ class Day:
 
     def show(self, what: "RenderableType") -> None:
         """Print below the title of the step."""
-        self.console.print(Padding(what, (0, 0, 0, 4)))
+        self.console.print(Padding(what, (0, 0, 0, MARGIN)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,14 +357,18 @@ async def _accounting(day: Day) -> None:
         imported, rejected, retried = flights.imported, flights.rejected, flights.retried
         total = imported + rejected
         numbers.append(("import_events, flights", total, imported, rejected, 0, 0, retried))
-    space = 3 if day.console.width > NARROW else 1
-    table = Table(box=None, pad_edge=False, padding=(0, space, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
-    for name in ("accepted", "delivered", "rejected", "dropped", "pending", "retried"):
-        table.add_column(name, justify="right")
-    for name, *counts in numbers:
-        table.add_row(name, *(f"{count:,}" for count in counts))
-    day.show(table)
+    names = ("accepted", "delivered", "rejected", "dropped", "pending", "retried")
+    if day.console.width < NARROWEST:
+        day.show(key_value_table([(name, _counts(names, counts)) for name, *counts in numbers]))
+    else:
+        space = 3 if day.console.width > NARROW else 1
+        table = Table(box=None, pad_edge=False, padding=(0, space, 0, 0), header_style="dim")
+        table.add_column("", no_wrap=True)
+        for name in names:
+            table.add_column(name, justify="right")
+        for name, *counts in numbers:
+            table.add_row(name, *(f"{count:,}" for count in counts))
+        day.show(table)
     accepted, delivered, rejected, dropped, pending, _ = (
         sum(column) for column in list(zip(*numbers, strict=True))[1:]
     )
@@ -379,7 +386,8 @@ async def _accounting(day: Day) -> None:
 async def _arrived(day: Day) -> None:
     emulator = day.emulator
     names = Counter(event["event"] for event in emulator.events())
-    day.show(bar_chart(names.most_common(), width=28))
+    taken = max(map(len, names)) + 13 + MARGIN
+    day.show(bar_chart(names.most_common(), width=_bar_width(day.console, taken)))
     profiles = emulator.profiles()
     best = max(profiles, key=lambda user: profiles[user].get("spent", 0))
     (key, group), facts = next(iter(sorted(emulator.groups().items())))
@@ -414,13 +422,17 @@ async def _sql(day: Day) -> None:
     day.show("")
     day.show(Text(CHANNELS, "green"))
     day.show("")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    space = 3 if day.console.width > NARROW else 2
+    table = Table(box=None, pad_edge=False, padding=(0, space, 0, 0), header_style="dim")
     for name in ("channel", "visitors", "orders", "revenue"):
         table.add_column(name, justify="left" if name == "channel" else "right")
     table.add_column("")
     largest = max(revenue for *_, revenue in rows)
+    # Names, three columns of numbers of at most ten characters, and the space after each.
+    taken = max(len(channel) for channel, *_ in rows) + 3 * 10 + 5 * space + MARGIN
+    width = _bar_width(day.console, taken)
     for channel, visitors, orders, revenue in rows:
-        bar = Text(BAR * round(28 * revenue / largest), "cyan")
+        bar = Text(BAR * round(width * revenue / largest), "cyan")
         table.add_row(channel, f"{visitors:,}", f"{orders:,}", f"{revenue:,.2f}", bar)
     day.show(table)
 
@@ -494,6 +506,15 @@ def flights() -> Path:
     installed = Path(__file__).parent / "data" / DATA
     checkout = Path(__file__).parents[2] / "examples" / "data" / DATA
     return installed if installed.exists() else checkout
+
+
+def _bar_width(console: "Console", taken: int) -> int:
+    """Return the width of the longest bar beside columns of `taken` characters."""
+    return max(1, min(BARS, console.width - taken))
+
+
+def _counts(names: Sequence[str], counts: Sequence[int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True))
 
 
 def _facts(properties: dict[str, Any]) -> str:

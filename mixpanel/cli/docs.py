@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixpanel.cli._options.shared import with_options
-from mixpanel.cli._output.format import OutputOptions, output_options, write
+from mixpanel.cli._output.format import OutputOptions, text_output_options, write
 
 if TYPE_CHECKING:
     from mixpanel.cli.app import Command
@@ -18,7 +18,7 @@ mp docs llms.txt
 """
 
 
-@with_options(output=output_options)
+@with_options(output=text_output_options)
 def docs(
     topic: Annotated[
         str,
@@ -33,8 +33,8 @@ def docs(
     """Print a page of the documentation.
 
     The pages are those of the installed version, and queries#run-a-query is a section of one.
-    Without a topic they are listed; llms.txt is the list in the form that models know. JSON has
-    the sections of the page, too.
+    Without a topic they are listed, as a table on a terminal and else as JSON; llms.txt is the list
+    in the form that models know. JSON has the sections of the page, too.
     """
     from mixpanel._agents import documentation
 

@@ -43,7 +43,7 @@ class PartitionBy(StrEnum):
 
 
 Table = Annotated[
-    str,
+    str | None,
     typer.Argument(metavar="TABLE", show_default=False, help="The table; left out with --sql."),
 ]
 SqlOption = Annotated[
@@ -54,7 +54,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an e
 
 
 def parquet(
-    table: Table,
+    table: Table = None,
     path: Annotated[
         str | None,
         typer.Argument(
@@ -113,7 +113,7 @@ def parquet(
 
 
 def csv(
-    table: Table,
+    table: Table = None,
     path: Annotated[
         str | None,
         typer.Argument(
@@ -151,8 +151,13 @@ def csv(
 COMMANDS: "tuple[Command, ...]" = (("parquet", parquet, PARQUET), ("csv", csv, CSV))
 
 
-def _source_and_path(table: str, path: str | None, sql: str | None) -> tuple[str | None, str]:
+def _source_and_path(
+    table: str | None, path: str | None, sql: str | None
+) -> tuple[str | None, str]:
     """Return the table, None with --sql, and the path: PATH is the only argument with --sql."""
+    if table is None:
+        missing = "TABLE and PATH are" if sql is None else "PATH is"
+        raise typer.BadParameter(f"{missing} missing: give TABLE and PATH, or PATH and --sql")
     if sql is None:
         if path is None:
             raise typer.BadParameter("PATH is missing: give TABLE and PATH, or PATH and --sql")

@@ -20,7 +20,7 @@ from mixpanel.cli._options.project import (
     TokenOption,
     service_account,
 )
-from mixpanel.cli._options.shared import with_options
+from mixpanel.cli._options.shared import argument_or_option, with_options
 from mixpanel.cli._output.exit_codes import ExitCode, exit_code
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
 from mixpanel.cli._output.terminal import complain, escape_controls, say
@@ -86,7 +86,7 @@ def list_(
     ]
     problems = [str(each) for each in found.diagnostics]
     shown = [row | {"variants": ", ".join(row["variants"])} for row in rows]
-    write(TableView({"flags": rows, "problems": problems}, shown), output)
+    write(TableView({"flags": rows, "problems": problems}, shown), output, empty=None)
     if not rows:
         say("no flags", "dim")
     for each in problems:
@@ -171,14 +171,18 @@ def explain(
 
 @with_options(output=output_options)
 def lint(
-    file: Annotated[
-        Path,
+    path: Annotated[
+        Path | None,
         typer.Argument(
-            exists=True, dir_okay=False, metavar="FILE",
+            exists=True, dir_okay=False, metavar="FILE", show_default=False,
             help='Definitions as JSON, {"flags": [...]} or a list.',
         ),
-    ],
+    ] = None,
     *,
+    file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="The same as FILE."),
+    ] = None,
     output: OutputOptions,
 ) -> None:  # fmt: skip
     """List flags that cannot be evaluated locally, and mistakes.
@@ -196,9 +200,9 @@ def lint(
             "rollout": each.rollout,
             "message": each.message,
         }
-        for each in find_problems(_definitions(file))
+        for each in find_problems(_definitions(argument_or_option("FILE", path, file)))
     ]
-    write(TableView({"problems": problems}, problems), output)
+    write(TableView({"problems": problems}, problems), output, empty=None)
     say(f"{len(problems)} to report" if problems else "nothing to report", "dim")
     if problems:
         raise typer.Exit(ExitCode.PARTIAL)

@@ -105,7 +105,7 @@ def tables(
     with open_database(db) as database:
         found = database.tables()
     is_table = output.format is Format.TABLE
-    write([_table_row(each) for each in found] if is_table else found, output)
+    write([_table_row(each) for each in found] if is_table else found, output, empty=None)
     if not found:
         say("no tables yet: fetch some with mp fetch events", "dim")
 
@@ -332,7 +332,7 @@ def drop(
     _account: AccountOption = None,
     db: DatabaseOption = None,
 ) -> None:
-    """Drop tables, all of them or none.
+    """Drop tables. If one of the names is unknown, nothing is dropped.
 
     What an interrupted fetch has left of them is deleted too.
     """

@@ -334,7 +334,12 @@ def retention(
     interval: Annotated[
         int,
         typer.Option(
-            "--interval", "-i", metavar="DAYS", min=1, max=90, help="Units in an interval."
+            "--interval",
+            "-i",
+            metavar="N",
+            min=1,
+            max=90,
+            help="Length of an interval, in units of --unit.",
         ),
     ] = 1,
     intervals: Annotated[

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 HELP = """
 Each kind of objects is a group of its own, with list, get, create, update and delete where the API
-has them. None of the commands costs one of the hourly queries. What cannot be undone asks first,
-and --dry-run shows what would be sent. JSON is given as text, as @FILE, or as - for stdin.
+has them; the lexicon is `events`, `properties` and `tags`. None of the commands costs one of the
+hourly queries. What cannot be undone asks first, and --dry-run shows what would be sent. JSON is
+given as text, as @FILE, or as - for stdin.
 """
 EXAMPLE = "mp project dashboards list"
 MAX_BYTES = 128 * 1024 * 1024

@@ -111,8 +111,6 @@ def sql(
         with database.sql_stream(text, write=write_) as found:
             rows = _Limited(found.batches, shown)
             write_rows(unique_names(found.columns), found.types, rows, output)
-        if output.format is Format.TABLE and not rows.count:
-            say("no rows", "dim")
         if rows.has_more:
             _say_more(database, text, rows.count, write=write_)
 

@@ -17,7 +17,7 @@ from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.live import MaxWaitOption
 from mixpanel.cli._options.project import BaseUrlOption
 from mixpanel.cli._options.shared import with_options
-from mixpanel.cli._output.format import OutputOptions, output_options, write
+from mixpanel.cli._output.format import OutputOptions, text_output_options, write
 from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ mp schema --local --format json
 """
 
 
-@with_options(output=output_options)
+@with_options(output=text_output_options)
 def schema(
     *,
     local: Annotated[

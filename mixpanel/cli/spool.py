@@ -317,7 +317,8 @@ def retry(
 
     skipped: list[Path] = []
     moved = retried(spool, reason=reason, skipped=skipped)
-    write([{"reason": name, "messages": count} for name, count in sorted(moved.items())], output)
+    rows = [{"reason": name, "messages": count} for name, count in sorted(moved.items())]
+    write(rows, output, empty=None)
     if not moved:
         say("no dead letters", "dim")
     _say_skipped(skipped)

@@ -113,6 +113,11 @@ def test_help_fits_the_terminal(typed, width):
         assert "..." not in text.partition("Commands:")[2], "a line of help is cut off"
 
 
+def test_help_breaks_no_value_at_its_hyphens(mp):
+    """A value is copied as it stands."""
+    assert "ap-south-1" in mp("cdp", "ping", "--help").stdout
+
+
 def test_the_summary_of_a_group_is_the_first_line_of_its_help():
     """`mp --help` shows it without importing the group."""
     root = typer.main.get_command(app)

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from mixpanel.cli import demo
-from mixpanel.cli._output.terminal import bar_chart, sparkline
+from mixpanel.cli._output.terminal import BAR, bar_chart, sparkline
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=[80, 120])
+@pytest.fixture(scope="module", params=[60, 80, 120])
 def played(request):
     """The demo, played once for each of two widths: what it prints, and whom it talks to."""
     file, hosts = io.StringIO(), set()
@@ -59,12 +59,25 @@ def test_the_demo_needs_no_network(played):
     assert {"127.0.0.1"} >= played.hosts
 
 
+def test_the_bars_of_the_demo_are_in_proportion(played):
+    """In a narrow terminal, too: they are made shorter, not cut off."""
+    bars = [line.count(BAR) for line in played.text.rpartition("revenue")[2].splitlines()]
+    revenue = [
+        float(line.split()[3].replace(",", ""))
+        for line in played.text.rpartition("revenue")[2].splitlines()
+        if BAR in line
+    ]
+    drawn = [count for count in bars if count]
+    assert len(drawn) == len(revenue) > 2
+    assert [round(max(drawn) * each / max(revenue)) for each in revenue] == drawn
+
+
 def test_every_event_of_the_demo_is_accounted_for(shown):
     """All are delivered, except the one that is invalid on purpose."""
     (line,) = re.findall(r"([\d,]+) accepted = ([\d,]+) delivered \+ 1 rejected", shown)
     accepted, delivered = (int(number.replace(",", "")) for number in line)
     assert accepted == delivered + 1
-    assert "+ 0 dropped + 0 pending  ✓" in shown
+    assert "+ 0 dropped + 0 pending ✓" in unwrapped(shown)
 
 
 def test_the_outage_loses_nothing(shown):

@@ -112,7 +112,7 @@ def test_an_existing_table_is_not_overwritten(mp, emu):
     spent = len(emu.requests(EXPORT))
     result = mp("fetch", "events", *DAYS)
     assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
-    assert "--replace writes a new table over it, --append adds days to it\n" in result.stderr
+    assert "--append adds days to it, and replaces those it has already\n" in result.stderr
     assert spent == len(emu.requests(EXPORT))
     added = mp("fetch", "events", "--from", LAST, "--to", LAST, "--append")
     assert ExitCode.OK == added.exit_code

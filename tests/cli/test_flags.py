@@ -83,6 +83,7 @@ def test_explain_shows_buckets_and_clauses(file):
 def test_lint_reports_and_ends_with_6(tmp_path, file):
     """Without problems it ends with 0."""
     assert mp("flags", "lint", file).exit_code == 0
+    assert mp("flags", "lint", "--file", file).exit_code == 0
     odd = flag("odd")
     odd["ruleset"]["rollout"][0]["cohort_hash"] = "abc"
     odd["ruleset"]["variants"][0]["split"] = 0.5

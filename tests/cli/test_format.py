@@ -158,6 +158,25 @@ def test_a_table_escapes_control_characters(written):
     assert "\\x1b]0;title\\x07\\x9b31m" in text
 
 
+def test_a_table_that_would_break_words_is_written_as_records(written, monkeypatch):
+    """A date stays readable in a narrow terminal."""
+    row = {"name": "Flight Cancelled", "count": 520, "first": "2013-02-09 00:00", "share": 58.89}
+    monkeypatch.setenv("COLUMNS", "45")
+    assert "2013-02-09" in written([row], "table").split()
+    assert "record 1" not in written([row], "table")
+    monkeypatch.setenv("COLUMNS", "34")
+    assert "record 1" in written([row], "table")
+
+
+def test_a_table_without_rows_is_a_message(capsys):
+    """On stderr, in the words of the command if it has any."""
+    write([], OutputOptions(Format.TABLE))
+    assert ("", "no rows\n") == capsys.readouterr()
+    write([], OutputOptions(Format.TABLE), empty=None)
+    write([], OutputOptions(Format.CSV))
+    assert ("", "") == capsys.readouterr()
+
+
 # csv
 
 

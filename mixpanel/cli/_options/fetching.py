@@ -102,8 +102,8 @@ def run_fetch(
             # Ctrl-C cancels the task, which finishes its transaction before it ends.
             result = asyncio.run(fetch_all(FetchReporter(bar, unit)))
     except TableExistsError as error:
-        effect = "updates its profiles" if unit == "pages" else "adds days to it"
-        error.add_note(f"--replace writes a new table over it, --append {effect}")
+        effect = "adds days to it, and replaces those it has already"
+        error.add_note(f"--append {'updates its profiles' if unit == 'pages' else effect}")
         raise
     except KeyboardInterrupt:
         limit = " within an hour" if unit == "pages" else ""

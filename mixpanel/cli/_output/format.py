@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from mixpanel._records.spreadsheets import guarded
-from mixpanel.cli._output.terminal import escape_controls, is_plain, stdout_console
+from mixpanel.cli._output.terminal import escape_controls, is_plain, say, stdout_console
 from mixpanel.exceptions import ConfigurationError
 
 INDENT = 2
@@ -111,8 +111,22 @@ JqOption = Annotated[
 ]  # fmt: skip
 
 
+TextFormatOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format", "-f", metavar="FORMAT", show_default="text",
+        help="table, json, jsonl, csv or plain.",
+    ),
+]  # fmt: skip
+
+
 def output_options(*, format: FormatOption = None, jq: JqOption = None) -> OutputOptions:
     """Return the options for a command's result, see `with_options`."""
+    return OutputOptions(format, jq)
+
+
+def text_output_options(*, format: TextFormatOption = None, jq: JqOption = None) -> OutputOptions:
+    """Return the options for a result that is text by default, see `with_options`."""
     return OutputOptions(format, jq)
 
 
@@ -139,17 +153,18 @@ def delivery_summary(data: dict[str, Any], reasons: Mapping[str, int]) -> TableV
     return TableView(data | {"reasons": dict(reasons)}, rows)
 
 
-def write(result: Any, output: OutputOptions) -> None:
+def write(result: Any, output: OutputOptions, *, empty: str | None = "no rows") -> None:
     """Write a result on stdout.
 
     A result is a mapping, an iterable of mappings or of plain values, or an object with
     `to_dict()`; a table shows the rows of its `to_table_dict()`. Rows of an iterator are written as
-    they come in jsonl and plain.
+    they come in jsonl and plain. For a table without rows, `empty` is printed on stderr.
     """
     if output.jq is not None:
         result = _filtered(_data(result), output.jq)
     if output.format is Format.TABLE:
-        _write_table(result)
+        if not _write_table(result) and empty is not None:
+            say(empty, "dim")
     elif output.format is Format.JSON:
         _print_json(_data(result), INDENT)
     elif output.format is Format.JSONL:
@@ -359,29 +374,30 @@ def _jq() -> Any:
 # ---- tables, CSV, plain -------------------------------------------------------------------------
 
 
-def _write_table(result: Any) -> None:
+def _write_table(result: Any) -> bool:
+    """Print a table; return False if there are no rows for it."""
     flat = result.to_table_dict() if hasattr(result, "to_table_dict") else _data(result)
     if isinstance(flat, Mapping):
         rows = [{"field": name, "value": value} for name, value in flat.items()]
     else:
         rows = [_row(each) for each in (flat if isinstance(flat, list) else [flat])]
-    _print_table(rows)
+    columns = _columns(rows)
+    if columns:
+        _print_table(rows, columns)
+    return bool(columns)
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
     from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    columns = _columns(rows)
-    if not columns:
-        return
     console = stdout_console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = UNBOUNDED_WIDTH  # nothing is folded in a file
     wide = console.options.update(max_width=UNBOUNDED_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    fixed, flexible = PADDING * (len(columns) - 1), 0
+    fixed, flexible, words = PADDING * (len(columns) - 1), 0, 0
     for name in columns:
         values = [row[name] for row in rows if row.get(name) is not None]
         is_numeric = bool(values) and all(map(_is_number, values))
@@ -392,6 +408,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         is_one_word = longest.minimum == longest.maximum
         fixed += longest.maximum if is_one_word else 0
         flexible += 0 if is_one_word else longest.maximum
+        words += 0 if is_one_word else longest.minimum
         # Rich breaks words of a column before it has wrapped the others.
         table.add_column(
             Text(title),
@@ -399,9 +416,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             no_wrap=is_one_word and len(columns) > FEW_COLUMNS,
             justify="right" if is_numeric else "left",
         )
-    # A table is read by its columns: rows of many lines are easier to read as records.
-    is_wide = len(columns) > FEW_COLUMNS and fixed + flexible > console.width
-    if is_wide and flexible > MAX_LINES * (console.width - fixed):
+    # A table is read by its columns: rows of many lines, or of broken words, are easier to read as
+    # records.
+    space = console.width - fixed
+    is_wide = len(columns) > FEW_COLUMNS and flexible > space
+    if is_wide and (flexible > MAX_LINES * space or words > space):
         _print_records(rows, columns, console)
         return
     for row in rows:
