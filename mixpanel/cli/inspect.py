@@ -1,6 +1,7 @@
 """`mp inspect`: the local database; `live_inspect` has the commands about the project."""
 
 import json
+import shlex
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from mixpanel.cli.local_inspect import COMMANDS as LOCAL_COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import date
 
     from mixpanel.cli.app import Command
     from mixpanel.data.results import ReconcileResult, TableInfo
@@ -416,7 +418,6 @@ def reconcile(
 
     found = asyncio.run(compare())
     _write(TableView(found.to_dict(), found.to_table_dict()), output)
-    wrong = [each for each in found.days if each.state in ("different", "missing")]
     days = "1 day" if len(found.days) == 1 else f"{len(found.days):,} days"
     if found.local_time:
         say(
@@ -427,10 +428,12 @@ def reconcile(
     if found.ok:
         say(f"{found.table}: {days} ({found.timezone}) as at Mixpanel", "green")
         return
+    wrong = found._differing()
+    first = _first_in_utc(wrong[0].day, found.timezone)
     say(
         f"{found.table}: {len(wrong):,} of {days} ({found.timezone}) differ, {found.difference:+,} "
-        f"events in all; mp fetch sync {found.table} --lookback-days {_age(wrong[0].day)} fetches "
-        "them again",
+        f"events in all; mp fetch sync {shlex.quote(found.table)} --from {first} --lookback-days "
+        f"{_age(first)} fetches them again",
         "yellow",
     )
     raise typer.Exit(ExitCode.PARTIAL)
@@ -469,13 +472,21 @@ def _write(found: Any, output: OutputOptions) -> None:
     write(found, output)
 
 
-def _age(day: str) -> int:
-    """Return how many days ago a day was."""
+def _first_in_utc(day: str, timezone: str) -> "date":
+    """Return the day of UTC on which a day of a time zone begins, or the day itself if earlier."""
     from datetime import date
 
+    from mixpanel.data.analysis.period import Period
+
+    local = date.fromisoformat(day)
+    return min(local, Period.checked(local, local, timezone).start.date())
+
+
+def _age(day: "date") -> int:
+    """Return how many days ago a day was."""
     from mixpanel.data._fetch.plan import today
 
-    return (today() - date.fromisoformat(day)).days
+    return max(0, (today() - day).days)
 
 
 def _table_row(table: "TableInfo") -> dict[str, Any]:

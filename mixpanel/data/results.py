@@ -371,6 +371,11 @@ class ReconciledDay(Result):
     difference: int
     state: Literal["same", "different", "missing", "running"]
 
+    def _differs(self) -> bool:
+        """Return True if the day is over, or missing, and its events are not those of Mixpanel."""
+        is_empty = self.local == self.mixpanel == 0
+        return self.state == "different" or (self.state == "missing" and not is_empty)
+
 
 @dataclass(frozen=True, repr=False)
 class ReconcileResult(Rows):
@@ -389,8 +394,14 @@ class ReconcileResult(Rows):
 
     @property
     def ok(self) -> bool:
-        """True if each day that is over has as many events as at Mixpanel."""
-        return all(each.state in ("same", "running") for each in self.days)
+        """True if each day that is over has as many events as at Mixpanel, and none is missing.
+
+        A missing day that has no events at Mixpanel either is no difference.
+        """
+        return not self._differing()
+
+    def _differing(self) -> list[ReconciledDay]:
+        return [each for each in self.days if each._differs()]
 
     @property
     def difference(self) -> int:

@@ -9,7 +9,8 @@ from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.data import Workspace
 from mixpanel.data._fetch.plan import Chunk, Filters, Part, days_of, today
 from mixpanel.data.exceptions import ConfigError, TableNotFoundError
-from tests.cli.cli_data import DAYS, FIRST, LAST, PER_DAY, environment, fill, runner
+from mixpanel.emulator import Fault
+from tests.cli.cli_data import DAYS, EXPORT, FIRST, LAST, PER_DAY, environment, fill, runner
 from tests.data.queries.fake_mixpanel import ME, FakeMixpanel
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,38 @@ def test_a_gap_is_not_ok(emu, ws):
     found = ws.reconcile("some")
     assert ["same", "missing", "same"] == [each.state for each in found.days]
     assert not found.ok
+
+
+@pytest.mark.parametrize("day", [FIRST, LAST])
+def test_an_outer_day_that_failed_is_missing(emu, ws, day):
+    """It belongs to the range of the table, as its other days do."""
+    failing = Fault.status(400).forever()
+    emu.play(failing, path=EXPORT, when=lambda request: request.query["from_date"] == day)
+    ws.fetch_events("some", from_date=FIRST, to_date=LAST, chunk_days=1, partial=True)
+    found = ws.reconcile("some")
+    assert {day: "missing"} == {each.day: each.state for each in found.days if each.local == 0}
+    assert (3, False) == (len(found.days), found.ok)
+
+
+def test_a_missing_day_without_events_is_no_difference(emu, ws):
+    """Neither here nor at Mixpanel."""
+    found = ws.reconcile(from_date="2025-12-31", to_date=LAST)
+    assert ("missing", 0, 0) == (found.days[0].state, found.days[0].local, found.days[0].mixpanel)
+    assert found.ok
+
+
+def test_mp_names_a_command_that_fetches_an_earlier_day(emu, tmp_path):
+    """A sync fetches days before the first of the table only from a day that is given."""
+    fill(emu)
+    mp = runner(environment(emu.url, tmp_path))
+    mp("fetch", "events", "--from", LAST, "--to", LAST)
+    earlier = mp("inspect", "reconcile", "events", "--from", FIRST, "--to", LAST)
+    assert ExitCode.PARTIAL == earlier.exit_code
+    command = earlier.stderr.partition("mp fetch")[2].partition(" fetches")[0].split()
+    assert ["sync", "events", "--from", FIRST] == command[:4]
+    mp("fetch", *command, "--to", LAST, "--yes")
+    same = mp("inspect", "reconcile", "events")
+    assert (ExitCode.OK, 3) == (same.exit_code, len(json.loads(same.stdout)["days"]))
 
 
 def test_a_day_that_is_not_over_is_not_judged(emu, ws):

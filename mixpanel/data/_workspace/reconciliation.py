@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from mixpanel.data._api.rate_limits import query_limit
-from mixpanel.data._fetch.plan import as_day, today
+from mixpanel.data._fetch.plan import as_day, days_of, today
 from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.live import LiveQueries
 from mixpanel.data.exceptions import ConfigError, QueryError
@@ -74,9 +74,12 @@ class ReconcileMethods(LiveQueries):
         )
         labels = period.buckets("day")
         if from_date is None and to_date is None:
-            # Days of UTC and of the project overlap: its first and last may be there in part.
-            outer = [labels.index(each) for each in labels if each in covered]
-            labels = labels[outer[0] : outer[-1] + 1] if outer else labels
+            # Days of UTC and of the project overlap: its first and last may be there in part, even
+            # if no day has failed.
+            by_utc = fetched.project_timezone is None and not is_local_time
+            fetchable = set(days_of(fetched.first, fetched.last))
+            within = _covered(period, fetchable) if by_utc else set(labels)
+            labels = [each for each in labels if each in within] or labels
         return ReconcileResult(
             table=fetched.name,
             timezone=zone,
