@@ -37,6 +37,16 @@ KEY = "mixpanel_export"
 # bytes of the data, precede the metadata.
 _FINGERPRINT = re.compile(KEY.encode() + rb".{1,4}?([0-9a-f]{32})", re.DOTALL)
 _RANGED = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
+# Days for which a range can be computed, whatever the type of the time.
+_FIRST_RANGED, _LAST_RANGED = "1678-01-01", "2261-12-31"
+_DAY_NS = 86_400_000_000_000
+# Types whose values have different hashes if they differ.
+_HASHED_TYPES = re.compile(
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(.*\)|BOOLEAN|UUID|VARCHAR|JSON|BLOB|BIT|ENUM\(.*\)"
+    r"|DATE|TIME(_NS| WITH TIME ZONE)?|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?",
+    re.DOTALL,
+)
+_NESTED = re.compile(r".*\[\d*\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +132,10 @@ class Lake:
                 connection.execute("ROLLBACK")
 
     def _days(self) -> list[Day]:
-        values = ", ".join(sql for _, sql, _ in self._columns)
+        values = ", ".join(_hashed(sql, type_) for _, sql, type_ in self._columns)
         rows = self._connection.execute(
             "SELECT CAST(day AS VARCHAR), count(*), bit_xor(value), sum(value) FROM ("
-            f"SELECT CAST({self._time[0]} AS DATE) AS day, hash({values}) AS value "
+            f"SELECT {_day_of(*self._time)} AS day, hash({values}) AS value "
             f"FROM {self._source}) GROUP BY day ORDER BY day"
         ).fetchall()
         layout = [(title, type_) for title, _, type_ in self._columns]
@@ -139,11 +149,12 @@ class Lake:
         if day.text is None:
             condition = f"{time} IS NULL"
         else:
-            # A range lets DuckDB skip row groups; infinite dates have none.
-            condition = f"CAST(CAST({time} AS DATE) AS VARCHAR) = {literal(day.text)}"
-            if _RANGED.fullmatch(type_) and "infinity" not in day.text:
+            # A range lets DuckDB skip row groups; the first and last days of a type have none.
+            condition = f"CAST({_day_of(time, type_)} AS VARCHAR) = {literal(day.text)}"
+            is_common = len(day.text) == len(_FIRST_RANGED)
+            if _RANGED.fullmatch(type_) and is_common and _FIRST_RANGED <= day.text <= _LAST_RANGED:
                 date = f"DATE {literal(day.text)}"
-                condition = f"{time} >= {date} AND {time} < {date} + INTERVAL 1 DAY"
+                condition = f"{time} >= {date} AND {time} < {date} + 1"
         listed = ", ".join(f"{sql} AS {quoted(title)}" for title, sql, _ in self._columns)
         statement = f"SELECT {listed} FROM {self._source} WHERE {condition}"
         options = f"{PARQUET}, KV_METADATA {{{KEY}: {literal(day.fingerprint)}}}"
@@ -156,6 +167,30 @@ class Lake:
         footer = target.footer(name)
         found = _FINGERPRINT.findall(footer) if footer.endswith(b"PAR1") else []
         return bool(found) and found[-1].decode() == fingerprint
+
+
+def _day_of(time: str, type_: str) -> str:
+    """Return the expression of the day of a time."""
+    if type_ != "TIMESTAMP_NS":
+        return f"CAST({time} AS DATE)"
+    # The cast rounds to microseconds first, so that the last of a day would be in the next.
+    days = f"epoch_ns({time}) // {_DAY_NS} - CAST(epoch_ns({time}) % {_DAY_NS} < 0 AS BIGINT)"
+    return (
+        f"CASE WHEN isfinite({time}) THEN DATE '1970-01-01' + CAST({days} AS INTEGER) "
+        f"ELSE CAST({time} AS DATE) END"
+    )
+
+
+def _hashed(sql: str, type_: str) -> str:
+    """Return what to hash of a column, so that values that differ have different hashes.
+
+    DuckDB's hash is the same for 0.0 and -0.0, a month and 30 days, and an empty list and NULL.
+    """
+    if type_ in ("DOUBLE", "FLOAT"):
+        return f"{sql}, signbit({sql})"
+    if _HASHED_TYPES.fullmatch(type_) and not _NESTED.fullmatch(type_):
+        return sql
+    return f"{sql}, CAST({sql} AS VARCHAR)"
 
 
 def time_of(

@@ -156,6 +156,69 @@ def test_times_of_any_type_make_days(db, tmp_path, type_):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("type_", "before", "after"),
+    [
+        ("INTEGER[]", "[]", "NULL"),
+        ("STRUCT(a INTEGER)", "{'a': NULL}", "NULL"),
+        ("MAP(INTEGER, INTEGER)", "MAP {}", "NULL"),
+        ("INTERVAL", "INTERVAL '1 month'", "INTERVAL '30 days'"),
+        ("INTERVAL[]", "[INTERVAL '1 month']", "[INTERVAL '30 days']"),
+        ("DOUBLE", "'0.0'", "'-0.0'"),
+        ("FLOAT", "'nan'", "'-nan'"),
+        ("DOUBLE[]", "[0.0]", "['-0.0'::DOUBLE]"),
+        ("TIMESTAMP_NS", "'2026-01-01'", "'2026-01-01 00:00:00.000000001'"),
+        ("VARCHAR", "''", "NULL"),
+    ],
+)
+def test_values_that_look_alike_are_changes(db, tmp_path, type_, before, after):
+    """DuckDB's hash is the same for many of them."""
+    change(db, f"ALTER TABLE events ADD COLUMN x {type_}", f"UPDATE events SET x = {before}")
+    db.sync_parquet("events", tmp_path / "lake")
+    change(db, f"UPDATE events SET x = {after} WHERE event_name = 'e5'")
+    assert ("2026-01-02",) == db.sync_parquet("events", tmp_path / "lake").written
+
+
+@pytest.mark.slow
+def test_the_last_nanosecond_belongs_to_its_day(db, tmp_path):
+    """A change of it is written; a cast to DATE would round it up to the next day."""
+    change(
+        db,
+        "ALTER TABLE events ALTER event_time TYPE TIMESTAMP_NS",
+        "INSERT INTO events VALUES ('last', '2026-01-03 23:59:59.999999999', '{}')",
+    )
+    lake = tmp_path / "lake"
+    assert tuple(DAYS) == db.sync_parquet("events", lake).written
+    change(db, "UPDATE events SET properties = '{\"n\": 1}' WHERE event_name = 'last'")
+    assert ("2026-01-03",) == db.sync_parquet("events", lake).written
+    assert ("last", '{"n": 1}') in [(name, properties) for name, _, properties, _ in rows(lake)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("type_", "time", "day"),
+    [
+        ("TIMESTAMP", "294247-01-10 01:00:00", "294247-01-10"),
+        ("TIMESTAMP", "290309-12-22 (BC) 01:00:00", "290309-12-22%20%28BC%29"),
+        ("DATE", "5881580-07-10", "5881580-07-10"),
+        ("TIMESTAMP_NS", "2262-04-11 12:00:00", "2262-04-11"),
+        ("TIMESTAMP_NS", "1677-09-21 12:00:00", "1677-09-21"),
+    ],
+)
+def test_the_first_and_last_possible_days_are_written(db, tmp_path, type_, time, day):
+    """No day before or after them can be computed."""
+    change(
+        db,
+        f"ALTER TABLE events ALTER event_time TYPE {type_}",
+        f"INSERT INTO events VALUES ('far', '{time}', '{{}}')",
+    )
+    assert 4 == len(db.sync_parquet("events", tmp_path / "lake").written)
+    with duckdb.connect() as connection:
+        query = f"SELECT event_name FROM read_parquet('{tmp_path}/lake/day={day}/*.parquet')"
+        assert [("far",)] == connection.execute(query).fetchall()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("read_only", [True, False])
 def test_views_and_queries_are_exported_by_day(db, tmp_path, read_only):
     """Each is read once; a random one is written as it was seen."""
