@@ -12,7 +12,7 @@ import pytest
 
 from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
-from mixpanel.data.store import Database
+from mixpanel.data.store import Database, statements
 
 DAY = date(2026, 1, 1)
 SETUP = """
@@ -309,6 +309,49 @@ def test_explaining_a_copy_with_external_access_still_writes_nothing(tmp_path):
         assert not (tmp_path / "y.csv").exists()
         db.sql_rows(copy, write=True)
         assert (tmp_path / "y.csv").exists()
+
+
+LONG = "9" * 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"SELECT {LONG}",
+        f"SELECT -{LONG}, 'Ж', {LONG}",
+        f"EXPLAIN SELECT {LONG}",
+        f"SELECT i, {2**128} FROM t WHERE i < {LONG}",
+    ],
+)
+def test_numbers_of_more_than_128_bits_are_read(prepared, query):
+    """DuckDB 2 returns no syntax tree of them."""
+    assert 1 == len(prepared.sql_rows(query).rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT nextval('s') AS n",
+        "FROM read_text('{file}')",
+        "FROM '{parts}/p.csv'",
+        "FROM evil2",
+    ],
+)
+def test_statements_with_such_numbers_are_checked(prepared, query):
+    """The rest of them is refused as in any other statement."""
+    query = filled(f"SELECT {LONG}, * FROM ({query}) AS a, (SELECT {LONG}) AS b", prepared)
+    with pytest.raises(UnsafeSQLError):
+        prepared.sql_rows(query)
+
+
+@pytest.mark.slow
+def test_a_statement_without_a_syntax_tree_is_refused(prepared, monkeypatch):
+    """Whatever the reason is."""
+    monkeypatch.setattr(statements._StatementCheck, "_serialized", lambda *_: "")
+    with pytest.raises(UnsafeSQLError, match="no syntax tree"):
+        prepared.sql_rows("SELECT 1")
 
 
 @pytest.mark.slow
