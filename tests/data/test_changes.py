@@ -76,6 +76,8 @@ def test_events_without_an_insert_id_are_counted_by_their_number(db):
     load(db, {1: [*anonymous, line(1, 2, insert_id=False)]})
     assert (1, 0, 2, 1) == counts(load(db, {1: [*anonymous, anonymous[0]]}))
     assert 3 == db.sql_scalar("SELECT count(*) FROM events")
+    load(db, {1: [line(1, 1, insert_id=False)] * 5})
+    assert (0, 0, 2, 3) == counts(load(db, {1: anonymous}))
 
 
 @pytest.mark.slow

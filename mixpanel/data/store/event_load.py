@@ -558,7 +558,6 @@ class Load(Staging):
             others = (
                 f"SELECT {columns} {in_days} AND NOT {schema.HAS_INSERT_ID} EXCEPT ALL {staged}"
             )
-            others = f"{others} EXCEPT ALL {staged}"
             vanished = sum(
                 count(self._connection, f"({each})", parameters) for each in (keyed, others)
             )
