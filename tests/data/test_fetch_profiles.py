@@ -359,6 +359,17 @@ def test_the_past_of_a_profile_can_be_queried(emu, ws):
 
 
 @pytest.mark.slow
+def test_a_typed_table_of_a_history_is_kept_current(emu, ws):
+    """Each fetch of the profiles adds the versions that it found."""
+    put(emu, 12, plan="free")
+    ws.fetch_profiles(history=True)
+    assert 12 == ws.typed_table("profiles_history").rows
+    change(emu)
+    ws.fetch_profiles(replace=True)
+    assert 3 == ws.sql_scalar("SELECT count(*) FROM profiles_history_typed WHERE plan = 'team'")
+
+
+@pytest.mark.slow
 def test_a_table_of_your_own_is_not_taken_for_a_history(emu, ws):
     """Before any request."""
     ws.sql_rows("CREATE TABLE profiles_history AS SELECT 1 AS i", write=True)

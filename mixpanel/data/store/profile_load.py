@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mixpanel._runtime.private_files import make_folder
 from mixpanel.data._fetch.plan import Chunk
 from mixpanel.data.exceptions import MemoryLimitError, MixpanelDataError, UnreadablePartError
-from mixpanel.data.store import fetch_log, profile_history, schema, typed_tables
+from mixpanel.data.store import fetch_log, profile_history, schema, tables, typed_tables
 from mixpanel.data.store.engine import (
     count,
     database_errors,
@@ -197,8 +197,13 @@ class ProfilesLoad(Staging):
             if self._keeps_history:
                 profile_history.record(self._connection, self.name, self._began)
             self._record_table(rows)
-            typed_tables.mark_stale(self._connection, self.name, None)
-        typed = typed_tables.refresh_loaded(self._connection, self.name)
+            sources = [self.name]
+            if self._keeps_history:
+                history = self.name + profile_history.SUFFIX
+                sources.append(tables.canonical(self._connection, history))
+            for source in sources:
+                typed_tables.mark_stale(self._connection, source, None)
+        typed, *_ = [typed_tables.refresh_loaded(self._connection, each) for each in sources]
         self.stop()
         return Loaded(rows, staged - rows, None, None, changes, typed)
 
