@@ -1,6 +1,5 @@
 """`mp query`: SQL over the local database; `live_query` has the commands sent to Mixpanel."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from mixpanel.cli._output.format import (
     Format,
     OutputOptions,
     default_limit,
+    json_value,
     output_options,
     takes_bytes,
     write_bytes,
@@ -100,11 +100,13 @@ def sql(
         if scalar:
             _write_scalar(database, text, output, write=write_)
             return
-        if limit is None and not write_ and takes_bytes(output):
-            with database.sql_copy(text, _FORMS[output.format]) as chunks:
-                if chunks is not None:
-                    write_bytes(chunks)
-                    return
+        if not write_ and takes_bytes(output):
+            with database.sql_copy(text, _FORMS[output.format], limit=limit) as chunks:
+                lines = None if chunks is None else write_bytes(chunks)
+            if lines is not None:
+                if limit is not None and lines >= limit:  # a row has a line or more
+                    _say_more(database, text, limit, write=False)
+                return
         from mixpanel.data.store.rows import unique_names
 
         shown = default_limit(output) if limit is None else limit
@@ -136,6 +138,8 @@ class _Limited:
 
 def _say_more(database: "Database", text: str, shown: int, *, write: bool) -> None:
     total = None if write else database.sql_count(text)
+    if total is not None and total <= shown:
+        return
     more = "more" if total is None else f"{total - shown:,} more"
     say(f"showing the first {shown:,} rows; there are {more}: --limit N shows N rows", "dim")
 
@@ -147,7 +151,7 @@ def _write_scalar(database: "Database", text: str, output: OutputOptions, *, wri
         types = found.types[:1]
     value = first[0][0] if first else None
     if types == ["JSON"] and isinstance(value, str):
-        value = json.loads(value)
+        value = json_value(value)
     write_value(value, output)
 
 

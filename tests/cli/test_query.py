@@ -199,7 +199,7 @@ def test_properties_are_nested_in_json(mp):
     query = "SELECT properties FROM events ORDER BY insert_id"
     written = json.loads(mp("query", "sql", query).stdout)
     assert ("solo", 0) == tuple(written[0]["properties"][name] for name in ("plan", "amount"))
-    by_python = mp("query", "sql", query, "--limit", 100)
+    by_python = mp("query", "sql", query, "--write")
     assert (written, "") == (json.loads(by_python.stdout), by_python.stderr)
     first = json.loads(mp("query", "sql", query, "-f", "jsonl").stdout.splitlines()[0])
     assert written[0] == first
@@ -214,8 +214,8 @@ TYPES = """SELECT 1::BIGINT AS i, sum(9) AS large, 1.25::DECIMAL(5,2) AS d, 'nan
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
 def test_duckdb_writes_rows_as_python_does(mp, form):
-    """With --limit Python writes them."""
-    fast, slow = (mp("query", "sql", TYPES, "-f", form, *limit) for limit in ([], ["--limit", 5]))
+    """With --write Python writes them."""
+    fast, slow = (mp("query", "sql", TYPES, "-f", form, *more) for more in ([], ["--write"]))
     if form == "csv":
         assert fast.stdout.splitlines()[0] == slow.stdout.splitlines()[0]
         assert fast.stdout.replace('""a"":[1]', '""a"": [1]') == slow.stdout
@@ -240,6 +240,44 @@ def test_a_limit_is_stated_with_what_remains(mp):
     assert "showing the first 2 rows; there are 70 more: --limit N shows N rows\n" == limited.stderr
     exactly = mp("query", "sql", "FROM events", "-f", "csv", "--limit", 72)
     assert (73, "") == (len(exactly.stdout.splitlines()), exactly.stderr)
+
+
+FAR = """SELECT DATE 'infinity' AS a, '-infinity'::TIMESTAMP AS b, 'infinity'::TIMESTAMPTZ AS c,
+    [DATE 'infinity'] AS d, INTERVAL '1 month' AS e, 'a\\xFFb'::BLOB AS f"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_a_limit_does_not_change_the_values(mp, form):
+    """As Python has no infinite dates, and no months in an interval."""
+    every, limited = (mp("query", "sql", FAR, "-f", form, *n) for n in ([], ["--limit", 1]))
+    assert (every.stdout, "") == (limited.stdout, limited.stderr)
+    if form == "csv":
+        assert "infinity,-infinity,infinity," in limited.stdout
+
+
+@pytest.mark.slow
+def test_a_limit_counts_rows_not_lines(mp):
+    """A cell of CSV may have several lines; the order is that of the query."""
+    query = "SELECT 'a\n\nb' || range AS t FROM range(3) ORDER BY range DESC"
+    every = mp("query", "sql", query, "-f", "csv", "--limit", 3)
+    assert ('t\n"a\n\nb2"\n"a\n\nb1"\n"a\n\nb0"\n', "") == (every.stdout, every.stderr)
+    limited = mp("query", "sql", query, "-f", "csv", "--limit", 1)
+    assert 't\n"a\n\nb2"\n' == limited.stdout
+    assert "there are 2 more" in limited.stderr
+
+
+NAN = """SELECT '{"a": [NaN, "x, nan", -inf, null], "nan": -5}'::JSON AS j, 'nan'::JSON AS n"""
+
+
+@pytest.mark.slow
+def test_nan_in_json_is_null(mp):
+    """DuckDB accepts it, JSON does not; in a string it is text."""
+    expected = {"j": {"a": [None, "x, nan", None, None], "nan": -5}, "n": None}
+    for more in ([], ["--write"]):
+        written = mp("query", "sql", NAN, "-f", "jsonl", *more).stdout
+        assert expected == json.loads(written, parse_constant=lambda name: name)
+    assert "null\n" == mp("query", "sql", "-s", "SELECT 'nan'::JSON", "-f", "json").stdout
 
 
 @pytest.mark.slow

@@ -211,12 +211,15 @@ def takes_bytes(output: OutputOptions) -> bool:
     )
 
 
-def write_bytes(chunks: Iterable[bytes]) -> None:
-    """Write bytes on stdout as they come."""
+def write_bytes(chunks: Iterable[bytes]) -> int:
+    """Write bytes on stdout as they come, and return the number of lines."""
+    lines = 0
     sys.stdout.flush()
     for chunk in chunks:
         sys.stdout.buffer.write(chunk)
+        lines += chunk.count(b"\n")
     sys.stdout.flush()
+    return lines
 
 
 def write_rows(
@@ -260,9 +263,19 @@ def _nested(row: Sequence[Any], positions: Sequence[int]) -> Sequence[Any]:
     values = list(row)
     for position in positions:
         if isinstance(values[position], str):
-            with suppress(ValueError):
-                values[position] = json.loads(values[position])
+            values[position] = json_value(values[position])
     return values
+
+
+def json_value(text: str) -> Any:
+    """Return the value of JSON text, in which DuckDB also accepts NaN, or the text itself."""
+    with suppress(ValueError):
+        return json.loads(text)
+    from mixpanel.data.store.parts import repair_text
+
+    with suppress(ValueError):
+        return json.loads(repair_text(text))
+    return text
 
 
 def _one_line(text: str) -> str:

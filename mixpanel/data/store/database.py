@@ -185,16 +185,19 @@ class Database(Connection):
             yield found
 
     @contextmanager
-    def sql_copy(self, query: str, form: RowsFormat) -> Iterator[Iterator[bytes] | None]:
+    def sql_copy(
+        self, query: str, form: RowsFormat, *, limit: int | None = None
+    ) -> Iterator[Iterator[bytes] | None]:
         """Run one query and pass its rows to the block as bytes of "csv", "json" or "jsonl".
 
-        DuckDB writes them, faster than Python can. It is None for a statement other than a query,
-        and for columns of types that DuckDB writes in JSON otherwise than `sql_stream` gives them.
+        There are at most `limit` of them. DuckDB writes them, faster than Python can. It is None
+        for a statement other than a query, and for columns of types that DuckDB writes in JSON
+        otherwise than `sql_stream` gives them.
 
         :raises SQLError: as for `sql_rows`, also while the rows are read.
         """
         with self._cursor(writes=False) as cursor:
-            chunks = sql.copy(cursor, query, form, self._exchange)
+            chunks = sql.copy(cursor, query, form, self._exchange, limit=limit)
             try:
                 yield chunks
             finally:

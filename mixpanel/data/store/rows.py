@@ -64,8 +64,12 @@ _SAFE_TYPES = re.compile(
 _NESTED_TYPES = re.compile(r"(STRUCT|MAP|UNION)\(.*|.*\[\d*\]", re.DOTALL)
 # Types that DuckDB writes in JSON as we do; decimals with more digits than a double has are text.
 _JSON_TYPES = re.compile(
-    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(1?[0-5],\d+\)|BOOLEAN|UUID|DATE|VARCHAR|JSON"
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(1?[0-5],\d+\)|BOOLEAN|UUID|DATE|VARCHAR"
 )
+# DuckDB accepts NaN and infinities in JSON: where one may be, and all parts of a text with one.
+_MAY_BE_NAN = r"(^|[\[:,\s])-?(?i:nan|inf)"
+_NAN = "-?(?i:nan|inf(?:inity)?)"
+_JSON_PARTS = rf'(?s)"(?:[^"\\]|\\.)*"|{_NAN}|[^"nNiI-]+|.'
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 
 
@@ -120,13 +124,19 @@ def query_source(
 
 
 def copied(
-    connection: DuckDBPyConnection, query: str, form: RowsFormat, exchange: Path
+    connection: DuckDBPyConnection,
+    query: str,
+    form: RowsFormat,
+    exchange: Path,
+    limit: int | None = None,
 ) -> Iterator[bytes] | None:
     """Return the rows of a query as CSV or JSON, or None if DuckDB would write them otherwise."""
     try:
         source, by_position = query_source(connection, query)
     except NotAQueryError:
         return None
+    if limit is not None:
+        source = f"(FROM {source} LIMIT {limit:d})"
     if form == "csv":
         selected = csv_select(by_position)
     else:
@@ -301,6 +311,14 @@ def _csv_expression(expression: str, type_: str) -> str:
 
 
 def _json_expression(expression: str, type_: str) -> str | None:
+    if type_ == "JSON":
+        parts = f"regexp_extract_all({expression}, {literal(_JSON_PARTS)})"
+        part = f"CASE WHEN regexp_full_match(part, {literal(_NAN)}) THEN 'null' ELSE part END"
+        valid = f"array_to_string(list_transform({parts}, lambda part: {part}), '')"
+        return (
+            f"CASE WHEN regexp_matches({expression}, {literal(_MAY_BE_NAN)}) "
+            f"THEN CAST({valid} AS JSON) ELSE {expression} END"
+        )
     if _JSON_TYPES.fullmatch(type_):
         return expression
     if type_ in ("DOUBLE", "FLOAT"):
@@ -314,7 +332,9 @@ def _json_expression(expression: str, type_: str) -> str | None:
 
 def _time(expression: str, form: str, type_: str) -> str:
     text = f"strftime({expression}, {literal(form)})"
-    return f"{text} || '+00:00'" if type_ == _ZONED else text
+    if type_ == _ZONED:  # an infinite time has no offset
+        text = f"CASE WHEN isfinite({expression}) THEN {text} || '+00:00' ELSE {text} END"
+    return text
 
 
 def unique_names(columns: Iterator[str] | Sequence[str]) -> list[str]:

@@ -81,11 +81,16 @@ def stream(
 
 
 def copy(
-    connection: DuckDBPyConnection, query: str, form: RowsFormat, exchange: Path
+    connection: DuckDBPyConnection,
+    query: str,
+    form: RowsFormat,
+    exchange: Path,
+    *,
+    limit: int | None = None,
 ) -> Iterator[bytes] | None:
     """Return the rows of a query as CSV or JSON, or None if only `stream` can give them."""
     with translated(connection):
-        chunks = copied(connection, query, form, exchange)
+        chunks = copied(connection, query, form, exchange, limit)
     return None if chunks is None else _translated_chunks(connection, chunks)
 
 
