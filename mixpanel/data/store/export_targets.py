@@ -202,6 +202,11 @@ class LocalTarget:
         self._path = path
         self._prefix = url.removesuffix(str(path)) if url and url.endswith(str(path)) else ""
 
+    @property
+    def _folder(self) -> Path:
+        """The folder itself if the path is a link to one, which may not exist yet."""
+        return Path(os.path.realpath(self._path))
+
     def check(self, *, folder: bool, overwrite: bool) -> None:
         path = self._path
         if not path.exists() or (folder and path.is_dir() and not any(path.iterdir())):
@@ -257,7 +262,7 @@ class LocalTarget:
         return [self._display_path(self._path)]
 
     def write_folder(self, files: Iterable[tuple[str, Iterator[bytes]]]) -> list[str]:
-        path, parent = self._path, self._path.parent
+        path, parent = self._folder, self._folder.parent
         incoming = parent / f".{path.name}.{uuid4().hex}"
         previous = parent / f".{path.name}.{uuid4().hex}"
         _remove_leftovers(path)
@@ -291,12 +296,13 @@ class LocalTarget:
                 previous.rename(path)
             for leftover in (incoming, previous):
                 shutil.rmtree(leftover, ignore_errors=True)
-        return [self._display_path(path / name) for name in self._names()]
+        return [self._display_path(self._path / name) for name in self._names()]
 
     def replace(self, name: str, chunks: Iterator[bytes]) -> str:
         # Written in the folder of the file itself, which may be on another file system.
-        path = self._path / name
-        writer = self._writer(path.parent if path.parent.is_dir() else self._path)
+        folder = self._folder
+        path = folder / name
+        writer = self._writer(path.parent if path.parent.is_dir() else folder)
         file = writer.write(chunks)
         with writer.named_in_errors(), _committing():
             try:
@@ -304,7 +310,7 @@ class LocalTarget:
                 file.move_to(path)
             finally:
                 file.close()
-        return self._display_path(path)
+        return self._display_path(self._path / name)
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:

@@ -291,6 +291,28 @@ def test_links_are_not_followed(db, tmp_path):
     assert 1 == len(files(real))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("kind", ["export", "sync"])
+def test_a_link_to_a_folder_stays_a_link(db, tmp_path, kind, exists):
+    """The folder that it points to is written."""
+    link, real = tmp_path / "here" / "lake", tmp_path / "disk" / "real"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    if exists:
+        db.export_parquet("events", real)
+    written = (
+        db.export_parquet("events", link, overwrite=True)
+        if kind == "export"
+        else db.sync_parquet("events", link).paths
+    )
+    assert len(written) == (0 if exists and kind == "sync" else 3)
+    assert all(path.startswith(str(link)) for path in written)
+    assert (True, 3) == (link.is_symlink(), len(files(real)))
+    assert ([link], [real]) == ([*link.parent.iterdir()], [*real.parent.iterdir()])
+
+
 def test_what_is_no_folder_by_day_is_refused(db, tmp_path):
     """A file, a path like one, a table without times, and both a table and a query."""
     (tmp_path / "file").write_text("x")
