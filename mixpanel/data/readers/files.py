@@ -240,10 +240,14 @@ def _parquet(
     parameters = [escaped(path)]
     described = connection.execute("DESCRIBE FROM read_parquet(?)", parameters).fetchall()
     names = parquet_names(connection, path)
-    if frozenset(names) >= TABLE:
-        del described[len(names) :]  # `day` of the folder, which repeats the time
     # Columns of folders such as `country=PT` come last.
-    names += [row[0] for row in described[len(names) :]]
+    own, of_folders = described[: len(names)], described[len(names) :]
+    if frozenset(names) >= TABLE:
+        of_folders = []
+    elif "event_time" in names:  # which `day` of a lake repeats
+        of_folders = [row for row in of_folders if row[0] != "day"]
+    described = [*own, *of_folders]
+    names += [row[0] for row in of_folders]
     ids(tuple(names))
     select_list = ", ".join(column(row[0], row[1]) for row in described)
     query = f"SELECT {select_list} FROM read_parquet(?)"

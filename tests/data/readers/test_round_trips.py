@@ -9,6 +9,7 @@ import pytest
 from mixpanel import Mixpanel
 from mixpanel.data import Credentials, Workspace
 from mixpanel.data.readers import Columns, read_events
+from mixpanel.data.store import Database
 from mixpanel.emulator import Emulator
 
 ROBOT = Credentials(username="robot", secret="s3cret", project_id="42")
@@ -106,6 +107,16 @@ def test_an_export_is_read_as_the_same_events(exported, name):
     """Also with names that differ in case, formulas, quotes, line ends, and nested values."""
     folder, _ = exported
     assert canonical(EVENTS) == canonical(map(without_additions, read_events(folder / name)))
+
+
+@pytest.mark.slow
+def test_the_day_of_a_folder_is_not_a_property(tmp_path):
+    """Also without a column of properties; other columns of folders are."""
+    query = "SELECT 'A' AS event_name, TIMESTAMP '2026-01-01' AS event_time, 'u' AS distinct_id"
+    with Database.open() as db:
+        db.export_parquet(None, tmp_path / "country=PT", query=f"{query}, 5 AS amount")
+    [event] = read_events(tmp_path)
+    assert {"distinct_id", "time", "amount", "country"} == event["properties"].keys()
 
 
 @pytest.mark.slow
