@@ -62,6 +62,19 @@ def test_repeated_column_names_are_numbered(mp):
     assert [{"n": 1, "n_2": 2, "n_3": 3}] == rows
 
 
+@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("more", [[], ["--write"]])
+def test_a_name_that_occurs_once_is_kept(mp, form, more):
+    """A repeated one does not take it, before or after."""
+    query = "SELECT 1 AS n_2, 2 AS n, 3 AS n, 4 AS n_3, 5 AS n_2"
+    found = mp("query", "sql", query, "-f", form, *more).stdout
+    expected = {"n_2": 1, "n": 2, "n_4": 3, "n_3": 4, "n_2_2": 5}
+    if form == "csv":
+        assert ",".join(expected) == found.splitlines()[0]
+    else:
+        assert [expected] == json.loads(found)
+
+
 @pytest.mark.slow
 def test_csv_without_rows_has_a_header(mp):
     """And a table without rows is a message on stderr."""

@@ -338,12 +338,21 @@ def _time(expression: str, form: str, type_: str) -> str:
 
 
 def unique_names(columns: Iterator[str] | Sequence[str]) -> list[str]:
-    """Return column names with a number added to repeated ones: n, n_2."""
-    names: dict[str, None] = {}
-    for column in columns:
+    """Return column names with a number added to repeated ones: n, n_2.
+
+    A name that occurs once stays as it is, also if it looks like one with a number.
+    """
+    given = list(columns)
+    taken, first = set(given), set(given)
+    names = []
+    for column in given:
         name, number = column, 1
-        while name in names:
-            number += 1
-            name = f"{column}_{number}"
-        names[name] = None
-    return list(names)
+        if column in first:
+            first.remove(column)
+        else:
+            while name in taken:
+                number += 1
+                name = f"{column}_{number}"
+            taken.add(name)
+        names.append(name)
+    return names
