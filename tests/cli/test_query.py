@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mixpanel.cli._output.exit_codes import ExitCode
+from mixpanel.data.store import Database
 from tests.cli.cli_data import fetched
 
 COUNTS = "SELECT event_name, count(*) AS n FROM events GROUP BY ALL ORDER BY ALL"
@@ -222,6 +223,12 @@ TYPES = """SELECT 1::BIGINT AS i, sum(9) AS large, 1.25::DECIMAL(5,2) AS d, 'nan
     0.1::DOUBLE AS f, TIMESTAMP '2026-01-01 10:00:00' AS whole,
     TIMESTAMP '2026-01-01 10:00:00.25' AS part, DATE '2026-01-01' AS day, true AS yes,
     NULL AS none, 'é "x"' AS text, '{"a": [1]}'::JSON AS json"""
+NESTED = """SELECT [1, NULL] AS i, ['nan'::DOUBLE, 1e22] AS f, NULL::DOUBLE[] AS none,
+    [{'a': NULL::DOUBLE, 'b"': ['x']}, NULL] AS s, NULL::STRUCT(a DOUBLE) AS no_struct,
+    {'t': TIMESTAMP '2026-01-01', 'z': TIMESTAMPTZ '2026-01-01 10:00:00.25+02'} AS times,
+    {'j': '{"a": [1]}'::JSON, 'd': [DATE '2026-01-01']} AS j, [[5::DECIMAL(38,2)]] AS whole,
+    1234567890123456789.12::DECIMAL(38,2) AS long, 1.5::DECIMAL(38,4) AS short, 'a'::ENUM('a') AS e,
+    TIMESTAMP_NS '2026-01-01 10:00:00.5' AS part, TIMESTAMP_NS '2026-01-01 10:00:00' AS second"""
 
 
 @pytest.mark.slow
@@ -234,6 +241,23 @@ def test_duckdb_writes_rows_as_python_does(mp, form):
         assert fast.stdout.replace('""a"":[1]', '""a"": [1]') == slow.stdout
     else:
         assert json.loads(fast.stdout) == json.loads(slow.stdout)
+
+
+@pytest.mark.slow
+def test_duckdb_writes_nested_rows_as_python_does(mp):
+    """NaN in a list is null, and a decimal that no double holds is text."""
+    with Database.open() as db, db.sql_copy(NESTED, "jsonl") as chunks:
+        fast = json.loads(b"".join(chunks))
+    assert [fast] == json.loads(mp("query", "sql", NESTED, "--write").stdout)
+
+
+@pytest.mark.slow
+def test_json_has_months_and_nanoseconds():
+    """Python's own types would lose them."""
+    query = "SELECT INTERVAL '1 month' AS i, TIMESTAMP_NS '2026-01-01 00:00:00.000000001' AS t"
+    with Database.open() as db, db.sql_copy(query, "jsonl") as chunks:
+        found = json.loads(b"".join(chunks))
+    assert {"i": "1 month", "t": "2026-01-01T00:00:00.000000001"} == found
 
 
 @pytest.mark.slow
@@ -256,16 +280,21 @@ def test_a_limit_is_stated_with_what_remains(mp):
 
 
 FAR = """SELECT DATE 'infinity' AS a, '-infinity'::TIMESTAMP AS b, 'infinity'::TIMESTAMPTZ AS c,
-    [DATE 'infinity'] AS d, INTERVAL '1 month' AS e, 'a\\xFFb'::BLOB AS f"""
+    [DATE 'infinity'] AS d, INTERVAL '1 month' AS e"""
+BYTES = "SELECT 'a\\xFFb'::BLOB AS b, MAP {'a': INTERVAL '1 month'} AS m, TIME '10:00:00.5' AS t"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
-def test_a_limit_does_not_change_the_values(mp, form):
-    """As Python has no infinite dates, and no months in an interval."""
-    every, limited = (mp("query", "sql", FAR, "-f", form, *n) for n in ([], ["--limit", 1]))
+@pytest.mark.parametrize("query", [FAR, BYTES])
+def test_a_limit_does_not_change_the_values(mp, form, query):
+    """Python has no infinite dates, and no months in an interval."""
+    every, limited = (mp("query", "sql", query, "-f", form, *n) for n in ([], ["--limit", 1]))
     assert (every.stdout, "") == (limited.stdout, limited.stderr)
-    if form == "csv":
+    if query == FAR and form != "csv":
+        far = {"a": "infinity", "b": "-infinity", "c": "infinity", "d": ["infinity"]}
+        assert far | {"e": "1 month"} == json.loads(limited.stdout.strip("[]\n\t"))
+    elif query == FAR:
         assert "infinity,-infinity,infinity," in limited.stdout
 
 

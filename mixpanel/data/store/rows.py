@@ -64,7 +64,9 @@ _SAFE_TYPES = re.compile(
 _NESTED_TYPES = re.compile(r"(STRUCT|MAP|UNION)\(.*|.*\[\d*\]", re.DOTALL)
 # Types that DuckDB writes in JSON as we do; decimals with more digits than a double has are text.
 _JSON_TYPES = re.compile(
-    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(1?[0-5],\d+\)|BOOLEAN|UUID|DATE|VARCHAR"
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL\(1?[0-5],\d+\)|BOOLEAN|UUID|DATE|VARCHAR|BIT"
+    r"|ENUM\(.*\)",
+    re.DOTALL,
 )
 # DuckDB accepts NaN and infinities in JSON: where one may be, and all parts of a text with one.
 _MAY_BE_NAN = r"(^|[\[:,\s])-?(?i:nan|inf)"
@@ -140,7 +142,7 @@ def copied(
     if form == "csv":
         selected = csv_select(by_position)
     else:
-        found = [_json_expression(column, type_) for _, column, type_ in by_position]
+        found = [_json_expression(connection, column, type_) for _, column, type_ in by_position]
         if None in found:
             return None
         selected = ", ".join(
@@ -310,7 +312,43 @@ def _csv_expression(expression: str, type_: str) -> str:
     return guarded_sql(expression)
 
 
-def _json_expression(expression: str, type_: str) -> str | None:
+def _json_expression(connection: DuckDBPyConnection, expression: str, type_: str) -> str | None:
+    """Return a value of a type that DuckDB writes in JSON as Python does, or None."""
+    if not _NESTED_TYPES.fullmatch(type_):
+        return _json_scalar(expression, type_)
+    try:
+        parsed = connection.type(type_)
+    except load_duckdb().Error:  # not all types can be parsed
+        return None
+    return _json_nested(expression, parsed)
+
+
+def _json_nested(expression: str, type_: Any, depth: int = 0) -> str | None:
+    """Return a list or a struct with the values that `_json_expression` returns."""
+    if str(type_) == "JSON":
+        return f"CAST({expression} AS VARCHAR)"
+    if type_.id not in ("list", "struct"):
+        return _json_scalar(expression, str(type_))
+    names = [name for name, _ in type_.children]
+    if type_.id == "list":
+        parts = [item := f"item{depth}"]
+    elif all(names):
+        parts = [f"struct_extract({expression}, {literal(name)})" for name in names]
+    else:
+        return None
+    found = [
+        _json_nested(part, child, depth + 1)
+        for part, (_, child) in zip(parts, type_.children, strict=True)
+    ]
+    if None in found or found == parts:
+        return None if None in found else expression
+    if type_.id == "list":
+        return f"list_transform({expression}, lambda {item}: {found[0]})"
+    packed = ", ".join(f"{quoted(n)} := {each}" for n, each in zip(names, found, strict=True))
+    return f"CASE WHEN {expression} IS NOT NULL THEN struct_pack({packed}) END"
+
+
+def _json_scalar(expression: str, type_: str) -> str | None:
     if type_ == "JSON":
         parts = f"regexp_extract_all({expression}, {literal(_JSON_PARTS)})"
         part = f"CASE WHEN regexp_full_match(part, {literal(_NAN)}) THEN 'null' ELSE part END"
@@ -323,10 +361,29 @@ def _json_expression(expression: str, type_: str) -> str | None:
         return expression
     if type_ in ("DOUBLE", "FLOAT"):
         return f"CASE WHEN isfinite({expression}) THEN {expression} END"
-    if type_.startswith("TIMESTAMP") and type_ != "TIMESTAMP_NS":
+    if type_ == "INTERVAL":
+        return f"CAST({expression} AS VARCHAR)"
+    if type_.startswith("DECIMAL"):
+        # A number if a double has all of its digits, else text.
+        double = f"CAST(CAST({expression} AS DOUBLE) AS VARCHAR)"
+        return (
+            f"CASE WHEN {expression} = floor({expression}) "
+            f"THEN to_json(CAST({expression} AS HUGEINT)) "
+            f"WHEN TRY_CAST({double} AS {type_}) = {expression} THEN to_json({expression}) "
+            f"ELSE to_json(CAST({expression} AS VARCHAR)) END"
+        )
+    if type_.startswith("TIMESTAMP"):
         whole = _time(expression, "%Y-%m-%dT%H:%M:%S", type_)
         fraction = _time(expression, "%Y-%m-%dT%H:%M:%S.%f", type_)
-        return f"CASE WHEN microsecond({expression}) % 1000000 = 0 THEN {whole} ELSE {fraction} END"
+        whole = f"WHEN microsecond({expression}) % 1000000 = 0 THEN {whole}"
+        if type_ == "TIMESTAMP_NS":
+            nanoseconds = _time(expression, "%Y-%m-%dT%H:%M:%S.%n", type_)
+            whole = (
+                f"WHEN epoch_ns({expression}) % 1000 <> 0 THEN {nanoseconds} "
+                f"WHEN epoch_ns({expression}) % 1000000000 = 0 THEN "
+                + _time(expression, "%Y-%m-%dT%H:%M:%S", type_)
+            )
+        return f"CASE {whole} ELSE {fraction} END"
     return None
 
 
