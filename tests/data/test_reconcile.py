@@ -205,7 +205,7 @@ def anyio_backend():
     return "asyncio"
 
 
-def load(workspace, days, hours, zone=None):
+def load(workspace, days, hours, zone=None, failed=()):
     """Load one event for each of these hours since 2026-01-01, as exports have them."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     lines = [
@@ -225,9 +225,10 @@ def load(workspace, days, hours, zone=None):
     )
     path = workspace.database.parts / "part"
     path.write_text("".join(line + "\n" for line in lines))
-    begun.stage([Part(path, Chunk(first, last), 1, gzip=False)])
+    arrived = [day for day in days_of(first, last) if day not in failed]
+    begun.stage([Part(path, Chunk(arrived[0], arrived[-1]), 1, gzip=False)])
     path.unlink()
-    begun.finish()
+    begun.finish(failed=dict.fromkeys(failed, "it failed"))
 
 
 def los_angeles(counts):
@@ -262,6 +263,22 @@ async def test_days_are_those_of_the_project(tmp_path):
         )  # fmt: skip
         outer = await ws.reconcile(from_date="2026-01-01", to_date="2026-01-04")
         assert ["same", "same", "same", "missing"] == [each.state for each in outer.days]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("failed", "hours", "missing"),
+    [(WEEK[0], range(24, 96), "2026-01-01"), (WEEK[1], range(72), "2026-01-03")],
+)
+async def test_outer_days_that_failed_are_missing(tmp_path, failed, hours, missing):
+    """Only a day that no fetch of the range can have as a whole is left out."""
+    counts = {"2026-01-01": 24, "2026-01-02": 24, "2026-01-03": 24}
+    async with los_angeles({"2025-12-31": 8, **counts, "2026-01-04": 16}).workspace() as ws:
+        ws._core.unexpanded_path = tmp_path / "la.db"
+        load(ws, WEEK, hours, failed=[failed])
+        found = await ws.reconcile()
+        assert (False, list(counts)) == (found.ok, [each.day for each in found.days])
+        assert [missing] == [each.day for each in found.days if each.state == "missing"]
 
 
 @pytest.mark.anyio
