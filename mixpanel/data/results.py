@@ -372,7 +372,7 @@ class ReconciledDay(Result):
     state: Literal["same", "different", "missing", "running"]
 
     def _differs(self) -> bool:
-        """Return True if the day is over, or missing, and its events are not those of Mixpanel."""
+        """Return True if the day has another number of events, or is missing and has some."""
         is_empty = self.local == self.mixpanel == 0
         return self.state == "different" or (self.state == "missing" and not is_empty)
 
