@@ -292,7 +292,10 @@ def typed_table(
         ),
     ] = None,
     infer_again: Annotated[
-        bool, typer.Option("--infer-again", help="Discard recorded names and types.")
+        bool,
+        typer.Option(
+            "--infer-again", help="Discard recorded names and types, but not stated ones."
+        ),
     ] = False,
     _account: AccountOption = None,
     db: DatabaseOption = None,

@@ -452,7 +452,9 @@ class Database(Connection):
         that holds each digit (BIGINT, HUGEINT, DOUBLE or DECIMAL). A value that its column cannot
         hold, up to one in ten, is NULL there, counted, and kept in the column `_outliers`. Names
         and types are recorded and stay, unless `infer_again`; `types` states some yourself, as in
-        `{"amount": "DECIMAL(18,2)"}`. The 1,000 most frequent properties become columns.
+        `{"amount": "DECIMAL(18,2)"}`, which always stay. The 1,000 most frequent properties become
+        columns. Call it again after a change through `connection`, of which only another number of
+        rows is noticed.
 
         :raises TableExistsError: if another table or view has that name.
         :raises ConfigError: for an unknown type, or a table without properties or with a column
