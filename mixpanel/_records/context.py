@@ -76,12 +76,12 @@ class Scope:
     def ids_of(self, distinct_id: Any) -> tuple[str | None, str | None]:
         """Return the device and user id for a message of this user.
 
-        They are None if the scope is of another user: with Simplified ID Merge, Mixpanel finds the
-        user by these ids and not by distinct_id. A device without a user may be anyone's.
+        They are None if the scope has the user id of another: with Simplified ID Merge, Mixpanel
+        finds the user by these ids and not by distinct_id. A device without a user id may be
+        anyone's, as in the request that logs in.
         """
-        known = self.distinct_id if self.user_id is None else self.user_id
         same = (self.distinct_id, self.user_id, self.device_id, f"$device:{self.device_id}")
-        if known in (None, *same[2:]) or str(distinct_id) in map(str, same):
+        if self.user_id is None or str(distinct_id) in map(str, same):
             return self.device_id, self.user_id
         return None, None
 
@@ -99,7 +99,7 @@ class Scope:
             if self._resolve is not None:  # which was not possible
                 self.distinct_id = self.device_id = self.user_id = None
                 self._resolve = None
-            if changes.get("distinct_id") is not None:
+            if changes.get("distinct_id") is not None and "user_id" not in changes:
                 self.device_id, self.user_id = self.ids_of(changes["distinct_id"])
             for name, value in changes.items():
                 setattr(self, name, value)

@@ -66,7 +66,7 @@ class ProfileMethods(Generic[Outcome]):
         `ignore_alias=True` (do not resolve an alias) and `durable=True` (wait until the update is
         on disk; needs a spool, or a consumer that sends at once).
         """
-        return self._person(distinct_id, "$set", _copied(properties), meta, options)
+        return self._person(distinct_id, "$set", _as_dict(properties), meta, options)
 
     def people_set_once(
         self,
@@ -76,7 +76,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Set properties that the profile does not have yet."""
-        return self._person(distinct_id, "$set_once", _copied(properties), meta, options)
+        return self._person(distinct_id, "$set_once", _as_dict(properties), meta, options)
 
     def people_increment(
         self,
@@ -89,7 +89,7 @@ class ProfileMethods(Generic[Outcome]):
 
         Not retried when the server may have applied it: see `AmbiguousDeliveryError`.
         """
-        return self._person(distinct_id, "$add", _copied(properties), meta, options)
+        return self._person(distinct_id, "$add", _as_dict(properties), meta, options)
 
     def people_append(
         self,
@@ -99,7 +99,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Append a value to list properties. Not retried when it may have been applied."""
-        return self._person(distinct_id, "$append", _copied(properties), meta, options)
+        return self._person(distinct_id, "$append", _as_dict(properties), meta, options)
 
     def people_union(
         self,
@@ -109,7 +109,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Add values to list properties that do not contain them yet."""
-        return self._person(distinct_id, "$union", _copied(properties), meta, options)
+        return self._person(distinct_id, "$union", _as_dict(properties), meta, options)
 
     def people_remove(
         self,
@@ -119,7 +119,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Remove a value from list properties. Not retried when it may have been applied."""
-        return self._person(distinct_id, "$remove", _copied(properties), meta, options)
+        return self._person(distinct_id, "$remove", _as_dict(properties), meta, options)
 
     def people_unset(
         self,
@@ -186,7 +186,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Set properties of a group profile, such as a company's; it is created if missing."""
-        return self._group(group_key, group_id, "$set", _copied(properties), meta, options)
+        return self._group(group_key, group_id, "$set", _as_dict(properties), meta, options)
 
     def group_set_once(
         self,
@@ -210,7 +210,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Add values to list properties that do not contain them yet."""
-        return self._group(group_key, group_id, "$union", _copied(properties), meta, options)
+        return self._group(group_key, group_id, "$union", _as_dict(properties), meta, options)
 
     def group_unset(
         self,
@@ -232,7 +232,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Remove a value from list properties. Not retried when it may have been applied."""
-        return self._group(group_key, group_id, "$remove", _copied(properties), meta, options)
+        return self._group(group_key, group_id, "$remove", _as_dict(properties), meta, options)
 
     def group_delete(
         self,
@@ -308,8 +308,8 @@ class ProfileMethods(Generic[Outcome]):
         return self._update("groups", message, meta, options)
 
 
-def _copied(properties: Properties) -> dict[str, Any]:
-    # A copy, because `before_send` may modify it.
+def _as_dict(properties: Properties) -> dict[str, Any]:
+    # A mapping of another class is not written as a JSON object.
     return dict(checked_mapping(properties))
 
 

@@ -81,7 +81,8 @@ class HybridFeatureFlagsProvider:
         if reason is None:
             if reportExposure and selected.fallback_reason is None and not overridden(flag_key):
                 latency = time.perf_counter() - start
-                assignment = context.get(self._local.definitions.flags[flag_key].context_key)
+                flag = self._local.definitions.flags.get(flag_key)
+                assignment = None if flag is None else context.get(flag.context_key)
                 self._local._reporter.report_evaluation(
                     flag_key, selected, context, assignment, latency
                 )

@@ -165,10 +165,10 @@ def test_an_event_of_another_user_has_no_ids_of_the_block(mp):
         assert ("u-17", None, None) == ids(mp, None, "E")
 
 
-@pytest.mark.parametrize("known", [{}, {"distinct_id": "$device:d-1"}, {"distinct_id": "d-1"}])
-def test_a_device_without_a_user_may_be_of_any(mp, known):
+@pytest.mark.parametrize("before", [None, "anonymous", "d-1", "$device:d-1"])
+def test_a_device_without_a_user_id_may_be_of_any_user(mp, before):
     """As in the request that logs in."""
-    with context(**known, device_id="d-1"):
+    with context(before, device_id="d-1"):
         assert ("u-17", "d-1", None) == ids(mp, "u-17", "E")
         update_context("u-17", user_id="u-17")
         assert ("u-17", "d-1", "u-17") == ids(mp, None, "E")
