@@ -302,9 +302,9 @@ def test_a_link_to_the_failed_rows_stays_a_link(mp, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["batch", "replay", "validate"])
-def test_a_missing_file_is_a_usage_error(mp, tmp_path, command):
-    """So is a folder."""
-    assert ExitCode.USAGE == mp(command, tmp_path / "none").exit_code
+def test_a_missing_file_is_not_found(mp, tmp_path, command):
+    """A folder is an error of usage."""
+    assert ExitCode.NOT_FOUND == mp(command, tmp_path / "none").exit_code
     result = mp(command, tmp_path)
     assert ExitCode.USAGE == result.exit_code
     assert "is a folder" in result.stderr

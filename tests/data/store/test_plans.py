@@ -77,7 +77,7 @@ def test_queries_that_do_not_multiply_rows(connection, query):
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.parquet", "stream", "jsonl"])
 def test_an_export_of_multiplied_rows_needs_little_memory(tmp_path, name):
     """It held all rows that came of one row group before it wrote the first; the order is kept."""
-    query = "SELECT n * 200 + unnest(range(200)) AS k, who FROM t"
+    query = "SELECT n * 100 + unnest(range(100)) AS k, who FROM t"
     with Database.open(tmp_path / "a.db", memory_limit="2GB", threads=2) as db:
         columns = "range AS n, 'a user of the project, number ' || range AS who"
         db.sql_rows(f"CREATE TABLE t AS SELECT {columns} FROM range(30000)", write=True)
@@ -99,7 +99,7 @@ def test_an_export_of_multiplied_rows_needs_little_memory(tmp_path, name):
             read = f"read_{'json' if name == 'jsonl' else name.split('.')[1]}"
             numbered = f"SELECT k, row_number() OVER () - 1 AS line FROM {read}('{written}')"
             found = duckdb.sql(f"SELECT count(*), bool_and(k = line) FROM ({numbered})").fetchall()
-            assert [(6_000_000, True)] == found
+            assert [(3_000_000, True)] == found
 
 
 def export(db, query, path):
