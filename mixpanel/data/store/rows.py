@@ -329,9 +329,9 @@ def _json_nested(expression: str, type_: Any, depth: int = 0) -> str | None:
         return f"CAST({expression} AS VARCHAR)"
     if type_.id not in ("list", "struct"):
         return _json_scalar(expression, str(type_))
-    names = [name for name, _ in type_.children]
+    names, item = [name for name, _ in type_.children], f"item{depth}"
     if type_.id == "list":
-        parts = [item := f"item{depth}"]
+        parts = [item]
     elif all(names):
         parts = [f"struct_extract({expression}, {literal(name)})" for name in names]
     else:
