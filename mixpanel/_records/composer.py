@@ -100,7 +100,7 @@ class Composer:
         check_number(sample_rate, "sample_rate")
         check_type(sample_weight, "sample_weight", str, "the name of a property")
         check_type(super_properties, "super_properties", Mapping, "a dict")
-        if not callable(serializer):
+        if serializer is not None and not callable(serializer):  # None: json's own, as officially
             raise ConfigurationTypeError(
                 f"serializer must be a json.JSONEncoder class, not {type(serializer).__name__}"
             )

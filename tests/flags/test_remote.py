@@ -31,6 +31,16 @@ def provider(emu, exposures=None, token="t", credentials=None, **config):
     return RemoteFeatureFlagsProvider(token, config, "1", track, credentials)
 
 
+def with_both(emu):
+    """Return a client with local and remote flags."""
+    return AsyncMixpanel(
+        "t",
+        base_url=emu.url,
+        local_flags_config=LocalFlagsConfig(),
+        remote_flags_config=RemoteFlagsConfig(),
+    )
+
+
 @pytest.mark.anyio
 async def test_remote_flags_evaluate_one_or_all_flags(emu, anyio_backend):
     """One flag, its value, whether it is on, and all of them."""
@@ -203,12 +213,7 @@ async def test_a_hybrid_provider_sends_requests_only_for_undecidable_flags(emu, 
     cohort = flag("cohort")
     cohort["ruleset"]["rollout"][0]["cohort_hash"] = "abc"
     emu.set_flags([flag(), cohort], cohorts={"abc": {"u-17"}})
-    async with AsyncMixpanel(
-        "t",
-        base_url=emu.url,
-        local_flags_config=LocalFlagsConfig(),
-        remote_flags_config=RemoteFlagsConfig(),
-    ) as mp:
+    async with with_both(emu) as mp:
         flags = HybridFeatureFlagsProvider(mp.local_flags, mp.remote_flags)
         assert await flags.ais_enabled("checkout", USER)
         assert emu.requests("/flags") == []
@@ -237,12 +242,7 @@ async def test_a_hybrid_provider_keeps_the_order_of_rollouts(emu, anyio_backend)
         ],
         cohorts={"abc": {"u-17"}},
     )
-    async with AsyncMixpanel(
-        "t",
-        base_url=emu.url,
-        local_flags_config=LocalFlagsConfig(),
-        remote_flags_config=RemoteFlagsConfig(),
-    ) as mp:
+    async with with_both(emu) as mp:
         hybrid = HybridFeatureFlagsProvider(mp.local_flags, mp.remote_flags)
         first = await hybrid.aget_variant("everyone first", NONE, USER)
         assert ("off", "local") == (first.variant_key, first.variant_source)

@@ -524,6 +524,12 @@ def test_before_send_may_change_and_drop_messages(kept):
     assert mp.stats().balanced
 
 
+def test_without_a_serializer_json_writes_what_it_can(kept):
+    """As in the official client."""
+    Mixpanel("t", kept, serializer=None).track("u", "E", {"n": 1})
+    assert 1 == kept.only[1]["properties"]["n"]
+
+
 def test_before_send_does_not_change_data_of_the_program(kept):
     """Nested objects are copied: else super properties would be changed again for each event."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["MAX_COLUMNS", "column_aliases", "source_columns", "typed_view"]
+__all__ = ["MAX_COLUMNS", "column_aliases", "is_typed_view", "source_columns", "typed_view"]
 
 MAX_COLUMNS = 1000
 MAX_APART = 200
